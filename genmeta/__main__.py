@@ -1,0 +1,8 @@
+"""`python -m genmeta`."""
+
+import sys
+
+from genmeta.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""`genmeta`: the command line."""
+
+import sys
+from collections.abc import Sequence
+
+from genmeta.errors import UserError, nearest
+
+USAGE = """usage: genmeta COMMAND ...
+
+  fit         train a generative model or a learner:  genmeta fit --config configs/generator/gan.yaml
+  validate    evaluate a checkpoint on the validation episodes
+  test        evaluate a checkpoint on the test episodes
+  experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
+genmeta COMMAND --help tells the options of one of them."""
+TRAINING = ("fit", "validate", "test")
+COMMANDS = (*TRAINING, "experiment")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
+    try:
+        if args[0] not in COMMANDS:
+            raise UserError(f"no command '{args[0]}'; there are {', '.join(COMMANDS)}{nearest(args[0], COMMANDS)}")
+        # imported here, so that a wrong command is told at once
+        if args[0] in TRAINING:
+            from genmeta.cli.training import TrainingCLI
+
+            TrainingCLI(args)
+        else:
+            from genmeta.cli.experiment import experiment
+
+            experiment(args[1:])
+    except UserError as error:
+        print(f"genmeta: error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,97 @@
+"""From the parser's messages, a tree of alternatives over many lines, to one line that says what would work."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+
+from jsonargparse import ArgumentParser
+
+import genmeta
+from genmeta.errors import nearest
+
+_HEADINGS = ("Does not validate against any of the Union subtypes", "Subtypes:", "Errors:", "Given value")
+
+
+def one_line(message: str, parser: ArgumentParser) -> str:
+    """Return the most telling error of a message, with its dotted option and the nearest known name."""
+    if message.startswith("Problems parsing config"):
+        return " ".join(message.split())
+    path: list[tuple[int, str]] = []  # indentation and name of each enclosing option
+    leaves: list[tuple[str, str]] = []
+    class_path = ""
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ").strip()
+        indent = len(line) - len(line.lstrip())
+        if not text or text.startswith(_HEADINGS):
+            continue
+        while path and path[-1][0] >= indent:
+            path.pop()
+        if key := re.match(r'Parser key "([^"]+)":\s*(.*)', text):
+            path.append((indent, key[1]))
+            text = key[2]
+        if problem := re.match(r"Problem with given class_path '([^']+)':\s*(.*)", text):
+            class_path, text = problem[1], problem[2]
+        if re.match(r"module '.*' has no attribute|No module named", text):
+            text = f"Cannot find class '{class_path}': {text}"
+        if text:
+            leaves.append((".".join(name for _, name in path), text))
+    # "or nothing" is an alternative of every optional option, and never what the user wanted
+    leaves = [leaf for leaf in leaves if "NoneType" not in leaf[1]] or leaves
+    if not leaves:
+        return " ".join(message.split())
+    return _explained(*min(leaves, key=lambda leaf: _rank(leaf[1])), parser)
+
+
+def _rank(text: str) -> int:
+    for rank, pattern in enumerate(("not accept", "Cannot find class", "does not correspond to a subclass")):
+        if pattern in text:
+            return rank
+    return 3
+
+
+def _explained(option: str, text: str, parser: ArgumentParser) -> str:
+    if unknown := re.search(r"(?:Option|does not accept option) '([^']+)'", text):
+        name = unknown[1]
+        if option:
+            return f"unknown option '{option}.{name}'{nearest(name, _parameter_names())}"
+        return f"unknown option '{name}'{nearest(name, _options(parser))}"
+    if unknown := re.search(r"unrecognized arguments: --(\S+)", text):
+        return f"unknown option '--{unknown[1]}'{nearest(unknown[1].split('=')[0], _options(parser))}"
+    if wrong := re.search(r"Cannot find class '([^']+)': (.*)", text):
+        return f"{option}: cannot find class '{wrong[1]}' ({wrong[2]}){_class(wrong[1])}"
+    if wrong := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", text):
+        return f"{option}: '{wrong[1]}' is not a {wrong[2].rstrip('.')}"
+    if wrong := re.search(r"Expected a <class '(\w+)'>\. Got value: (.*)", text):
+        return f"{option}: expected {wrong[1]}, found '{wrong[2]}'"
+    if missing := re.search(r"following arguments are required: (.*)", text):
+        return f"{missing[1].replace('fit.', '')} not given; pass a YAML with --config, e.g. configs/generator/gan.yaml"
+    return f"{option}: {text}" if option else text
+
+
+def _class(path: str) -> str:
+    known = [f"{c.__module__}.{c.__qualname__}" for c in _classes()]
+    by_name = nearest(path, [k for k in known if k.rsplit(".", 1)[1] == path.rsplit(".", 1)[-1]])
+    return by_name or nearest(path, known)
+
+
+def _options(parser: ArgumentParser) -> set[str]:
+    """Dotted options of a parser and its subcommands, and the groups that they stand in."""
+    parsers = [parser, *(p for a in parser._actions for p in getattr(a, "_name_parser_map", {}).values())]
+    options = {action.dest for p in parsers for action in p._actions}
+    return options | {option.split(".")[0] for option in options}
+
+
+def _parameter_names() -> set[str]:
+    return {name for c in _classes() for name in inspect.signature(c).parameters}
+
+
+def _classes() -> Iterator[type]:
+    for info in pkgutil.walk_packages(genmeta.__path__, "genmeta."):
+        if info.name.startswith(("genmeta.cli", "genmeta.__main__", "genmeta.reference")):
+            continue
+        module = importlib.import_module(info.name)
+        for _, c in inspect.getmembers(module, inspect.isclass):
+            if c.__module__ == info.name and not issubclass(c, Exception):
+                yield c

@@ -1,0 +1,105 @@
+"""`runs/<name>/<version>/`: one folder a run, never used twice."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from genmeta.errors import UserError
+
+RUN_FILE = "run.json"  # written last: a run with it is finished
+CONFIG_FILE = "config.yaml"
+_HANDED_DOWN = "GENMETA_RUN_FOLDER"  # from the first process to those that it starts
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run goes and who watches it.
+
+    Args:
+        name: of the run.
+        folder: of all runs.
+        version: folder of this run under `folder/name`; the next free number by default.
+        wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`, `off`.
+        group: W&B group, for runs that belong together.
+        reuse: if a finished run of this name has the same resolved configuration, use it instead of training again.
+    """
+
+    name: str = "run"
+    folder: str = "runs"
+    version: str | None = None
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    group: str | None = None
+    reuse: bool = False
+
+    @property
+    def all_versions(self) -> Path:
+        """Folder of all runs of this name."""
+        return Path(self.folder) / self.name
+
+
+def claim_run_folder(run: RunSettings) -> Path:
+    """Make and return the folder of a new run; processes started by this one get the same.
+
+    Raises:
+        UserError: the version exists already, or the folder cannot be made.
+    """
+    if "LOCAL_RANK" in os.environ and _HANDED_DOWN in os.environ:
+        return Path(os.environ[_HANDED_DOWN])
+    number = 1
+    while True:
+        folder = run.all_versions / (run.version or f"{number:03d}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if run.version:
+                raise UserError(f"run.version: {folder} exists already; nothing was overwritten") from error
+            if not run.all_versions.is_dir():
+                raise UserError(f"run.folder: {run.all_versions} is not a folder") from error
+            number += 1
+        except OSError as error:
+            raise UserError(f"run.folder: cannot make {folder} ({error.strerror})") from error
+        else:
+            os.environ[_HANDED_DOWN] = str(folder)
+            return folder
+
+
+def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:
+    """Return the newest finished run of this name whose configuration is the same but for `run` and checkpoints' paths."""
+    wanted = comparable(config)
+    for folder in sorted(run.all_versions.glob("*"), reverse=True):
+        if (folder / RUN_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+            try:
+                same = comparable(yaml.safe_load((folder / CONFIG_FILE).read_text())) == wanted
+            except yaml.YAMLError:
+                continue
+            if same and best_checkpoint(folder).is_file():
+                return folder
+    return None
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved configuration that decides what a run computes."""
+    return {key: value for key, value in config.items() if key not in ("run", "config")}
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """Return the path of a run's best checkpoint."""
+    return folder / "checkpoints" / "best.ckpt"
+
+
+def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the run's summary, in one go."""
+    part = folder / f".{RUN_FILE}.part"
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(folder / RUN_FILE)
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """Read a run's summary."""
+    content: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
+    return content

@@ -1,0 +1,76 @@
+"""Loggers: a CSV file always, Weights & Biases by default."""
+
+import netrc
+import os
+from pathlib import Path
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from genmeta.cli.run_folder import RunSettings
+
+
+def make_loggers(run: RunSettings, folder: Path, stage: str) -> list[Logger]:
+    """Return the loggers of a run.
+
+    Offline, W&B connects to nothing, asks nothing and prints nothing; its files lie in the run folder and can be sent
+    later with `wandb sync`.
+    """
+    loggers: list[Logger] = [CSVLogger(folder.parent.parent, name=folder.parent.name, version=folder.name)]
+    mode = wandb_mode(run.wandb)
+    if mode == "off":
+        return loggers
+    os.environ["WANDB_MODE"] = mode
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
+    if mode == "offline":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+    import wandb  # here: it is slow to import, and not needed when off
+
+    if rank_zero_only.rank == 0:
+        wandb_run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "genmeta"),
+            name=f"{run.name}/{folder.name}",
+            dir=str(folder),
+            group=run.group,
+            job_type=stage,
+            mode=mode,  # type: ignore[arg-type]
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        loggers.append(WandbLogger(experiment=wandb_run))
+    return loggers
+
+
+def wandb_mode(wish: str) -> str:
+    """Return `online`, `offline` or `off` for a wish that may be `auto`.
+
+    `auto` follows `WANDB_MODE` if the user has set it, and otherwise is online if there is an API key.
+    """
+    if wish != "auto":
+        return wish
+    chosen = os.environ.get("WANDB_MODE", "")
+    if chosen in ("online", "offline"):
+        return chosen
+    if chosen in ("disabled", "dryrun"):
+        return "off" if chosen == "disabled" else "offline"
+    return "online" if has_account() else "offline"
+
+
+def has_account() -> bool:
+    """Whether W&B would find an API key, in the environment or where `wandb login` puts it. Connects to nothing."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finish_tracking() -> None:
+    """Close the W&B run, so that the next run in this process begins its own."""
+    import sys
+
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()

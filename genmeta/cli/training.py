@@ -1,0 +1,210 @@
+"""`genmeta fit`, `validate`, `test`: LightningCLI with one-line errors, run folders and our loggers."""
+
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from genmeta.cli.messages import one_line
+from genmeta.cli.progress import EpochLines, LiveBar, quiet
+from genmeta.cli.run_folder import (
+    CONFIG_FILE,
+    RunSettings,
+    best_checkpoint,
+    claim_run_folder,
+    find_same_run,
+    write_run_file,
+)
+from genmeta.cli.tracking import finish_tracking, make_loggers
+from genmeta.errors import UserError
+from genmeta.models.checkpoint import read_checkpoint
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.meta_module import MetaModule
+from genmeta.modules.pictures import picture_callbacks
+
+
+class Parser(LightningArgumentParser):
+    """Raises UserError with one line instead of printing a page of usage; options must be spelt out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
+        if not self.exit_on_error:  # a parser inside the parser, whose message becomes a part of ours
+            super().error(message, ex)
+        raise UserError(one_line(message, self)) from ex
+
+
+class TrainingCLI(LightningCLI):
+    """Parses, checks everything that can be checked, claims a run folder, runs.
+
+    Args:
+        args: subcommand and options.
+        check_only: stop after the checks: make no folder, run nothing.
+
+    Attributes:
+        run_folder: of this run, or of the earlier one that is used in its place.
+        reused: whether an earlier run is used.
+    """
+
+    run_folder: Path
+    reused = False
+
+    def __init__(self, args: ArgsType, check_only: bool = False) -> None:
+        self.started = time.monotonic()
+        self.check_only = check_only
+        quiet()
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the subcommands and the arguments of the trainer's methods that are not options."""
+        loaders = {"model", "dataloaders", "datamodule", "weights_only"}
+        return {
+            "fit": {"train_dataloaders", "val_dataloaders", *loaders},
+            "validate": {"verbose", *loaders},
+            "test": {"verbose", *loaders},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunSettings, "run")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Check that a checkpoint can be read, before anything else; it never decides which classes are made."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path:
+            read_checkpoint(path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config: Namespace = self.config[self.subcommand]
+        run = RunSettings(**config.run.as_dict())
+        self._check()
+        if self.check_only:
+            return Trainer(logger=False, barebones=True)
+        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_link_targets=False)
+        resolved = yaml.safe_load(text)
+        if run.reuse and (earlier := find_same_run(run, resolved)):
+            self.run_folder, self.reused = earlier, True
+            return Trainer(logger=False, barebones=True)
+        self.run_folder = claim_run_folder(run)
+        (self.run_folder / CONFIG_FILE).write_text(text)
+        given = self._get(self.config_init, "trainer").logger
+        loggers = make_loggers(run, self.run_folder, self.subcommand)
+        loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
+        trainer = super().instantiate_trainer(logger=loggers, **kwargs)
+        for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
+            logger.log_hyperparams(resolved | self._facts())
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        return super()._instantiate_trainer(config, [*callbacks, *self._callbacks()])
+
+    def _check(self) -> None:
+        expected = EpisodicDataModule if isinstance(self.model, MetaModule) else ImageDataModule
+        if not isinstance(self.datamodule, expected):
+            raise UserError(
+                f"data: {type(self.model).__name__} needs a {expected.__name__}, found {type(self.datamodule).__name__}"
+            )
+        self.datamodule.setup(self.subcommand)
+        self.model.check(self.datamodule, self.subcommand)
+
+    def _callbacks(self) -> list[Any]:
+        bar = LiveBar() if sys.stderr.isatty() else EpochLines()
+        if self.subcommand != "fit":
+            return [bar]
+        checkpoints = ModelCheckpoint(
+            dirpath=self.run_folder / "checkpoints",
+            filename="best",
+            monitor=self.model.monitor,
+            mode=self.model.monitor_mode,
+            save_last=True,
+            enable_version_counter=False,
+        )
+        return [bar, *picture_callbacks(self.model, self.run_folder), checkpoints]
+
+    def _facts(self) -> dict[str, Any]:
+        """What a run depends on besides its configuration, and what makes it comparable."""
+        split = self.datamodule.split
+        facts: dict[str, Any] = {
+            "split": {"name": split.name, "hash": split.hash},
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "commit": _commit(),
+        }
+        if isinstance(self.datamodule, EpisodicDataModule):
+            facts["episodes"] = self.datamodule.eval_hashes(self.subcommand)
+        return facts
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.reused or self.check_only:
+            return
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            finish_tracking()
+        if self.trainer.interrupted or not self.trainer.is_global_zero:
+            return
+        content = {
+            "stage": subcommand,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "metrics": {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items())},
+            **self._facts(),
+        }
+        if subcommand == "fit" and best_checkpoint(self.run_folder).is_file():
+            checkpoint = self.trainer.checkpoint_callback
+            content["best"] = {self.model.monitor: float(checkpoint.best_model_score)}  # type: ignore[union-attr]
+        if isinstance(self.model, MetaModule) and subcommand == "test":
+            content["episode_accuracies"] = self.model.episode_accuracies
+        write_run_file(self.run_folder, content)
+        if subcommand != "fit":
+            for name, value in content["metrics"].items():
+                print(f"           {name} {value:.4f}", flush=True)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand != "fit":
+            kwargs["verbose"] = False
+        return {**kwargs, "weights_only": True}
+
+
+def _commit() -> str | None:
+    """Return the commit of the code, with `+` if files were changed since, or None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return re.sub(r"\s", "", done.stdout)

@@ -1,0 +1,1 @@
+"""Where images come from, and which classes are used for what."""

@@ -1,0 +1,63 @@
+"""The one form in which images reach the rest of the project, wherever they come from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from genmeta.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """All images of a data set in memory, sorted by class.
+
+    Attributes:
+        name: the data set's name, for messages and hashes.
+        images: uint8 `[N, C, H, W]`, ink or light = 255.
+        class_ids: int64 `[N]`, non-decreasing, values `0 … n_classes - 1`, each of them at least once.
+        class_names: one unique name a class, `"group/name"` by custom.
+        groups: one group name a class (its alphabet, its super-class).
+
+    Raises:
+        UserError: the parts do not fit together.
+    """
+
+    name: str
+    images: Tensor
+    class_ids: Tensor
+    class_names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n, n_classes = len(self.images), len(self.class_names)
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            raise UserError(
+                f"{self.name}: images must be uint8 [N, C, H, W], found {self.images.dtype} {list(self.images.shape)}"
+            )
+        if len(self.class_ids) != n or len(self.groups) != n_classes:
+            raise UserError(
+                f"{self.name}: {n} images with {len(self.class_ids)} class ids; "
+                f"{n_classes} class names with {len(self.groups)} groups"
+            )
+        if len(set(self.class_names)) != n_classes:
+            raise UserError(f"{self.name}: two classes have the same name")
+        if n == 0 or not torch.equal(self.class_ids.unique_consecutive(), torch.arange(n_classes)):
+            raise UserError(f"{self.name}: images must be sorted by class, and every class must have at least one")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)`."""
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Images of each class, int64 `[n_classes]`."""
+        return torch.bincount(self.class_ids, minlength=len(self.class_names))
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """First row of each class, int64 `[n_classes]`."""
+        return self.counts.cumsum(0) - self.counts

@@ -1,0 +1,28 @@
+"""The one exception for everything a user can put right: a setting, a file, a size."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input. The message names the file or the dotted option, what was found and what would work.
+
+    The command line prints the message alone, without a traceback, and exits with 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the known word most like `word`, or `""` if none is close.
+
+    Only the last dotted parts differ in a typical slip, so whole words are compared first and last parts second.
+    """
+    known = sorted(set(known))
+    if "." in word and word.split(".")[0] not in known:  # the slip is in the first part
+        first = difflib.get_close_matches(word.split(".")[0], known, n=1, cutoff=0.6)
+        if first:
+            return f"; did you mean '{'.'.join([first[0], *word.split('.')[1:]])}'?"
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    if not match:
+        last = {k.rsplit(".", 1)[-1]: k for k in known}
+        match = [last[m] for m in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.6)]
+    return f"; did you mean '{match[0]}'?" if match else ""

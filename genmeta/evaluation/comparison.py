@@ -1,0 +1,62 @@
+"""Arms of an experiment on identical test episodes: the table, and the paired difference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from genmeta.errors import UserError
+from genmeta.evaluation.accuracy import mean_and_ci95
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    Attributes:
+        name: what the row says.
+        accuracies: by shape (`5w1s`), the accuracy of each test episode in [0, 1], in the order of the episodes.
+        hashes: by shape, the content hash of the episodes.
+    """
+
+    name: str
+    accuracies: Mapping[str, Sequence[float]]
+    hashes: Mapping[str, str]
+
+
+def check_same_episodes(arms: Sequence[Arm]) -> None:
+    """Raise UserError if two arms were not tested on the same episodes."""
+    for arm in arms[1:]:
+        if arm.hashes != arms[0].hashes:
+            raise UserError(f"'{arm.name}' and '{arms[0].name}' were tested on different episodes; they do not compare")
+
+
+def percent(values: Sequence[float], sign: str = "") -> str:
+    """Return `mean ± half width` of the 95 % interval in percent."""
+    mean, half = mean_and_ci95(values)
+    return f"{100 * mean:{sign}.2f} ± {100 * half:.2f}"
+
+
+def table(arms: Sequence[Arm]) -> str:
+    """Return the accuracies of all arms as a Markdown table, aligned for a terminal."""
+    shapes = list(arms[0].accuracies)
+    rows = [["", *(s.replace("w", "-way ").replace("s", "-shot") for s in shapes)]]
+    rows += [[arm.name, *(percent(arm.accuracies[s]) for s in shapes)] for arm in arms]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def difference(first: Arm, second: Arm) -> str:
+    """Return a sentence for each shape: the mean paired difference `first - second` over the episodes, and what it says.
+
+    Pairing takes the difficulty of the episodes out of the comparison. The interval is over episodes, for these two trained
+    learners; how much training runs differ it does not tell.
+    """
+    check_same_episodes([first, second])
+    sentences = []
+    for shape in first.accuracies:
+        deltas = [a - b for a, b in zip(first.accuracies[shape], second.accuracies[shape], strict=True)]
+        mean, half = mean_and_ci95(deltas)
+        verdict = "no difference that these episodes can show" if abs(mean) <= half else "more" if mean > 0 else "less"
+        sentences.append(f"{shape}: {first.name} - {second.name} = {percent(deltas, '+')} points ({verdict})")
+    return "\n".join(sentences)

@@ -1,0 +1,33 @@
+"""The one interface of all learners."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from genmeta.episode import EpisodeBatch, EpisodeShape
+from genmeta.errors import UserError
+
+
+class Learner(nn.Module, ABC):
+    """Classifies the query images of each task from its support images.
+
+    `forward` must work with gradients on, under `no_grad` and in inference mode (Lightning's test loop): learners that
+    adapt by gradients use `torch.func.grad`, which works in all three.
+    """
+
+    @abstractmethod
+    def forward(self, batch: EpisodeBatch) -> Tensor:
+        """Return logits `[task, way * query, way]`."""
+
+    def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:  # noqa: B027
+        """Raise UserError if the learner cannot work with such episodes (any will do unless overridden)."""
+
+
+def check_image_shape(backbone: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError if a backbone that states its `image_shape` is for other images."""
+    expected = getattr(backbone, "image_shape", image_shape)
+    if tuple(expected) != image_shape:
+        raise UserError(
+            f"the learner's backbone {type(backbone).__name__} is for images of shape {list(expected)}, "
+            f"but the data have {list(image_shape)} (channels, height, width)"
+        )

@@ -1,0 +1,205 @@
+"""Episodes for meta-training, validation and test: planned on the CPU, rendered on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from genmeta.data.source import DataSource
+from genmeta.data.splits import Part, Split, load_split
+from genmeta.data.table import ImageTable
+from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
+from genmeta.errors import UserError
+from genmeta.models.checkpoint import LoadedDecoder, load_decoder
+from genmeta.modules.step_loader import FixedLoader, StepLoader
+from genmeta.rng import make_rng
+from genmeta.tasks.real import RealTasks
+from genmeta.tasks.render import render
+from genmeta.tasks.sampler import TaskPool, TaskSampler
+
+EVALUATION_SEED = 0  # evaluation episodes are the same for every training seed, so that runs compare pairwise
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Fixed evaluation episodes: a shape and how many of them.
+
+    Attributes:
+        n_way, n_shot, n_query: size of an episode.
+        n_episodes: how many; the 95 % interval shrinks with its square root.
+    """
+
+    n_way: int = 5
+    n_shot: int = 1
+    n_query: int = 15
+    n_episodes: int = 600
+
+    @property
+    def shape(self) -> EpisodeShape:
+        """Size of one episode."""
+        return EpisodeShape(self.n_way, self.n_shot, self.n_query)
+
+
+class EpisodicDataModule(LightningDataModule):
+    """Meta-batches of the train classes, and fixed real episodes of the val and test classes.
+
+    The meta-batch of optimiser step t is a pure function of (seed, "train", t); each process takes a contiguous slice of it.
+
+    Args:
+        source: where the images come from.
+        split: name of a committed split, or path of a JSON file.
+        train_tasks: draws the training tasks.
+        train: size of a training episode.
+        tasks_per_step: tasks in a meta-batch, over all processes.
+        steps_per_epoch: optimiser steps between two validations.
+        val: validation episodes.
+        test: test episodes, one entry a shape.
+        test_part: the part of the split that is tested on: `test`, or `val` while choosing settings.
+        generator: checkpoint of a GAN or VAE; needed if `train_tasks` has generated tasks.
+        tasks_per_eval_batch: tasks evaluated together (speed and memory only).
+        n_workers: processes that draw plans; 0 is fastest unless tasks are huge.
+        seed: of the training tasks.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        split: str,
+        train_tasks: TaskSampler,
+        train: EpisodeShape,
+        val: Episodes,
+        test: Sequence[Episodes],
+        tasks_per_step: int = 4,
+        steps_per_epoch: int = 100,
+        test_part: Part = "test",
+        generator: str | None = None,
+        tasks_per_eval_batch: int = 10,
+        n_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "tasks_per_step": tasks_per_step,
+            "steps_per_epoch": steps_per_epoch,
+            "tasks_per_eval_batch": tasks_per_eval_batch,
+            "val.n_episodes": val.n_episodes,
+            **{f"test.{i}.n_episodes": episodes.n_episodes for i, episodes in enumerate(test)},
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise UserError(f"data.{name} must be at least 1, found {value}")
+        self.source, self.split_name, self.generator_path = source, split, generator
+        self.train_tasks, self.train_shape, self.val, self.test = train_tasks, train, val, tuple(test)
+        self.tasks_per_step, self.steps_per_epoch = tasks_per_step, steps_per_epoch
+        self.test_part, self.tasks_per_eval_batch = test_part, tasks_per_eval_batch
+        self.n_workers, self.seed = n_workers, seed
+        self.table: ImageTable | None = None
+        self.generator: LoadedDecoder | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load table, split and generator, once, and check that all episodes asked for can be drawn.
+
+        Raises:
+            UserError: data, split or generator are missing or do not fit each other, or episodes are too large.
+        """
+        if self.table is None:
+            self.split: Split = load_split(self.split_name)
+            table = self.source.load()
+            self.images = table.images
+            self.pools = {part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")}
+            self.table = table
+        real = RealTasks()
+        if stage in ("fit", "validate"):
+            self._check("data.val", real, "val", self.val.shape)
+        if stage == "test":
+            for number, episodes in enumerate(self.test):
+                self._check(f"data.test.{number}", real, self.test_part, episodes.shape)
+        if stage == "fit":
+            if self.train_tasks.uses_latents and self.generator is None:
+                self._load_generator()
+            self._check("data.train", self.train_tasks, "train", self.train_shape)
+
+    def _load_generator(self) -> None:
+        if self.generator_path is None:
+            raise UserError("data.train_tasks draws generated tasks, but data.generator is not set; expected a checkpoint")
+        generator = load_decoder(self.generator_path)
+        generator.check_image_shape(self.image_shape)
+        generator.check_split(self.split)
+        pool = self.pools["train"]
+        self.pools["train"] = TaskPool(pool.starts, pool.counts, generator.decoder.latent_dim)
+        self.generator = generator
+
+    def _check(self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape) -> None:
+        try:
+            sampler.check(self.pools[part], shape)
+        except UserError as error:
+            raise UserError(f"{option}: {error} (split '{self.split.name}', part '{part}')") from error
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the images (after `setup`)."""
+        assert self.table is not None
+        return self.table.image_shape
+
+    def shapes(self, stage: str) -> tuple[EpisodeShape, ...]:
+        """Return the sizes of all episodes of a stage (`fit`, `validate`, `test`)."""
+        if stage == "test":
+            return tuple(episodes.shape for episodes in self.test)
+        return (self.val.shape, self.train_shape) if stage == "fit" else (self.val.shape,)
+
+    def train_plan(self, step: int) -> EpisodePlan:
+        """Return the whole meta-batch of a step, all processes' parts."""
+        rng = make_rng(self.seed, "train", step)
+        return self.train_tasks.sample(self.pools["train"], self.train_shape, self.tasks_per_step, step, rng)
+
+    def train_part(self, rank: int, world: int, step: int) -> EpisodePlan:
+        """Return one process's contiguous part of the meta-batch of a step."""
+        plan = self.train_plan(step)
+        return plan if world == 1 else plan[_slice(len(plan), rank, world)]
+
+    def eval_plan(self, part: Part, episodes: Episodes) -> EpisodePlan:
+        """Return all evaluation episodes of a part and shape: the same for every run on this split."""
+        rng = make_rng(EVALUATION_SEED, part, self.split.hash, str(episodes.shape), episodes.n_query)
+        return RealTasks().sample(self.pools[part], episodes.shape, episodes.n_episodes, 0, rng)
+
+    def train_dataloader(self) -> StepLoader:
+        rank, world = self._rank_and_world()
+        if self.tasks_per_step < world:
+            raise UserError(f"data.tasks_per_step is {self.tasks_per_step}, but there are {world} processes to feed")
+        return StepLoader(partial(self.train_part, rank, world), self.steps_per_epoch, self.n_workers)
+
+    def val_dataloader(self) -> FixedLoader:
+        return self._eval_batches(self.eval_plan("val", self.val))
+
+    def test_dataloader(self) -> list[FixedLoader]:
+        return [self._eval_batches(self.eval_plan(self.test_part, episodes)) for episodes in self.test]
+
+    def eval_hashes(self, stage: str) -> dict[str, str]:
+        """Return the content hash of the evaluation episodes of a stage, by a name such as `test/5w1s`."""
+        if stage == "test":
+            return {f"test/{e.shape}": plan_hash(self.eval_plan(self.test_part, e)) for e in self.test}
+        return {"val": plan_hash(self.eval_plan("val", self.val))}
+
+    def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> EpisodeBatch:
+        """Render the plan from the table, which stays on the device, and the frozen decoder."""
+        device = batch.rows.device
+        if self.images.device != device:
+            self.images = self.images.to(device)
+        decode = self.generator.decoder.to(device).decode if self.generator and len(batch.z) else None
+        return render(batch, self.images, decode)
+
+    def _eval_batches(self, plan: EpisodePlan) -> FixedLoader:
+        rank, world = self._rank_and_world()
+        mine = plan[_slice(len(plan), rank, world)]
+        n = self.tasks_per_eval_batch
+        return FixedLoader([mine[slice(first, first + n)] for first in range(0, len(mine), n)])
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _slice(n: int, rank: int, world: int) -> slice:
+    return slice(n * rank // world, n * (rank + 1) // world)
+

@@ -1,0 +1,154 @@
+"""Pictures of what happens: generated samples, reconstructions, episodes, curves. Saved in the run folder and sent to W&B."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from genmeta.episode import EpisodeBatch
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.gan_module import GANModule
+from genmeta.modules.vae_module import VAEModule
+from genmeta.rng import make_rng
+
+REAL, LATENT = (0.25, 0.5, 1.0), (1.0, 0.6, 0.1)  # frame colours: blue, orange
+
+
+class GeneratorPictures(Callback):
+    """A grid of samples from fixed codes and, of a VAE, reconstructions of held-out images, every few epochs and at the end.
+
+    Args:
+        folder: where the PNG files go.
+        every_n_epochs: how often.
+    """
+
+    def __init__(self, folder: Path, every_n_epochs: int = 5) -> None:
+        self.folder, self.every_n_epochs = folder, every_n_epochs
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._draw(trainer, pl_module)
+
+    @torch.no_grad()
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, GANModule | VAEModule)
+        training = module.training
+        module.eval()
+        z = torch.randn(64, module.decoder.latent_dim, generator=make_rng("fixed codes"))
+        samples = module.decoder.decode(z.to(module.device))
+        _save(trainer, self.folder, "samples", f"epoch-{trainer.current_epoch:04d}", make_grid(samples, 8))
+        if isinstance(module, VAEModule):
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            images = data.images[data.held_out_rows[:: max(1, len(data.held_out_rows) // 32)][:32].to(data.images.device)]
+            images = images.to(module.device).float() / 255
+            pairs = torch.stack([images, module.reconstruct(images)], 1).flatten(0, 1)
+            _save(trainer, self.folder, "reconstructions", f"epoch-{trainer.current_epoch:04d}", make_grid(pairs, 8))
+        module.train(training)
+
+
+class EpisodePicture(Callback):
+    """The first training episodes, one a row: support images, then query images; real classes framed blue, generated ones orange.
+
+    Args:
+        folder: where the PNG file goes.
+        n_tasks: how many episodes.
+    """
+
+    def __init__(self, folder: Path, n_tasks: int = 6) -> None:
+        self.folder, self.n_tasks = folder, n_tasks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(data, EpisodicDataModule):
+            return
+        pictures: list[Tensor] = []
+        step = 0
+        while len(pictures) < self.n_tasks:
+            batch = data.on_after_batch_transfer(data.train_plan(step).to(pl_module.device), 0)
+            pictures += [draw_episode(batch, task) for task in range(len(batch.support_x))]
+            step += 1
+        _save(trainer, self.folder, "episodes", None, torch.cat(pictures[: self.n_tasks], 1))
+
+
+class Curves(Callback):
+    """Losses and accuracies over the steps, drawn from `metrics.csv` when training ends.
+
+    Args:
+        metrics: the CSV file.
+        folder: where the PNG file goes.
+    """
+
+    def __init__(self, metrics: Path, folder: Path) -> None:
+        self.metrics, self.folder = metrics, folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.metrics.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draw_curves(self.metrics, self.folder / "curves.png")
+
+
+def draw_episode(batch: EpisodeBatch, task: int, n_columns: int = 20) -> Tensor:
+    """Return one task as a picture `[3, h, w]`: its support images and as many query images as fit, labels ascending."""
+
+    def framed(x: Tensor, y: Tensor) -> list[Tensor]:
+        tiles = []
+        for i in y.argsort(stable=True):
+            colour = LATENT if batch.is_latent[task, y[i]] else REAL
+            tile = torch.tensor(colour, device=x.device)[:, None, None].repeat(1, x.shape[2] + 4, x.shape[3] + 4)
+            tile[:, 2:-2, 2:-2] = x[i].expand(3, -1, -1)
+            tiles.append(tile)
+        return tiles
+
+    support = framed(batch.support_x[task], batch.support_y[task])[: n_columns // 2]
+    query = framed(batch.query_x[task], batch.query_y[task])
+    query = query[:: max(1, len(query) // (n_columns - len(support)))][: n_columns - len(support)]
+    gap = torch.ones(3, support[0].shape[1], 8, device=support[0].device)
+    return torch.cat([*support, gap, *query], 2).cpu()
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Draw every column of a Lightning `metrics.csv` over the steps, one panel for each name after the slash."""
+    from matplotlib.figure import Figure  # here: matplotlib is slow to import
+
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [c for c in rows[0] if c not in ("epoch", "step") and not c.endswith("ci95")] if rows else []
+    panels: dict[str, list[str]] = {}
+    for column in columns:
+        panels.setdefault(column.split("/")[-1].split("_")[0], []).append(column)
+    if not panels:
+        return
+    figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name in names:
+            points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+        axes.set(title=title, xlabel="step")
+        axes.legend(fontsize=7)
+    figure.savefig(picture, dpi=110)
+
+
+def _save(trainer: Trainer, folder: Path, name: str, suffix: str | None, picture: Tensor) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{suffix}.png" if suffix else folder / f"{name}.png"
+    large = picture.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    save_image(large, path)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"pictures/{name}", [str(path)])
+
+
+def picture_callbacks(module: LightningModule, run_folder: Path) -> list[Any]:
+    """Return the callbacks that draw what a module does into `run_folder/pictures`."""
+    folder = run_folder / "pictures"
+    of_kind = GeneratorPictures(folder) if isinstance(module, GANModule | VAEModule) else EpisodePicture(folder)
+    return [of_kind, Curves(run_folder / "metrics.csv", folder)]
