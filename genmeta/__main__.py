@@ -1,8 +1,6 @@
 """`python -m genmeta`."""
 
-import sys
-
-from genmeta.cli.main import main
+from genmeta.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

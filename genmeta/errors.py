@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Wrong input. The message names the file or the dotted option, what was found and what would work.
 
-    The command line prints the message alone, without a traceback, and exits with 2.
+    The command line prints the message alone, without a traceback, and exits with 2. It is no ValueError, which
+    a parser would take for a wrong type.
     """
 
 

@@ -1,7 +1,7 @@
 """The one place that imports learn2learn.
 
-Its `__init__` imports its reinforcement-learning half, which needs gym (unmaintained, noisy). Nothing of it is used here, so an
-empty module stands in for it; if gym is installed, it is left alone.
+Its `__init__` imports its reinforcement-learning half, which needs gym (unmaintained, noisy). Nothing of it is used
+here, so an empty module stands in for it; if gym is installed, it is left alone.
 """
 
 import sys

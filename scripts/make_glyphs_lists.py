@@ -53,7 +53,7 @@ def main() -> None:
     """Write the three files."""
     by_script = letters()
     script_of = {character: script for script, characters in by_script.items() for character in characters}
-    characters: dict[str, str] = {script: "" for script in by_script}
+    characters: dict[str, str] = dict.fromkeys(by_script, "")
     for character in keep_look_alikes_once(script_of, THRESHOLD):
         characters[script_of[character]] += character
     CHARACTERS_FILE.write_text(json.dumps(characters, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -74,10 +74,20 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     add("--data", default="glyphs", help="name of a YAML in configs/data, or its path")
     add("--learner", default="protonet", help="name of a YAML in configs/learner, or its path")
     add("--generator", default="gan", help="name of a YAML in configs/generator, or its path")
-    add("--seed", type=int, default=0, help="of initial weights, training tasks and noise; test episodes are always the same")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of initial weights, training tasks and noise; test episodes are always the same",
+    )
     add("--runs", default="runs", help="folder of all runs")
     add("--wandb", default="auto", choices=["auto", "online", "offline", "off"], help="Weights & Biases")
-    add("--config", action="append", default=[], help="YAML laid over those of all runs, e.g. configs/trainer/debug.yaml")
+    add(
+        "--config",
+        action="append",
+        default=[],
+        help="YAML laid over those of all runs, e.g. configs/trainer/debug.yaml",
+    )
     options = parser.parse_args(args)
     for kind in ("data", "learner", "generator"):
         setattr(options, kind, _find(kind, getattr(options, kind)))
@@ -124,9 +134,7 @@ def _run(*args: str) -> TrainingCLI:
     return TrainingCLI(list(args))
 
 
-def _report(
-    folder: Path, arms: dict[str, Arm], generator: Path, options: argparse.Namespace, seconds: float
-) -> None:
+def _report(folder: Path, arms: dict[str, Arm], generator: Path, options: argparse.Namespace, seconds: float) -> None:
     summary = read_run_file(folder / "mixed" / "test")
     n_episodes = {shape: len(values) for shape, values in arms["mixed"].accuracies.items()}
     text = "\n".join(
@@ -137,7 +145,9 @@ def _report(
             "",
             f"Accuracy in % on classes that neither generator nor learner has seen (split {summary['split']['name']}, "
             f"hash {summary['split']['hash']}), mean ± 95 % interval over test episodes ("
-            + ", ".join(f"{n} of {shape}, hash {arms['mixed'].hashes[f'test/{shape}']}" for shape, n in n_episodes.items())
+            + ", ".join(
+                f"{n} of {shape}, hash {arms['mixed'].hashes[f'test/{shape}']}" for shape, n in n_episodes.items()
+            )
             + f"); the same episodes in all rows; one training seed ({options.seed}).",
         ]
     )

@@ -38,3 +38,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"genmeta: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main())

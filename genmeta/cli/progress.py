@@ -38,11 +38,11 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        # our config.yaml is there first; only an earlier metrics.csv would be deleted, and run folders are never used twice
+        # our config.yaml is there first; run folders are never used twice
         r"Experiment logs directory .* exists and is not empty",
         # a test needs no ModelCheckpoint
         r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
-        # Lightning's own tree code against torch >= 2.10: https://github.com/Lightning-AI/pytorch-lightning/issues/21342
+        # Lightning's own tree code against torch >= 2.10
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     ):
         warnings.filterwarnings("ignore", message)

@@ -24,7 +24,8 @@ class RunSettings:
         name: of the run.
         folder: of all runs.
         version: folder of this run under `folder/name`; the next free number by default.
-        wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`, `off`.
+        wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`,
+            `off`.
         group: W&B group, for runs that belong together.
         reuse: if a finished run of this name has the same resolved configuration, use it instead of training again.
     """
@@ -69,7 +70,7 @@ def claim_run_folder(run: RunSettings) -> Path:
 
 
 def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:
-    """Return the newest finished run of this name whose configuration is the same but for `run` and checkpoints' paths."""
+    """Return the newest finished run of this name with the same configuration but for `run`, or None."""
     wanted = comparable(config)
     for folder in sorted(run.all_versions.glob("*"), reverse=True):
         if (folder / RUN_FILE).is_file() and (folder / CONFIG_FILE).is_file():

@@ -6,7 +6,6 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from genmeta.cli.run_folder import RunSettings
 
@@ -28,7 +27,7 @@ def make_loggers(run: RunSettings, folder: Path, stage: str) -> list[Logger]:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb  # here: it is slow to import, and not needed when off
 
-    if rank_zero_only.rank == 0:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         wandb_run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "genmeta"),
             name=f"{run.name}/{folder.name}",

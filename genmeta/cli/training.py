@@ -60,6 +60,7 @@ class TrainingCLI(LightningCLI):
 
     run_folder: Path
     reused = False
+    subcommand: str
 
     def __init__(self, args: ArgsType, check_only: bool = False) -> None:
         self.started = time.monotonic()
@@ -94,7 +95,7 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
         """Check that a checkpoint can be read, before anything else; it never decides which classes are made."""
@@ -102,13 +103,24 @@ class TrainingCLI(LightningCLI):
         if path:
             read_checkpoint(path)
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # the parser wraps what a constructor raises
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
+                raise
+            raise cause from None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self.config[self.subcommand]
         run = RunSettings(**config.run.as_dict())
         self._check()
         if self.check_only:
             return Trainer(logger=False, barebones=True)
-        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_link_targets=False)
+        text = self._parser(self.subcommand).dump(config, skip_unset=False, skip_link_targets=False)
         resolved = yaml.safe_load(text)
         if run.reuse and (earlier := find_same_run(run, resolved)):
             self.run_folder, self.reused = earlier, True

@@ -205,19 +205,29 @@ def draw_table(characters: dict[str, str]) -> ImageTable:
 def keep_look_alikes_once(characters: Iterable[str], threshold: float) -> str:
     """Return the characters without those that look like an earlier one.
 
-    Two characters look alike if, in the first face that has each, the pixels of their blurred 28×28 rasters differ by
-    less than `threshold` in relative squared distance `|a - b|² / (|a|² + |b|²)` (0: same pixels, 1: no common ink).
+    Two characters look alike if, in the later one's first face, the pixels of their blurred 28×28 rasters differ by
+    less than `threshold` in relative squared distance `|a - b|² / (|a|² + |b|²)` (0: same pixels, 1: no common ink), or
+    by less than a quarter of it in another face (bold faces are alike because they are bold).
     """
     kept: list[str] = []
-    rows: list[Tensor] = []
+    seen: dict[str, list[Tensor]] = {face: [] for face in FACES}
     for character in characters:
-        raster = torch.from_numpy(master(character, faces_with(character)[0]).astype(np.float32) / 255)
-        row = F.avg_pool2d(F.avg_pool2d(raster[None, None], 3, 3), 3, 1, 1).flatten()
-        if rows:
-            others = torch.stack(rows)
-            distance = (others - row).square().sum(1) / (others.square().sum(1) + row.square().sum())
-            if distance.min() < threshold:
-                continue
+        rows = {}
+        faces = faces_with(character)
+        for face in faces:
+            raster = torch.from_numpy(master(character, face).astype(np.float32) / 255)
+            rows[face] = F.avg_pool2d(F.avg_pool2d(raster[None, None], 3, 3), 3, 1, 1).flatten()
+        limits = {face: threshold if face == faces[0] else threshold / 4 for face in faces}
+        if any(_nearest(row, seen[face]) < limits[face] for face, row in rows.items()):
+            continue
         kept.append(character)
-        rows.append(row)
+        for face, row in rows.items():
+            seen[face].append(row)
     return "".join(kept)
+
+
+def _nearest(row: Tensor, others: list[Tensor]) -> float:
+    if not others:
+        return float("inf")
+    stacked = torch.stack(others)
+    return float(((stacked - row).square().sum(1) / (stacked.square().sum(1) + row.square().sum())).min())

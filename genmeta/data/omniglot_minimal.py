@@ -1,8 +1,8 @@
 """`omniglot_minimal`: Omniglot's two official "minimal" background sets, read from their zip files as they are.
 
-Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction", Science 2015. Set 1 has
-136 characters of 5 alphabets, set 2 has 156 of 5; Latin and Greek are in both with the same drawings' characters, so of set 2
-only its own three alphabets are used: a class must not stand in two parts of a split.
+Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction", Science
+2015. Set 1 has 136 characters of 5 alphabets, set 2 has 156 of 5; Latin and Greek are in both with the same drawings'
+characters, so of set 2 only its own three alphabets are used: a class must not stand in two parts of a split.
 """
 
 import zipfile
@@ -43,9 +43,8 @@ class OmniglotMinimal(DataSource):
         drawings: dict[str, list[np.ndarray]] = {}
         for name in FILES:
             alphabets = {character.split("/")[0] for character in drawings}
-            for character, images in read_zip(Path(self.folder) / name, self.size).items():
-                if character.split("/")[0] not in alphabets:
-                    drawings[character] = images
+            of_zip = read_zip(Path(self.folder) / name, self.size)
+            drawings |= {c: images for c, images in of_zip.items() if c.split("/")[0] not in alphabets}
         names = sorted(drawings)
         return ImageTable(
             name="omniglot_minimal",

@@ -78,7 +78,8 @@ def load_split(name_or_path: str) -> Split:
     path = committed.get(name_or_path, Path(name_or_path))
     if not path.is_file():
         raise UserError(
-            f"split '{name_or_path}': neither a file nor one of {', '.join(committed)}{nearest(name_or_path, committed)}"
+            f"split '{name_or_path}': neither a file nor one of {', '.join(committed)}"
+            f"{nearest(name_or_path, committed)}"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ Z95 = NormalDist().inv_cdf(0.975)  # 1.96
 def mean_and_ci95(values: Sequence[float] | Tensor) -> tuple[float, float]:
     """Return the mean and the half width of its 95 % interval, `1.96 · s / sqrt(n)` with the unbiased `s`.
 
-    The interval is over the values given: over episodes, it says how well this many episodes measure one trained learner, not
-    how much training runs differ. One value has an infinite interval.
+    The interval is over the values given: over episodes, it says how well this many episodes measure one trained
+    learner, not how much training runs differ. One value has an infinite interval.
     """
     values = torch.as_tensor(values, dtype=torch.float64)
     half = Z95 * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("inf")

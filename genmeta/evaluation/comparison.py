@@ -47,10 +47,11 @@ def table(arms: Sequence[Arm]) -> str:
 
 
 def difference(first: Arm, second: Arm) -> str:
-    """Return a sentence for each shape: the mean paired difference `first - second` over the episodes, and what it says.
+    """Return a sentence for each shape: the mean paired difference `first - second` over the episodes, and what it
+    says.
 
-    Pairing takes the difficulty of the episodes out of the comparison. The interval is over episodes, for these two trained
-    learners; how much training runs differ it does not tell.
+    Pairing takes the difficulty of the episodes out of the comparison. The interval is over episodes, for these two
+    trained learners; how much training runs differ it does not tell.
     """
     check_same_episodes([first, second])
     sentences = []

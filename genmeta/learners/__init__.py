@@ -1,0 +1,1 @@
+"""Learners: adaptation and classification, one file a family."""

@@ -19,7 +19,7 @@ class Learner(nn.Module, ABC):
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Return logits `[task, way * query, way]`."""
 
-    def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:  # noqa: B027
+    def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the learner cannot work with such episodes (any will do unless overridden)."""
 
 

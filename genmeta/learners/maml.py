@@ -33,10 +33,10 @@ def adapt(
 class MAML(Learner):
     """Model-agnostic meta-learning: an initialisation from which a few gradient steps on the support set suffice.
 
-    Finn, Abbeel and Levine, ICML 2017, algorithm 2. Reference code: github.com/cbfinn/maml. Tasks are computed one after the
-    other (on a CPU faster than `vmap`, which is also silently wrong in second order over `F.batch_norm`). As in the paper,
-    batch norm uses the statistics of the images at hand, so the query images of a task are classified together (the
-    transductive setting).
+    Finn, Abbeel and Levine, ICML 2017, algorithm 2. Reference code: github.com/cbfinn/maml. Tasks are computed one
+    after the other (on a CPU faster than `vmap`, which is also silently wrong in second order over `F.batch_norm`). As
+    in the paper, batch norm uses the statistics of the images at hand, so the query images of a task are classified
+    together (the transductive setting).
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d`; no running statistics.
@@ -67,9 +67,10 @@ class MAML(Learner):
             )
         if keeps_running_statistics(backbone):
             raise UserError("MAML needs a backbone whose batch norm uses the batch at hand: running_stats: false")
-        if not hasattr(backbone, "n_features"):
+        n_features = getattr(backbone, "n_features", None)
+        if not isinstance(n_features, int):
             raise UserError(f"MAML needs a backbone with an attribute n_features; {type(backbone).__name__} has none")
-        self.network = nn.Sequential(backbone, nn.Linear(backbone.n_features, n_way))
+        self.network = nn.Sequential(backbone, nn.Linear(n_features, n_way))
         self.n_way, self.inner_lr, self.first_order = n_way, inner_lr, first_order
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps

@@ -28,8 +28,8 @@ class ProtoNet(Learner):
     github.com/jakesnell/prototypical-networks.
 
     Args:
-        backbone: images `[n, C, H, W]` to features `[n, d]`. Its batch norm must keep running statistics: tasks are embedded
-            together, and in evaluation a prediction must not depend on which others stand beside it.
+        backbone: images `[n, C, H, W]` to features `[n, d]`. Its batch norm must keep running statistics: tasks are
+            embedded together, and in evaluation a prediction must not depend on which others stand beside it.
 
     Raises:
         UserError: the backbone uses batch statistics.

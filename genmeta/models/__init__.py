@@ -1,0 +1,1 @@
+"""Networks and losses: generative models, backbones, and their checkpoints."""

@@ -7,7 +7,8 @@ from genmeta.errors import UserError
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3×3 convolution, batch norm, ReLU, 2×2 max pooling (Vinyals et al., NeurIPS 2016; Snell et al. 2017).
+    """Four blocks of 3×3 convolution, batch norm, ReLU, 2×2 max pooling (Vinyals et al., NeurIPS 2016; Snell et al.
+    2017).
 
     Args:
         in_channels: 1 or 3.

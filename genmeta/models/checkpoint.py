@@ -27,8 +27,8 @@ class LoadedDecoder:
         """Raise UserError if the generator was trained on another split than the one given."""
         if self.split_hash != split.hash:
             raise UserError(
-                f"generator {self.path} was trained on split '{self.split_name}' ({self.split_hash}), but this run uses "
-                f"split '{split.name}' ({split.hash}); train one on it with make train-gan or make train-vae"
+                f"generator {self.path} was trained on split '{self.split_name}' ({self.split_hash}), but this run "
+                f"uses split '{split.name}' ({split.hash}); train one on it with make train-gan or make train-vae"
             )
 
     def check_image_shape(self, image_shape: tuple[int, int, int]) -> None:
@@ -67,8 +67,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise UserError(
-            f"checkpoint {path}: cannot be read; it is cut off or damaged, or is no checkpoint of weights and plain values "
-            f"({type(error).__name__}: {reason[:120]})"
+            f"checkpoint {path}: cannot be read; it is cut off or damaged, or is no checkpoint of weights and plain "
+            f"values ({type(error).__name__}: {reason[:120]})"
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: holds no 'state_dict'; expected a checkpoint of a genmeta run")

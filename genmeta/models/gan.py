@@ -1,7 +1,7 @@
 """The classic fully-connected GAN (Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014).
 
-Layer sizes as in the widely used PyTorch version for 28×28 digits; batch norm and LeakyReLU(0.2) from Radford et al., "DCGAN", ICLR
-2016.
+Layer sizes as in the widely used PyTorch version for 28×28 digits; batch norm and LeakyReLU(0.2) from Radford et al.,
+"DCGAN", ICLR 2016.
 """
 
 from abc import ABC, abstractmethod
@@ -91,8 +91,8 @@ class NonSaturating(GANObjective):
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return `2 E|x - y| - E|x - x'| - E|y - y'|`, at least 0, and 0 for equal distributions.
 
-    Székely and Rizzo, "Energy statistics", J. Stat. Plan. Inference 2013. Unbiased: pairs of an image with itself are left out,
-    so that an estimate can be slightly negative.
+    Székely and Rizzo, "Energy statistics", J. Stat. Plan. Inference 2013. Unbiased: pairs of an image with itself are
+    left out, so that an estimate can be slightly negative.
 
     Args:
         x, y: `[n, ...]`, `[m, ...]`; compared as flat vectors, divided by the square root of their length, so that

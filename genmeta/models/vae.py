@@ -105,5 +105,5 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def kl_to_prior(mean: Tensor, log_var: Tensor) -> Tensor:
-    """Return `KL(q(z | x) || N(0, I))` in nats, summed over latent dimensions, `[n]` (Kingma and Welling, appendix B)."""
+    """Return `KL(q(z | x) || N(0, I))` in nats, summed over latent dimensions, `[n]` (Kingma and Welling, app. B)."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)

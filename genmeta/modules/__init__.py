@@ -1,0 +1,1 @@
+"""Training: the LightningModules, their data and their pictures."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from lightning.pytorch import LightningDataModule
 
 from genmeta.data.source import DataSource
@@ -45,7 +44,8 @@ class Episodes:
 class EpisodicDataModule(LightningDataModule):
     """Meta-batches of the train classes, and fixed real episodes of the val and test classes.
 
-    The meta-batch of optimiser step t is a pure function of (seed, "train", t); each process takes a contiguous slice of it.
+    The meta-batch of optimiser step t is a pure function of (seed, "train", t); each process takes a contiguous slice
+    of it.
 
     Args:
         source: where the images come from.
@@ -108,7 +108,9 @@ class EpisodicDataModule(LightningDataModule):
             self.split: Split = load_split(self.split_name)
             table = self.source.load()
             self.images = table.images
-            self.pools = {part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")}
+            self.pools = {
+                part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")
+            }
             self.table = table
         real = RealTasks()
         if stage in ("fit", "validate"):
@@ -123,7 +125,9 @@ class EpisodicDataModule(LightningDataModule):
 
     def _load_generator(self) -> None:
         if self.generator_path is None:
-            raise UserError("data.train_tasks draws generated tasks, but data.generator is not set; expected a checkpoint")
+            raise UserError(
+                "data.train_tasks draws generated tasks, but data.generator is not set; expected a checkpoint"
+            )
         generator = load_decoder(self.generator_path)
         generator.check_image_shape(self.image_shape)
         generator.check_split(self.split)
@@ -202,4 +206,3 @@ class EpisodicDataModule(LightningDataModule):
 
 def _slice(n: int, rank: int, world: int) -> slice:
     return slice(n * rank // world, n * (rank + 1) // world)
-

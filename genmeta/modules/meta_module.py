@@ -36,9 +36,9 @@ class MetaModule(LightningModule):
     ) -> None:
         super().__init__()
         self.learner, self.optimizer, self.lr_scheduler = learner, optimizer, lr_scheduler
-        self.train_sources = nn.ModuleDict({"real": MeanMetric(), "latent": MeanMetric()})
+        self.acc_real, self.acc_latent = MeanMetric(), MeanMetric()
         self.val_accuracy = EpisodeAccuracy()
-        self.test_accuracies = nn.ModuleList()
+        self.test_accuracies = nn.ModuleList()  # of EpisodeAccuracy, one for each shape
         self.episode_accuracies: dict[str, list[float]] = {}
 
     def check(self, data: EpisodicDataModule, stage: str) -> None:
@@ -49,13 +49,7 @@ class MetaModule(LightningModule):
             raise UserError(f"{type(self.learner).__name__} has nothing to train; use it with genmeta test")
 
     def setup(self, stage: str) -> None:
-        data = self._data
-        self.test_accuracies = nn.ModuleList(EpisodeAccuracy() for _ in data.test)
-        self._sources = [
-            name
-            for name, there in (("real", data.train_tasks.latent_share < 1), ("latent", data.train_tasks.uses_latents))
-            if there
-        ]
+        self.test_accuracies = nn.ModuleList(EpisodeAccuracy() for _ in self.data.test)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.learner.parameters())
@@ -69,10 +63,14 @@ class MetaModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=n)
         self.log("train/acc", right.mean(), prog_bar=True, batch_size=n)
         self.log("train/latent_share", batch.is_latent.float().mean(), batch_size=n)
-        for name in self._sources:  # the same on all processes: none may skip a collective
-            of_source = batch.query_is_latent == (name == "latent")
-            self.train_sources[name].update(right, of_source.float())
-            self.log(f"train/acc_{name}", self.train_sources[name], on_step=False, on_epoch=True)
+        # which of the two are logged is the same on all processes: none may skip a collective
+        latent = batch.query_is_latent.float()
+        if self.data.train_tasks.latent_share < 1:
+            self.acc_real.update(right, 1 - latent)
+            self.log("train/acc_real", self.acc_real, on_step=False, on_epoch=True)
+        if self.data.train_tasks.latent_share > 0:
+            self.acc_latent.update(right, latent)
+            self.log("train/acc_latent", self.acc_latent, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
@@ -87,10 +85,13 @@ class MetaModule(LightningModule):
         self.log("val/acc_ci95", half)
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.test_accuracies[dataloader_idx].update(self.learner(batch), batch.query_y)
+        metric = self.test_accuracies[dataloader_idx]
+        assert isinstance(metric, EpisodeAccuracy)
+        metric.update(self.learner(batch), batch.query_y)
 
     def on_test_epoch_end(self) -> None:
-        for episodes, metric in zip(self._data.test, self.test_accuracies, strict=True):
+        for episodes, metric in zip(self.data.test, self.test_accuracies, strict=True):
+            assert isinstance(metric, EpisodeAccuracy)
             accuracies = metric.compute()
             metric.reset()
             name = str(episodes.shape)
@@ -100,20 +101,20 @@ class MetaModule(LightningModule):
             self.log(f"test/acc_{name}_ci95", half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        split = self._data.split
+        split = self.data.split
         checkpoint[KEY] = {"split_name": split.name, "split_hash": split.hash}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of a run on another split: its training classes might be this run's test classes."""
-        split, trained_on = self._data.split, checkpoint.get(KEY, {})
+        split, trained_on = self.data.split, checkpoint.get(KEY, {})
         if trained_on.get("split_hash") != split.hash:
             raise UserError(
-                f"the checkpoint was trained on split '{trained_on.get('split_name')}' ({trained_on.get('split_hash')}), "
-                f"but this run uses split '{split.name}' ({split.hash})"
+                f"the checkpoint was trained on split '{trained_on.get('split_name')}' "
+                f"({trained_on.get('split_hash')}), but this run uses split '{split.name}' ({split.hash})"
             )
 
     @property
-    def _data(self) -> EpisodicDataModule:
+    def data(self) -> EpisodicDataModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, EpisodicDataModule):
             raise UserError(f"MetaModule needs an EpisodicDataModule as data, found {type(data).__name__}")

@@ -1,4 +1,4 @@
-"""Pictures of what happens: generated samples, reconstructions, episodes, curves. Saved in the run folder and sent to W&B."""
+"""Pictures of what happens: samples, reconstructions, episodes, curves; in the run folder and in W&B."""
 
 import csv
 from pathlib import Path
@@ -20,7 +20,8 @@ REAL, LATENT = (0.25, 0.5, 1.0), (1.0, 0.6, 0.1)  # frame colours: blue, orange
 
 
 class GeneratorPictures(Callback):
-    """A grid of samples from fixed codes and, of a VAE, reconstructions of held-out images, every few epochs and at the end.
+    """A grid of samples from fixed codes and, of a VAE, reconstructions of held-out images, every few epochs and at
+    the end.
 
     Args:
         folder: where the PNG files go.
@@ -48,7 +49,9 @@ class GeneratorPictures(Callback):
         _save(trainer, self.folder, "samples", f"epoch-{trainer.current_epoch:04d}", make_grid(samples, 8))
         if isinstance(module, VAEModule):
             data = trainer.datamodule  # type: ignore[attr-defined]
-            images = data.images[data.held_out_rows[:: max(1, len(data.held_out_rows) // 32)][:32].to(data.images.device)]
+            images = data.images[
+                data.held_out_rows[:: max(1, len(data.held_out_rows) // 32)][:32].to(data.images.device)
+            ]
             images = images.to(module.device).float() / 255
             pairs = torch.stack([images, module.reconstruct(images)], 1).flatten(0, 1)
             _save(trainer, self.folder, "reconstructions", f"epoch-{trainer.current_epoch:04d}", make_grid(pairs, 8))
@@ -56,7 +59,8 @@ class GeneratorPictures(Callback):
 
 
 class EpisodePicture(Callback):
-    """The first training episodes, one a row: support images, then query images; real classes framed blue, generated ones orange.
+    """The first training episodes, one a row: support images, then query images; real classes framed blue, generated
+    ones orange.
 
     Args:
         folder: where the PNG file goes.
@@ -97,7 +101,7 @@ class Curves(Callback):
 
 
 def draw_episode(batch: EpisodeBatch, task: int, n_columns: int = 20) -> Tensor:
-    """Return one task as a picture `[3, h, w]`: its support images and as many query images as fit, labels ascending."""
+    """Return one task as a picture `[3, h, w]`: support images, then as many query images as fit, by label."""
 
     def framed(x: Tensor, y: Tensor) -> list[Tensor]:
         tiles = []

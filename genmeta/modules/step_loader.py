@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 class StepLoader:
     """Yields `plan(t)` for t = 0, 1, 2, …, in epochs of a fixed number of steps.
 
-    It has `state_dict` **and** `__len__`, so that Lightning saves the step, prefetches nothing and resumes in mid-epoch.
+    It has `state_dict` **and** `__len__`, so that Lightning saves the step, prefetches nothing and resumes in mid-
+    epoch.
 
     Args:
         plan: step to batch; must pickle if there are workers.

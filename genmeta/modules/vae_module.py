@@ -26,8 +26,8 @@ class VAEModule(LightningModule):
     Args:
         encoder: images to mean and log variance, each `[n, latent_dim]`.
         decoder: codes to images; its `forward` gives Bernoulli logits.
-        beta: weight of the KL term (Higgins et al., ICLR 2017); 1 is the bound itself. `train/elbo` and `val/elbo` are always
-            the bound.
+        beta: weight of the KL term (Higgins et al., ICLR 2017); 1 is the bound itself. `train/elbo` and `val/elbo` are
+            always the bound.
         optimizer: makes the optimiser of the parameters.
     """
 
@@ -42,7 +42,8 @@ class VAEModule(LightningModule):
         latent_dim = getattr(encoder, "latent_dim", decoder.latent_dim)
         if latent_dim != decoder.latent_dim:
             raise UserError(
-                f"model.encoder has latent_dim {latent_dim}, but model.decoder has {decoder.latent_dim}; they must be equal"
+                f"model.encoder has latent_dim {latent_dim}, but model.decoder has {decoder.latent_dim}; "
+                f"they must be equal"
             )
         self.encoder, self.decoder, self.beta, self.optimizer = encoder, decoder, beta, optimizer
 

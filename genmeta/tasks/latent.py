@@ -1,8 +1,8 @@
 """Episodes of generated classes: how codes `z` are arranged into classes. Tensors only, no network.
 
 The three policies are those of Khodadadeh et al., "Unsupervised Meta-Learning through Latent-Space Interpolation in
-Generative Models" (LASIUM), ICLR 2021. A class is an anchor `z_c ~ N(0, I)`; anchors of one episode are kept apart. With
-latent dim d, `E|z_i - z_j|² = 2d`, so distances are given in units of sqrt(2d) and settings carry over between
+Generative Models" (LASIUM), ICLR 2021. A class is an anchor `z_c ~ N(0, I)`; anchors of one episode are kept apart.
+With latent dim d, `E|z_i - z_j|² = 2d`, so distances are given in units of sqrt(2d) and settings carry over between
 generators.
 """
 

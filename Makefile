@@ -1,0 +1,72 @@
+# make help lists the targets. Every target sets itself up: a virtual environment in .venv, made anew when the
+# requirements change.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3# that makes the virtual environment: 3.11 to 3.13
+TORCH_INDEX ?=# wheel index for torch, e.g. (the address on pytorch.org) for a CPU-only build
+DATA ?= glyphs# configs/data/*.yaml
+LEARNER ?= protonet# configs/learner/*.yaml
+GENERATOR ?= gan# configs/generator/*.yaml
+SEED ?= 0
+RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
+ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
+
+VENV := .venv
+STAMP := $(VENV)/.set-up
+BIN := $(VENV)/bin
+GENMETA := $(BIN)/python -m genmeta
+TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
+
+.PHONY: help setup train-gan train-vae meta-train meta-test test test-all check format clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=gan] [SEED=0] [ARGS=...]"; echo
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@echo; echo "  DATA:      $(notdir $(basename $(wildcard configs/data/*.yaml)))"
+	@echo "  LEARNER:   $(notdir $(basename $(wildcard configs/learner/*.yaml)))"
+	@echo "  GENERATOR: $(notdir $(basename $(wildcard configs/generator/*.yaml)))"
+
+setup: $(STAMP) ## install everything into .venv (TORCH_INDEX=... for a CPU-only torch)
+
+$(STAMP): pyproject.toml requirements-learn2learn.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"genmeta needs Python 3.11 to 3.13, {sys.executable} is {v.major}.{v.minor}; choose one: make setup PYTHON=python3.12")'
+	@echo "setting up $(VENV) (torch is large: minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=23.1"
+	@$(TORCH)
+	@$(BIN)/pip install --quiet --editable ".[dev]"
+	@$(BIN)/pip install --quiet --no-deps -r requirements-learn2learn.txt
+	@touch $@
+
+train-gan: $(STAMP) ## pretrain a GAN on the meta-train classes of DATA
+	$(GENMETA) fit --config configs/generator/gan.yaml --config configs/data/$(DATA).yaml --run.name gan-$(DATA) --seed_everything $(SEED) $(ARGS)
+
+train-vae: $(STAMP) ## pretrain a VAE on the meta-train classes of DATA
+	$(GENMETA) fit --config configs/generator/vae.yaml --config configs/data/$(DATA).yaml --run.name vae-$(DATA) --seed_everything $(SEED) $(ARGS)
+
+meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
+	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) --generator $(GENERATOR) --seed $(SEED) $(ARGS)
+
+meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newest mixed one) again
+	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed/fit" >&2; exit 2; }
+	$(GENMETA) test --config $(RUN)/config.yaml --ckpt_path $(RUN)/checkpoints/best.ckpt --run.name meta-test --run.folder runs --run.version null $(ARGS)
+
+test: $(STAMP) ## the tests (under 5 minutes)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(STAMP) ## the tests, slow ones included
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+check: $(STAMP) ## lint, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --durations=0 tests/test_imports.py
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and caches (runs/ stays)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

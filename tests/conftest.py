@@ -1,0 +1,77 @@
+"""Small data for tests that do not need real ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from genmeta.data.source import DataSource
+from genmeta.data.splits import Split
+from genmeta.data.table import ImageTable
+from genmeta.episode import EpisodeShape
+from genmeta.modules.episodic_data import EpisodicDataModule, Episodes
+from genmeta.tasks.real import RealTasks
+
+ROOT = Path(__file__).parents[1]
+OMNIGLOT = ROOT.parent / "shared" / "data" / "omniglot-minimal"
+
+
+def make_table(n_classes: int = 24, counts: tuple[int, ...] = (20,), size: int = 16) -> ImageTable:
+    """Noise with a mean of its own for each class; `counts` are used in turn."""
+    per_class = torch.tensor([counts[i % len(counts)] for i in range(n_classes)])
+    class_ids = torch.repeat_interleave(per_class)
+    rng = torch.Generator().manual_seed(1)
+    patterns = torch.randint(0, 200, (n_classes, 1, size, size), generator=rng)
+    noise = torch.randint(0, 56, (len(class_ids), 1, size, size), generator=rng)
+    return ImageTable(
+        name="toy",
+        images=(patterns[class_ids] + noise).to(torch.uint8),
+        class_ids=class_ids,
+        class_names=tuple(f"g{i // 8}/c{i}" for i in range(n_classes)),
+        groups=tuple(f"g{i // 8}" for i in range(n_classes)),
+    )
+
+
+@dataclass(frozen=True)
+class ToySource(DataSource):
+    size: int = 16
+
+    def load(self) -> ImageTable:
+        return make_table(size=self.size)
+
+
+def toy_split(table: ImageTable) -> Split:
+    names = table.class_names
+    return Split("toy", "toy", names[:12], names[12:18], names[18:])
+
+
+@pytest.fixture
+def toy_split_file(tmp_path: Path) -> str:
+    import json
+
+    split = toy_split(make_table())
+    content = {"dataset": "toy", "train": split.train, "val": split.val, "test": split.test}
+    (tmp_path / "toy.json").write_text(json.dumps(content))
+    return str(tmp_path / "toy.json")
+
+
+@pytest.fixture
+def toy_data(toy_split_file: str) -> EpisodicDataModule:
+    return EpisodicDataModule(
+        source=ToySource(),
+        split=toy_split_file,
+        train_tasks=RealTasks(),
+        train=EpisodeShape(5, 1, 4),
+        val=Episodes(5, 1, 5, n_episodes=20),
+        test=[Episodes(5, 1, 5, n_episodes=21), Episodes(5, 5, 5, n_episodes=13)],
+        tasks_per_step=4,
+        steps_per_epoch=3,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No W&B unless a test asks for it, and no run folder handed down from another test."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("GENMETA_RUN_FOLDER", raising=False)

@@ -1,0 +1,438 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import OMNIGLOT, ROOT
+
+from genmeta.cli.main import main
+from genmeta.cli.tracking import has_account, wandb_mode
+from genmeta.data.omniglot_minimal import FILES
+
+DEBUG = "configs/trainer/debug.yaml"
+GAN = "configs/generator/gan.yaml"
+PROTONET = "configs/learner/protonet.yaml"
+REAL = "configs/arm/real_only.yaml"
+YAMLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def run(tmp_path, *args: str) -> int:
+    return main([*args, f"--run.folder={tmp_path}"])
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory) -> Path:
+    """A GAN's checkpoint of three steps on glyphs."""
+    folder = tmp_path_factory.mktemp("generator")
+    here = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        assert main(["fit", "--config", GAN, "--config", DEBUG, f"--run.folder={folder}", "--run.wandb=off"]) == 0
+    finally:
+        os.chdir(here)
+        os.environ.pop("GENMETA_RUN_FOLDER", None)
+    return folder / "gan-glyphs" / "001" / "checkpoints" / "best.ckpt"
+
+
+def test_every_shipped_yaml_is_run_by_a_test():
+    kinds = {Path(path).parts[1] for path in YAMLS}
+    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer"}
+    for path in YAMLS:
+        assert (ROOT / path).read_text(encoding="utf-8").startswith("# "), f"{path} does not open with what it is"
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/generator/" in p])
+def test_generators_train(tmp_path, path):
+    assert run(tmp_path, "fit", "--config", path, "--config", DEBUG) == 0
+    (folder,) = tmp_path.glob("*/001")
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert list((folder / "pictures").glob("samples-*.png"))
+    assert (folder / "pictures" / "curves.png").is_file()
+    entry = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["genmeta"]
+    assert entry["image_shape"] == [1, 28, 28]
+    assert entry["latent_dim"] > 0
+    assert len(entry["split_hash"]) == 16
+    assert len((folder / "metrics.csv").read_text().splitlines()) >= 4
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/learner/" in p])
+def test_learners_train_and_test(tmp_path, path, generator, capsys):
+    assert run(tmp_path, "fit", "--config", path, "--config", DEBUG, f"--data.generator={generator}") == 0
+    (folder,) = tmp_path.glob("*/001")
+    assert (folder / "pictures" / "episodes.png").is_file()
+    summary = json.loads((folder / "run.json").read_text())
+    assert set(summary["episodes"]) == {"val"}
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    # the resolved configuration of the run is what tests it
+    assert (
+        run(tmp_path, "test", "--config", str(folder / "config.yaml"), "--config", DEBUG, f"--ckpt_path={checkpoint}")
+        == 0
+    )
+    (tested,) = tmp_path.glob("*/002")
+    summary = json.loads((tested / "run.json").read_text())
+    assert {"test/acc_5w1s", "test/acc_5w5s", "test/acc_5w1s_ci95"} <= set(summary["metrics"])
+    assert "test/acc_5w1s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/baseline/" in p])
+def test_baselines_test(tmp_path, path):
+    assert run(tmp_path, "test", "--config", path, "--config", DEBUG) == 0
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/data/" in p])
+def test_data_sets_train_both_kinds(tmp_path, path):
+    if "omniglot" in path and not OMNIGLOT.is_dir():
+        pytest.skip("the Omniglot zip files are not here")
+    assert run(tmp_path, "fit", "--config", GAN, "--config", path, "--config", DEBUG) == 0
+    checkpoint = tmp_path / "gan-glyphs" / "001" / "checkpoints" / "best.ckpt"
+    args = ["--config", PROTONET, "--config", path, "--config", DEBUG, f"--data.generator={checkpoint}"]
+    assert run(tmp_path, "fit", *args) == 0
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/trainer/" in p and "debug" not in p])
+def test_trainer_settings(tmp_path, path):
+    if "gpu" in path and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    if "ddp" in path:
+        # a process that starts others runs as a command
+        args = [
+            "fit",
+            "--config",
+            PROTONET,
+            "--config",
+            REAL,
+            "--config",
+            path,
+            "--config",
+            DEBUG,
+            f"--run.folder={tmp_path}",
+        ]
+        done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert run(tmp_path, "fit", "--config", PROTONET, "--config", REAL, "--config", path, "--config", DEBUG) == 0
+    (folder,) = tmp_path.glob("*/*")  # one run, one folder
+    assert json.loads((folder / "run.json").read_text())["stage"] == "fit"
+
+
+def test_same_seed_gives_the_same_metrics_file_and_another_does_not(tmp_path, generator):
+    args = ["fit", "--config", PROTONET, "--config", DEBUG, f"--data.generator={generator}"]
+    for seed in (0, 0, 1):
+        assert run(tmp_path, *args, f"--seed_everything={seed}") == 0
+    files = [(tmp_path / "protonet-glyphs" / f"00{i}" / "metrics.csv").read_bytes() for i in (1, 2, 3)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_reuse_finds_the_same_run_only(tmp_path, capsys):
+    args = ["fit", "--config", GAN, "--config", DEBUG, "--run.reuse=true"]
+    for more in ([], [], ["--data.batch_size=32"], ["--seed_everything=1"], []):
+        assert run(tmp_path, *args, *more) == 0
+    assert sorted(p.name for p in (tmp_path / "gan-glyphs").iterdir()) == ["001", "002", "003"]
+
+
+def test_a_named_version_is_never_overwritten(tmp_path, capsys):
+    args = ["fit", "--config", GAN, "--config", DEBUG, "--run.version=mine"]
+    assert run(tmp_path, *args) == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert run(tmp_path, *args) == 2
+    assert "exists already; nothing was overwritten" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def edited(tmp_path, path: str, change) -> str:
+    content = yaml.safe_load((ROOT / path).read_text())
+    change(content)
+    file = tmp_path / "edited.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return str(file)
+
+
+def rename(*path: str):
+    """Return a change of a YAML: the last of `path` is what the key before it is called."""
+
+    def change(content):
+        *parents, old, new = path
+        for key in parents:
+            content = content[key]
+        content[new] = content.pop(old)
+
+    return change
+
+
+def put(*path):
+    def change(content):
+        *parents, key, value = path
+        for parent in parents:
+            content = content[parent]
+        content[key] = value
+
+    return change
+
+
+BAD_YAMLS = [
+    (rename("data", "init_args", "batch_size", "batch_sise"), r"'data\.batch_sise'; did you mean 'batch_size'\?"),
+    (rename("trainer", "max_epochs", "max_epoch"), r"'trainer\.max_epoch'; did you mean 'trainer\.max_epochs'\?"),
+    (rename("trainer", "trainr"), r"did you mean 'trainer\.max_epochs'\?"),
+    (
+        rename("model", "init_args", "generator", "init_args", "latent_dim", "latent_dmi"),
+        r"'model\.generator\.latent_dmi'; did you mean 'latent_dim'\?",
+    ),
+    (put("data", "init_args", "steps_per_epoch", "many"), r"data\.steps_per_epoch: expected int, found 'many'"),
+    (
+        put("data", "init_args", "batch_size", 10**6),
+        r"batch_size is 1000000, but the meta-train classes have \d+ images",
+    ),
+    (put("data", "init_args", "held_out", 1.5), r"0 < held_out < 1"),
+    (put("model", "init_args", "objective", "genmeta.models.gan.NonSaturatin"), r"did you mean '.*NonSaturating'\?"),
+    (
+        put("model", "init_args", "generator", "class_path", "genmeta.models.gan.FullyConnectedDiscriminator"),
+        "is not a LatentDecoder",
+    ),
+    (put("model", "class_path", "genmeta.modules.gan_modul.GANModule"), r"did you mean '.*gan_module\.GANModule'\?"),
+    (
+        put("model", "init_args", "generator", "init_args", "image_shape", [3, 28, 28]),
+        r"\[3, 28, 28\], but the data have \[1, 28",
+    ),
+    (put("data", "init_args", "split", "glyphs_minimla"), r"did you mean 'glyphs_minimal'\?"),
+    (
+        put("data", "init_args", "split", "omniglot_minimal"),
+        "is for data set 'omniglot_minimal', but the data are 'glyphs'",
+    ),
+    (put("data", "class_path", "genmeta.modules.episodic_data.EpisodicDataModule"), r"data"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_YAMLS, ids=[m for _, m in BAD_YAMLS])
+def test_bad_yaml_gives_one_line_and_leaves_nothing_behind(tmp_path, capsys, change, message):
+    path = edited(tmp_path, GAN, change)
+    assert run(tmp_path / "runs", "fit", "--config", path) == 2
+    assert_one_line(capsys, message)
+    assert not (tmp_path / "runs").exists()
+
+
+def assert_one_line(capsys, message: str) -> None:
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("genmeta: error: ")
+    assert re.search(message, captured.err), captured.err
+    assert "usage" not in captured.out + captured.err
+    assert "Traceback" not in captured.out + captured.err
+
+
+BAD_ARGS = [
+    (["fti", "--config", GAN], "no command 'fti'.* did you mean 'fit'"),
+    (["fit"], "not given; pass a YAML with --config"),
+    (["fit", "--config", "configs/nothing.yaml"], "configs/nothing.yaml"),
+    (["fit", "--config", GAN, "--trainer.max_epoch", "3"], r"did you mean 'trainer\.max_epochs'"),
+    (["fit", "--config", GAN, "--trainer.max_epochs", "few"], r"trainer\.max_epochs"),
+    (["fit", "--config", GAN, "--run.wandb", "sometimes"], r"run\.wandb"),
+    (
+        ["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_way", "5000"],
+        r"data\.train: n_way is 5000, but .* 596 classes",
+    ),
+    (
+        ["fit", "--config", PROTONET, "--config", REAL, "--data.val.n_way", "99"],
+        r"data\.val: n_way is 99, .* only 52 classes",
+    ),
+    (["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_query", "40"], "smallest class has 20 images"),
+    (["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_shot", "0"], "n_shot >= 1"),
+    (["fit", "--config", PROTONET], r"data\.generator is not set"),
+    (["fit", "--config", PROTONET, "--data.generator", "nowhere.ckpt"], r"checkpoint nowhere\.ckpt: no such file"),
+    (["test", "--config", PROTONET, "--ckpt_path", "nowhere.ckpt"], r"checkpoint nowhere\.ckpt: no such file"),
+    (
+        ["fit", "--config", "configs/learner/maml.yaml", "--config", REAL, "--data.train.n_way", "7"],
+        "n_way=5, but .* n_way=7",
+    ),
+    (["fit", "--config", "configs/baseline/pixels.yaml"], "has nothing to train"),
+    (
+        ["fit", "--config", GAN, "--config", "configs/data/omniglot_minimal.yaml", "--data.source.folder", "nowhere"],
+        r"nowhere/images_background_small1\.zip: no such file; put",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD_ARGS, ids=[" ".join(a) for a, _ in BAD_ARGS])
+def test_bad_arguments_give_one_line_and_leave_nothing_behind(tmp_path, capsys, args, message):
+    more = [f"--run.folder={tmp_path / 'runs'}"] if len(args) > 1 and args[0] in ("fit", "test") else []
+    assert main([*args, *more]) == 2
+    assert_one_line(capsys, message)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "glyfs"], "'glyfs' is no file and none of glyphs, .* did you mean 'glyphs'"),
+        (["--learner", "protonets"], "did you mean 'protonet'"),
+        (["--generator", "gna"], "did you mean 'gan'"),
+        (["--seed", "x"], "invalid int value"),
+        (["--sede", "1"], "--sede"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    ],
+)
+def test_bad_experiment_gives_one_line_and_leaves_nothing_behind(tmp_path, capsys, args, message):
+    assert main(["experiment", "--runs", str(tmp_path / "runs"), *args]) == 2
+    assert_one_line(capsys, message)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_and_foreign_generators_are_refused(tmp_path, capsys, generator):
+    (tmp_path / "cut.ckpt").write_bytes(generator.read_bytes()[:10000])
+    args = ["fit", "--config", PROTONET, "--config", DEBUG]
+    assert run(tmp_path / "runs", *args, f"--data.generator={tmp_path / 'cut.ckpt'}") == 2
+    assert_one_line(capsys, r"cut\.ckpt: cannot be read; it is cut off or damaged")
+    assert run(tmp_path / "runs", *args, f"--data.generator={generator}", "--data.split=glyphs_full") == 2
+    assert_one_line(capsys, "trained on split 'glyphs_minimal' .* uses split 'glyphs_full'")
+    other = torch.load(generator, weights_only=True)
+    other["genmeta"]["decoder_args"]["image_shape"] = [1, 14, 56]
+    torch.save(other, tmp_path / "size.ckpt")
+    assert run(tmp_path / "runs", *args, f"--data.generator={tmp_path / 'size.ckpt'}") == 2
+    assert_one_line(capsys, r"\[1, 14, 56\], but the data have \[1, 28, 28\]")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cut_off_zip_is_refused(tmp_path, capsys):
+    for name in FILES:
+        (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(1000))
+    args = ["--config", GAN, "--config", "configs/data/omniglot_minimal.yaml", f"--data.source.folder={tmp_path}"]
+    assert run(tmp_path / "runs", "fit", *args) == 2
+    assert_one_line(capsys, r"small1\.zip: cut off, damaged, or no zip")
+
+
+def test_bad_input_as_a_command_exits_in_seconds_without_a_traceback(tmp_path):
+    started = time.monotonic()
+    args = ["fit", "--config", GAN, "--data.batch_sise=3", f"--run.folder={tmp_path / 'runs'}"]
+    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert (done.stdout, done.stderr) == (
+        "",
+        "genmeta: error: unknown option 'data.batch_sise'; did you mean 'batch_size'?\n",
+    )
+    assert time.monotonic() - started < 30
+
+
+def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
+    """What `make meta-train` runs, in seconds."""
+    args = ["experiment", "--config", DEBUG, "--runs", str(tmp_path), "--wandb", "off"]
+    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "trained: " in done.stdout
+    folder = tmp_path / "glyphs-protonet-gan" / "001"
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["arms"]) == {"mixed", "real_only", "from_scratch", "pixels"}
+    assert all(len(arm["accuracies"]["5w1s"]) == 20 for arm in results["arms"].values())
+    for row in ("mixed", "real tasks only", "from scratch", "nearest neighbour"):
+        assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d \| \d+\.\d\d ± \d+\.\d\d", done.stdout)
+    for path in re.findall(r"^(?:checkpoints|generator|episodes)\s+(\S+?),? ", done.stdout, flags=re.M)[1:]:
+        assert Path(path).is_file(), path
+    fits = [yaml.safe_load((folder / arm / "fit" / "config.yaml").read_text()) for arm in ("mixed", "real_only")]
+    assert fits[0]["trainer"] == fits[1]["trainer"]
+    assert fits[0]["data"]["init_args"]["tasks_per_step"] == fits[1]["data"]["init_args"]["tasks_per_step"]
+
+
+class Listener:
+    """Counts connections to a port of this machine and answers none."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            connection.close()
+
+
+def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_nothing(tmp_path, generator):
+    listener = Listener()
+    here = f"http://127.0.0.1:{listener.port}"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") and not k.lower().endswith("_proxy")}
+    env |= {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": here, "HTTPS_PROXY": here, "HTTP_PROXY": here}
+    env |= {"GENMETA_CACHE": os.environ.get("GENMETA_CACHE", str(Path.home() / ".cache" / "genmeta"))}
+    args = ["fit", "--config", PROTONET, "--config", DEBUG, f"--run.folder={tmp_path}", f"--data.generator={generator}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "genmeta", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=env,
+        stdin=subprocess.DEVNULL,
+    )
+    listener.socket.close()
+    assert done.returncode == 0, done.stderr
+    assert "wandb" not in (done.stdout + done.stderr).lower()
+    assert listener.connections == 0
+    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*.wandb"))
+    (folder,) = tmp_path.glob("protonet-glyphs/001/wandb/offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    read = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=True).stdout
+    for key in (
+        "train/loss",
+        "train/acc_real",
+        "train/acc_latent",
+        "train/latent_share",
+        "val/acc",
+        "pictures/episodes",
+    ):
+        assert key in read, f"{key} is not in the W&B run"
+    assert "glyphs_minimal" in read, "the configuration is not in the W&B run"
+
+
+@pytest.mark.parametrize(
+    ("wish", "env", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "x" * 40}, "online"),
+        ("auto", {"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_MODE": "disabled"}, "off"),
+        ("off", {"WANDB_API_KEY": "x" * 40}, "off"),
+        ("offline", {"WANDB_API_KEY": "x" * 40}, "offline"),
+        ("online", {}, "online"),
+    ],
+)
+def test_wandb_mode_follows_the_wish_then_the_environment_then_the_account(tmp_path, monkeypatch, wish, env, mode):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode(wish) == mode
+
+
+def test_an_account_is_found_where_wandb_login_puts_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not has_account()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password " + "x" * 40 + "\n")
+    assert has_account()
+
+
+def test_help_and_make_help_list_what_there_is(capsys):
+    assert main(["--help"]) == 0
+    assert "experiment" in capsys.readouterr().out
+    shown = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    for target in "setup train-gan train-vae meta-train meta-test test test-all check format clean".split():
+        assert re.search(rf"^  {target}  +\w", shown, flags=re.M), target
