@@ -260,6 +260,7 @@ BAD_ARGS = [
         "n_way=5, but .* n_way=7",
     ),
     (["fit", "--config", "configs/baseline/pixels.yaml"], "has nothing to train"),
+    (["fit", "--config", GAN, "--trainer.accelerator", "tpu"], "trainer: .*TPU"),
     (
         ["fit", "--config", GAN, "--config", "configs/data/omniglot_minimal.yaml", "--data.source.folder", "nowhere"],
         r"nowhere/images_background_small1\.zip: no such file; put",
@@ -434,5 +435,16 @@ def test_help_and_make_help_list_what_there_is(capsys):
     assert main(["--help"]) == 0
     assert "experiment" in capsys.readouterr().out
     shown = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    for target in "setup train-gan train-vae meta-train meta-test test test-all check format clean".split():
+    for target in [
+        "setup",
+        "train-gan",
+        "train-vae",
+        "meta-train",
+        "meta-test",
+        "test",
+        "test-all",
+        "check",
+        "format",
+        "clean",
+    ]:
         assert re.search(rf"^  {target}  +\w", shown, flags=re.M), target

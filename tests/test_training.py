@@ -19,7 +19,7 @@ from genmeta.learners.metric import ProtoNet
 from genmeta.models.backbones import Conv4
 from genmeta.models.gan import FullyConnectedDiscriminator, FullyConnectedGenerator
 from genmeta.models.vae import ConvDecoder, ConvEncoder
-from genmeta.modules.episodic_data import EpisodicDataModule, Episodes
+from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
@@ -292,7 +292,7 @@ def test_a_learner_of_another_split_is_refused(tmp_path, toy_data, toy_split_fil
     swapped = EpisodicDataModule(
         ToySource(), str(tmp_path / "swapped.json"), RealTasks(), toy_data.train_shape, toy_data.val, toy_data.test
     )
-    with pytest.raises(UserError, match="was trained on split 'toy' .* uses split 'swapped'"):
+    with pytest.raises(UserError, match=r"was trained on split 'toy' .* uses split 'swapped'"):
         trainer_for(tmp_path).test(
             protonet(), swapped, ckpt_path=tmp_path / "ckpt" / "a.ckpt", weights_only=True, verbose=False
         )

@@ -37,6 +37,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"genmeta: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("genmeta: interrupted; checkpoints written so far are in the run folder", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -130,7 +132,12 @@ class TrainingCLI(LightningCLI):
         given = self._get(self.config_init, "trainer").logger
         loggers = make_loggers(run, self.run_folder, self.subcommand)
         loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
-        trainer = super().instantiate_trainer(logger=loggers, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(logger=loggers, **kwargs)
+        except MisconfigurationException as error:  # e.g. a GPU is asked for where there is none
+            finish_tracking()
+            shutil.rmtree(self.run_folder)
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
             logger.log_hyperparams(resolved | self._facts())
         return trainer
@@ -194,7 +201,11 @@ class TrainingCLI(LightningCLI):
         if isinstance(self.model, MetaModule) and subcommand == "test":
             content["episode_accuracies"] = self.model.episode_accuracies
         write_run_file(self.run_folder, content)
-        if subcommand != "fit":
+        if subcommand == "fit":
+            print(
+                f"           {best_checkpoint(self.run_folder)}, pictures in {self.run_folder / 'pictures'}", flush=True
+            )
+        else:
             for name, value in content["metrics"].items():
                 print(f"           {name} {value:.4f}", flush=True)
 

@@ -62,7 +62,8 @@ class MetaModule(LightningModule):
         n = len(logits)
         self.log("train/loss", loss, prog_bar=True, batch_size=n)
         self.log("train/acc", right.mean(), prog_bar=True, batch_size=n)
-        self.log("train/latent_share", batch.is_latent.float().mean(), batch_size=n)
+        # over the epoch: single steps, every tenth of which is logged, may show another share than the mean
+        self.log("train/latent_share", batch.is_latent.float().mean(), on_step=False, on_epoch=True, batch_size=n)
         # which of the two are logged is the same on all processes: none may skip a collective
         latent = batch.query_is_latent.float()
         if self.data.train_tasks.latent_share < 1:
