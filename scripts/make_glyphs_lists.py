@@ -9,7 +9,7 @@ import json
 import unicodedata
 from collections import defaultdict
 
-from genmeta.data.glyphs import CHARACTERS_FILE, FACES, _charmap, class_name, keep_look_alikes_once
+from genmeta.data.glyphs import CHARACTERS_FILE, FACES, charmap, class_name, keep_look_alikes_once
 from genmeta.data.splits import SPLITS_FOLDER
 
 # Look-alikes are kept in the script that comes first here: the small scripts before the large ones, so that the
@@ -40,7 +40,7 @@ THRESHOLD = 0.08  # judged by eye on the pairs just below and above it
 def letters() -> dict[str, list[str]]:
     """Return `{script: letters without a decomposition}` of all faces, in the order of `SCRIPTS`."""
     found = defaultdict(list)
-    for code in sorted(set().union(*(_charmap(face) for face in FACES))):
+    for code in sorted(set().union(*(charmap(face) for face in FACES))):
         character = chr(code)
         first = unicodedata.name(character, "").split(" ")[0]
         letter = unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lo")

@@ -401,6 +401,21 @@ def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_not
     assert "glyphs_minimal" in read, "the configuration is not in the W&B run"
 
 
+@pytest.mark.slow  # W&B tries for 20 s
+def test_an_unreachable_server_means_offline_not_a_hang_or_a_crash(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    env |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+    args = ["fit", "--config", GAN, "--config", DEBUG, f"--run.folder={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=120, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert "W&B cannot be used online" in done.stdout
+    assert list(tmp_path.glob("gan-glyphs/001/wandb/offline-run-*/*.wandb"))
+
+
 @pytest.mark.parametrize(
     ("wish", "env", "mode"),
     [

@@ -3,6 +3,7 @@
 import netrc
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -25,20 +26,33 @@ def make_loggers(run: RunSettings, folder: Path, stage: str) -> list[Logger]:
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
     if mode == "offline":
         os.environ["WANDB_ERROR_REPORTING"] = "false"
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        wandb_run = _start(run, folder, stage, mode)
+        loggers.append(WandbLogger(experiment=wandb_run))
+    return loggers
+
+
+def _start(run: RunSettings, folder: Path, stage: str, mode: str) -> Any:
+    """Begin a W&B run; where the server does not answer or refuses the key, an offline one, saying so."""
     import wandb  # here: it is slow to import, and not needed when off
 
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        wandb_run = wandb.init(
+    try:
+        return wandb.init(
             project=os.environ.get("WANDB_PROJECT", "genmeta"),
             name=f"{run.name}/{folder.name}",
             dir=str(folder),
             group=run.group,
             job_type=stage,
             mode=mode,  # type: ignore[arg-type]
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=20),
         )
-        loggers.append(WandbLogger(experiment=wandb_run))
-    return loggers
+    except wandb.Error as error:
+        if mode == "offline":
+            raise
+        reason = str(error).strip().split("\n")[0]
+        print(f"W&B cannot be used online ({reason}); recording offline", flush=True)
+        os.environ["WANDB_MODE"] = "offline"  # the next runs of this process need not try again
+        return _start(run, folder, stage, "offline")
 
 
 def wandb_mode(wish: str) -> str:

@@ -122,15 +122,16 @@ def font_path(face: str) -> Path:
 
 
 @cache
-def _charmap(face: str) -> frozenset[int]:
+def charmap(face: str) -> frozenset[int]:
+    """Return the code points that a face can draw."""
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(font_path(face))).get_charmap())
+    return frozenset(FT2Font(str(font_path(face))).getcharmap())
 
 
 def faces_with(character: str) -> list[str]:
     """Return the faces that can draw the character, in the order of `FACES`."""
-    return [face for face in FACES if ord(character) in _charmap(face)]
+    return [face for face in FACES if ord(character) in charmap(face)]
 
 
 def master(character: str, face: str) -> np.ndarray:
