@@ -7,7 +7,7 @@ PYTHON ?= python3# that makes the virtual environment: 3.11 to 3.13
 TORCH_INDEX ?=# wheel index for torch, e.g. (the address on pytorch.org) for a CPU-only build
 DATA ?= glyphs# configs/data/*.yaml
 LEARNER ?= protonet# configs/learner/*.yaml
-GENERATOR ?= gan# configs/generator/*.yaml
+GENERATOR ?= vae# configs/generator/*.yaml
 SEED ?= 0
 RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
@@ -21,7 +21,7 @@ TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDE
 .PHONY: help setup train-gan train-vae meta-train meta-test test test-all check format clean
 
 help: ## list the targets
-	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=gan] [SEED=0] [ARGS=...]"; echo
+	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=vae] [SEED=0] [ARGS=...]"; echo
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 	@echo; echo "  DATA:      $(notdir $(basename $(wildcard configs/data/*.yaml)))"
 	@echo "  LEARNER:   $(notdir $(basename $(wildcard configs/learner/*.yaml)))"

@@ -260,7 +260,6 @@ BAD_ARGS = [
         "n_way=5, but .* n_way=7",
     ),
     (["fit", "--config", "configs/baseline/pixels.yaml"], "has nothing to train"),
-    (["fit", "--config", GAN, "--trainer.accelerator", "tpu"], "trainer: .*TPU"),
     (
         ["fit", "--config", GAN, "--config", "configs/data/omniglot_minimal.yaml", "--data.source.folder", "nowhere"],
         r"nowhere/images_background_small1\.zip: no such file; put",
@@ -274,6 +273,13 @@ def test_bad_arguments_give_one_line_and_leave_nothing_behind(tmp_path, capsys, 
     assert main([*args, *more]) == 2
     assert_one_line(capsys, message)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_told_in_one_line(tmp_path, capsys):
+    assert run(tmp_path / "runs", "fit", "--config", GAN, "--config", "configs/trainer/gpu.yaml") == 2
+    assert_one_line(capsys, "trainer: .*gpu")
+    assert not list((tmp_path / "runs").glob("*/*"))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +340,7 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "trained: " in done.stdout
-    folder = tmp_path / "glyphs-protonet-gan" / "001"
+    folder = tmp_path / "glyphs-protonet-vae" / "001"
     results = json.loads((folder / "results.json").read_text())
     assert set(results["arms"]) == {"mixed", "real_only", "from_scratch", "pixels"}
     assert all(len(arm["accuracies"]["5w1s"]) == 20 for arm in results["arms"].values())

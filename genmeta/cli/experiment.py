@@ -73,7 +73,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", default="glyphs", help="name of a YAML in configs/data, or its path")
     add("--learner", default="protonet", help="name of a YAML in configs/learner, or its path")
-    add("--generator", default="gan", help="name of a YAML in configs/generator, or its path")
+    add("--generator", default="vae", help="name of a YAML in configs/generator, or its path")
     add(
         "--seed",
         type=int,
