@@ -126,7 +126,7 @@ def charmap(face: str) -> frozenset[int]:
     """Return the code points that a face can draw."""
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(font_path(face))).getcharmap())
+    return frozenset(FT2Font(str(font_path(face))).get_charmap())
 
 
 def faces_with(character: str) -> list[str]:
