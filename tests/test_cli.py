@@ -314,6 +314,18 @@ def test_damaged_and_foreign_generators_are_refused(tmp_path, capsys, generator)
     assert not (tmp_path / "runs").exists()
 
 
+def test_checkpoints_of_another_model_are_refused(tmp_path, capsys, generator):
+    args = ["--config", PROTONET, f"--ckpt_path={generator}"]
+    assert run(tmp_path / "runs", "test", *args) == 2
+    assert_one_line(capsys, r"is not of this model: it has \S+ .*; use the config\.yaml of the checkpoint's run")
+    (tmp_path / "cut.ckpt").write_bytes(generator.read_bytes()[:10000])
+    assert run(tmp_path / "runs", "test", "--config", PROTONET, f"--ckpt_path={tmp_path / 'cut.ckpt'}") == 2
+    assert_one_line(capsys, r"cut\.ckpt: cannot be read")
+    assert run(tmp_path / "runs", "test", "--config", GAN) == 2
+    assert_one_line(capsys, "genmeta test is for learners; use genmeta validate for a GANModule")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_cut_off_zip_is_refused(tmp_path, capsys):
     for name in FILES:
         (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(1000))

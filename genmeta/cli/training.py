@@ -100,10 +100,7 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
-        """Check that a checkpoint can be read, before anything else; it never decides which classes are made."""
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path:
-            read_checkpoint(path)
+        """Leave the configuration as it is: a checkpoint never decides which classes are made."""
 
     def instantiate_classes(self) -> None:
         try:
@@ -151,8 +148,22 @@ class TrainingCLI(LightningCLI):
             raise UserError(
                 f"data: {type(self.model).__name__} needs a {expected.__name__}, found {type(self.datamodule).__name__}"
             )
+        if self.subcommand == "test" and not isinstance(self.model, MetaModule):
+            raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(self.model).__name__}")
         self.datamodule.setup(self.subcommand)
         self.model.check(self.datamodule, self.subcommand)
+        if path := self.config[self.subcommand].ckpt_path:
+            self._check_weights(path, read_checkpoint(path)["state_dict"])
+
+    def _check_weights(self, path: str, weights: dict[str, torch.Tensor]) -> None:
+        expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}
+        found = {name: list(value.shape) for name, value in weights.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise UserError(
+                    f"ckpt_path: {path} is not of this model: it has {name} {found.get(name, '(none)')}, "
+                    f"the model has {expected.get(name, '(none)')}; use the config.yaml of the checkpoint's run"
+                )
 
     def _callbacks(self) -> list[Any]:
         bar = LiveBar() if sys.stderr.isatty() else EpochLines()
