@@ -62,7 +62,7 @@ check: $(STAMP) ## lint, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --durations=0 tests/test_imports.py
+	$(BIN)/python -m pytest -q tests/test_imports.py
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix-only --quiet .

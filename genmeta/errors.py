@@ -12,6 +12,13 @@ class UserError(Exception):
     """
 
 
+def require_positive(owner: str, **sizes: int) -> None:
+    """Raise UserError if a size is below 1, naming its owner and all sizes."""
+    if min(sizes.values()) < 1:
+        found = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        raise UserError(f"{owner}: sizes must be at least 1, found {found}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known word most like `word`, or `""` if none is close.
 

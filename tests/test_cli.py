@@ -214,6 +214,13 @@ BAD_YAMLS = [
         put("data", "init_args", "split", "omniglot_minimal"),
         "is for data set 'omniglot_minimal', but the data are 'glyphs'",
     ),
+    (
+        put("model", "init_args", "optimizer", "init_args", "lr", "fast"),
+        r"model\.optimizer\.lr: expected float, found 'fast'",
+    ),
+    (put("model", "init_args", "optimizer", "class_path", "collections.OrderedDict"), "is not a subclass of Optimizer"),
+    (put("model", "class_path", "collections.OrderedDict"), "'collections.OrderedDict' is not a LightningModule"),
+    (put("model", "init_args", "generator", "init_args", "hidden", []), "sizes must be at least 1, found .* layers=0"),
     (put("data", "class_path", "genmeta.modules.episodic_data.EpisodicDataModule"), r"data"),
 ]
 
@@ -241,7 +248,13 @@ BAD_ARGS = [
     (["fit", "--config", "configs/nothing.yaml"], "configs/nothing.yaml"),
     (["fit", "--config", GAN, "--trainer.max_epoch", "3"], r"did you mean 'trainer\.max_epochs'"),
     (["fit", "--config", GAN, "--trainer.max_epochs", "few"], r"trainer\.max_epochs"),
-    (["fit", "--config", GAN, "--run.wandb", "sometimes"], r"run\.wandb"),
+    (["fit", "--config", GAN, "--run.wandb", "sometimes"], r"run\.wandb: expected one of 'auto', .* found 'sometimes'"),
+    (["fit", "--config", GAN, "--seed_everything", "x"], "seed_everything: expected bool or int, found 'x'"),
+    (
+        ["fit", "--config", PROTONET, "--data.train_tasks.latent.policy", "Othrclass"],
+        r"latent\.policy: cannot find class .* did you mean 'genmeta\.tasks\.latent\.OtherClass'",
+    ),
+    (["fit", "--config", PROTONET, "--data.train_tasks.share", "2"], r"share must be in \[0, 1\], found 2"),
     (
         ["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_way", "5000"],
         r"data\.train: n_way is 5000, but .* 596 classes",
@@ -312,6 +325,24 @@ def test_damaged_and_foreign_generators_are_refused(tmp_path, capsys, generator)
     assert run(tmp_path / "runs", *args, f"--data.generator={tmp_path / 'size.ckpt'}") == 2
     assert_one_line(capsys, r"\[1, 14, 56\], but the data have \[1, 28, 28\]")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "found an empty file"),
+        (b"- 1\n- 2\n", "expected a YAML of nested options, found - 1"),
+        (bytes(range(128, 256)), "not a text file"),
+        (b"model: [1\ndata", "Problems parsing config"),
+        (b"x: !!python/object/apply:os.mkdir [ran]\n", "Problems parsing config"),
+    ],
+)
+def test_files_that_are_no_configuration_are_refused_and_run_nothing(tmp_path, capsys, monkeypatch, content, message):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    assert run(tmp_path / "runs", "fit", "--config", "bad.yaml") == 2
+    assert_one_line(capsys, message)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_checkpoints_of_another_model_are_refused(tmp_path, capsys, generator):

@@ -1,5 +1,6 @@
 """From the parser's messages, a tree of alternatives over many lines, to one line that says what would work."""
 
+import difflib
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentParser
 import genmeta
 from genmeta.errors import nearest
 
+_NO_PATH = r"Expected a (?:path but|dot import path string:) (\S+)"
 _HEADINGS = ("Does not validate against any of the Union subtypes", "Subtypes:", "Errors:", "Given value")
 
 
@@ -18,6 +20,10 @@ def one_line(message: str, parser: ArgumentParser) -> str:
     """Return the most telling error of a message, with its dotted option and the nearest known name."""
     if message.startswith("Problems parsing config"):
         return " ".join(message.split())
+    if message.startswith("Unexpected config"):
+        return "--config: expected a YAML of nested options, found " + (
+            " ".join(message.split()[2:6]) or "an empty file"
+        )
     path: list[tuple[int, str]] = []  # indentation and name of each enclosing option
     leaves: list[tuple[str, str]] = []
     class_path = ""
@@ -31,6 +37,9 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         if key := re.match(r'Parser key "([^"]+)":\s*(.*)', text):
             path.append((indent, key[1]))
             text = key[2]
+        if inside := re.match(r'.* Parser key "([^"]+)":$', text):
+            path.append((indent, inside[1]))
+            text = ""
         if problem := re.match(r"Problem with given class_path '([^']+)':\s*(.*)", text):
             class_path, text = problem[1], problem[2]
         if re.match(r"module '.*' has no attribute|No module named", text):
@@ -41,14 +50,20 @@ def one_line(message: str, parser: ArgumentParser) -> str:
     leaves = [leaf for leaf in leaves if "NoneType" not in leaf[1]] or leaves
     if not leaves:
         return " ".join(message.split())
-    return _explained(*min(leaves, key=lambda leaf: _rank(leaf[1])), parser)
+    option, text = min(leaves, key=lambda leaf: _rank(leaf[1]))
+    alternatives = [t for where, t in leaves if where == option and re.match("Expected a (<class|typing.Literal)", t)]
+    if text in alternatives:
+        text = " ".join(alternatives)
+        given = re.search(r"Given value: ([^{\n.]+)", message)
+        text += f". Got value: {given[1]}" if given and "Got value" not in text else ""
+    return _explained(option, text, parser)
 
 
 def _rank(text: str) -> int:
     for rank, pattern in enumerate(("not accept", "Cannot find class", "does not correspond to a subclass")):
         if pattern in text:
             return rank
-    return 3
+    return 4 if re.match(_NO_PATH, text) else 3
 
 
 def _explained(option: str, text: str, parser: ArgumentParser) -> str:
@@ -63,17 +78,23 @@ def _explained(option: str, text: str, parser: ArgumentParser) -> str:
         return f"{option}: cannot find class '{wrong[1]}' ({wrong[2]}){_class(wrong[1])}"
     if wrong := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", text):
         return f"{option}: '{wrong[1]}' is not a {wrong[2].rstrip('.')}"
-    if wrong := re.search(r"Expected a <class '(\w+)'>\. Got value: (.*)", text):
-        return f"{option}: expected {wrong[1]}, found '{wrong[2]}'"
+    if wrong := re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", text):
+        return f"{option}: '{wrong[1]}' is not a subclass of {wrong[2]}"
+    if wrong := re.search(_NO_PATH, text):
+        return f"{option}: cannot find class '{wrong[1]}'{_class(wrong[1])}"
+    if kinds := re.findall(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", text):
+        value = re.search(r"Got value: (.*?)(?: Expected a |$)", text)
+        expected = " or ".join(dict.fromkeys(a or f"one of {b}" for a, b in kinds))
+        return f"{option}: expected {expected}" + (f", found '{value[1]}'" if value else "")
     if missing := re.search(r"following arguments are required: (.*)", text):
         return f"{missing[1].replace('fit.', '')} not given; pass a YAML with --config, e.g. configs/generator/gan.yaml"
     return f"{option}: {text}" if option else text
 
 
 def _class(path: str) -> str:
-    known = [f"{c.__module__}.{c.__qualname__}" for c in _classes()]
-    by_name = nearest(path, [k for k in known if k.rsplit(".", 1)[1] == path.rsplit(".", 1)[-1]])
-    return by_name or nearest(path, known)
+    known = {c.__qualname__.lower(): f"{c.__module__}.{c.__qualname__}" for c in _classes()}
+    match = difflib.get_close_matches(path.rsplit(".", 1)[-1].lower(), known, n=1, cutoff=0.75)
+    return f"; did you mean '{known[match[0]]}'?" if match else nearest(path, known.values())
 
 
 def _options(parser: ArgumentParser) -> set[str]:

@@ -1,5 +1,6 @@
 """`genmeta fit`, `validate`, `test`: LightningCLI with one-line errors, run folders and our loggers."""
 
+import contextlib
 import platform
 import re
 import shutil
@@ -97,7 +98,10 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        try:
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        except UnicodeDecodeError as error:
+            raise UserError(f"--config: not a text file ({error.reason} at byte {error.start})") from error
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: a checkpoint never decides which classes are made."""
@@ -110,7 +114,8 @@ class TrainingCLI(LightningCLI):
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__ or cause.__context__
             if cause is None:
-                raise
+                reasons = [line.strip("- ") for line in str(error).splitlines() if line.startswith("  - ")]
+                raise UserError(f"the configured parts cannot be made: {' '.join(reasons) or error}") from error
             raise cause from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -134,6 +139,8 @@ class TrainingCLI(LightningCLI):
         except MisconfigurationException as error:  # e.g. a GPU is asked for where there is none
             finish_tracking()
             shutil.rmtree(self.run_folder)
+            with contextlib.suppress(OSError):  # other runs are in it
+                self.run_folder.parent.rmdir()
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
             logger.log_hyperparams(resolved | self._facts())

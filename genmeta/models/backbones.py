@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from genmeta.errors import UserError
+from genmeta.errors import UserError, require_positive
 
 
 class Conv4(nn.Module):
@@ -22,6 +22,7 @@ class Conv4(nn.Module):
         self, in_channels: int = 1, hidden: int = 64, image_size: int = 28, running_stats: bool = True
     ) -> None:
         super().__init__()
+        require_positive("Conv4", in_channels=in_channels, hidden=hidden)
         if image_size < 16:
             raise UserError(f"Conv4 halves the image four times: image_size must be at least 16, found {image_size}")
         self.n_features = hidden * (image_size // 16) ** 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genmeta.errors import UserError
+from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import LatentDecoder
 
 
@@ -30,6 +30,9 @@ class FullyConnectedGenerator(LatentDecoder):
         hidden: Sequence[int] = (128, 256, 512, 1024),
     ) -> None:
         super().__init__()
+        require_positive(
+            "FullyConnectedGenerator", latent_dim=latent_dim, layers=len(hidden), smallest=min(hidden, default=1)
+        )
         self.init_args = {"latent_dim": latent_dim, "image_shape": list(image_shape), "hidden": list(hidden)}
         self.latent_dim, self.image_shape = latent_dim, _three(image_shape)
         layers: list[nn.Module] = []
@@ -50,6 +53,7 @@ class FullyConnectedDiscriminator(nn.Module):
 
     def __init__(self, image_shape: Sequence[int] = (1, 28, 28), hidden: Sequence[int] = (512, 256)) -> None:
         super().__init__()
+        require_positive("FullyConnectedDiscriminator", layers=len(hidden), smallest=min(hidden, default=1))
         self.image_shape = _three(image_shape)
         sizes = [prod(self.image_shape), *hidden]
         layers: list[nn.Module] = []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genmeta.errors import UserError
+from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import LatentDecoder
 
 
@@ -21,7 +21,7 @@ class ConvEncoder(nn.Module):
         hidden: int = 256,
     ) -> None:
         super().__init__()
-        c, h, w = quarter(image_shape)
+        c, h, w = _sizes(latent_dim, image_shape, channels, hidden)
         self.latent_dim, self.image_shape = latent_dim, (c, h * 4, w * 4)
         self.layers = nn.Sequential(
             nn.Conv2d(c, channels[0], 4, 2, 1),
@@ -57,7 +57,7 @@ class ConvDecoder(LatentDecoder):
             "channels": list(channels),
             "hidden": hidden,
         }
-        c, h, w = quarter(image_shape)
+        c, h, w = _sizes(latent_dim, image_shape, channels, hidden)
         self.latent_dim, self.image_shape = latent_dim, (c, h * 4, w * 4)
         self.layers = nn.Sequential(
             nn.Linear(latent_dim, hidden),
@@ -91,6 +91,15 @@ def quarter(image_shape: Sequence[int]) -> tuple[int, int, int]:
         )
     c, h, w = image_shape
     return c, h // 4, w // 4
+
+
+def _sizes(latent_dim: int, image_shape: Sequence[int], channels: Sequence[int], hidden: int) -> tuple[int, int, int]:
+    if len(channels) != 2:
+        raise UserError(
+            f"the VAE's networks have two convolutions: channels must be two numbers, found {list(channels)}"
+        )
+    require_positive("the VAE's networks", latent_dim=latent_dim, channels=min(channels), hidden=hidden)
+    return quarter(image_shape)
 
 
 def sample_posterior(mean: Tensor, log_var: Tensor, rng: torch.Generator) -> Tensor:
