@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 
 PYTHON ?= python3# that makes the virtual environment: 3.11 to 3.13
-TORCH_INDEX ?=# wheel index for torch, e.g. (the address on pytorch.org) for a CPU-only build
+TORCH_INDEX ?=# address of a wheel index for torch, e.g. that of the CPU-only builds on pytorch.org
 DATA ?= glyphs# configs/data/*.yaml
 LEARNER ?= protonet# configs/learner/*.yaml
 GENERATOR ?= vae# configs/generator/*.yaml
