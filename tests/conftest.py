@@ -1,5 +1,6 @@
 """Small data for tests that do not need real ones."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,6 @@ def toy_split(table: ImageTable) -> Split:
 
 @pytest.fixture
 def toy_split_file(tmp_path: Path) -> str:
-    import json
-
     split = toy_split(make_table())
     content = {"dataset": "toy", "train": split.train, "val": split.val, "test": split.test}
     (tmp_path / "toy.json").write_text(json.dumps(content))

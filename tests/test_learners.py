@@ -65,19 +65,14 @@ def test_protonet_equals_a_slow_loop():
 
 
 def test_protonet_agrees_with_learn2learn():
-    from learn2learn.nn import PrototypicalClassifier  # through import_learn2learn at the top of the session
-
     batch = make_batch()
     learner = seeded(LEARNERS["protonet"])
-    classifier = PrototypicalClassifier(distance="euclidean")
+    classifier = import_learn2learn().nn.PrototypicalClassifier(distance="euclidean")
     for t in range(2):
         features = learner.backbone(batch.support_x[t])
         classifier.fit_(features, batch.support_y[t])
         expected = classifier(learner.backbone(batch.query_x[t]))
         torch.testing.assert_close(learner(batch)[t], expected, atol=1e-8, rtol=1e-8)
-
-
-import_learn2learn()
 
 
 def test_protonet_prototypes_with_unequal_class_counts():

@@ -110,7 +110,7 @@ def _parameter_names() -> set[str]:
 
 def _classes() -> Iterator[type]:
     for info in pkgutil.walk_packages(genmeta.__path__, "genmeta."):
-        if info.name.startswith(("genmeta.cli", "genmeta.__main__", "genmeta.reference")):
+        if info.name.startswith(("genmeta.cli", "genmeta.__main__")):
             continue
         module = importlib.import_module(info.name)
         for _, c in inspect.getmembers(module, inspect.isclass):

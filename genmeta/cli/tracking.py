@@ -21,19 +21,18 @@ def make_loggers(run: RunSettings, folder: Path, stage: str) -> list[Logger]:
     mode = wandb_mode(run.wandb)
     if mode == "off":
         return loggers
-    os.environ["WANDB_MODE"] = mode
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
-    if mode == "offline":
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        wandb_run = _start(run, folder, stage, mode)
-        loggers.append(WandbLogger(experiment=wandb_run))
+        loggers.append(WandbLogger(experiment=_start(run, folder, stage, mode)))
     return loggers
 
 
 def _start(run: RunSettings, folder: Path, stage: str, mode: str) -> Any:
     """Begin a W&B run; where the server does not answer or refuses the key, an offline one, saying so."""
+    os.environ["WANDB_MODE"] = mode  # also for the next runs of this process, which need not try again
+    if mode == "offline":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb  # here: it is slow to import, and not needed when off
 
     try:
@@ -51,7 +50,6 @@ def _start(run: RunSettings, folder: Path, stage: str, mode: str) -> Any:
             raise
         reason = str(error).strip().split("\n")[0]
         print(f"W&B cannot be used online ({reason}); recording offline", flush=True)
-        os.environ["WANDB_MODE"] = "offline"  # the next runs of this process need not try again
         return _start(run, folder, stage, "offline")
 
 

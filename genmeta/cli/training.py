@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class TrainingCLI(LightningCLI):
                 self.run_folder.parent.rmdir()
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
-            logger.log_hyperparams(resolved | self._facts())
+            logger.log_hyperparams(resolved | self._facts)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
@@ -186,6 +187,7 @@ class TrainingCLI(LightningCLI):
         )
         return [bar, *picture_callbacks(self.model, self.run_folder), checkpoints]
 
+    @cached_property
     def _facts(self) -> dict[str, Any]:
         """What a run depends on besides its configuration, and what makes it comparable."""
         split = self.datamodule.split
@@ -211,7 +213,7 @@ class TrainingCLI(LightningCLI):
             "stage": subcommand,
             "seconds": round(time.monotonic() - self.started, 1),
             "metrics": {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items())},
-            **self._facts(),
+            **self._facts,
         }
         if subcommand == "fit" and best_checkpoint(self.run_folder).is_file():
             checkpoint = self.trainer.checkpoint_callback

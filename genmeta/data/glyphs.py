@@ -136,16 +136,7 @@ def faces_with(character: str) -> list[str]:
 
 def master(character: str, face: str) -> np.ndarray:
     """Return the upright character as uint8 `[84, 84]`: centred, its longest side 60 pixels, ink = 255."""
-    return _master(character, _font(face))
-
-
-@cache
-def _font(face: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(font_path(face)), size=96, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _master(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
-    mask = font.getmask(character, mode="L")
+    mask = _font(face).getmask(character, mode="L")
     raster = Image.frombytes("L", mask.size, bytes(mask))
     ink = raster.crop(raster.getbbox())
     scale = _BOX / max(ink.size)
@@ -153,6 +144,11 @@ def _master(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     canvas = Image.new("L", (_MASTER, _MASTER))
     canvas.paste(ink.resize(size, Image.Resampling.BOX), ((_MASTER - size[0]) // 2, (_MASTER - size[1]) // 2))
     return np.asarray(canvas)
+
+
+@cache
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(font_path(face)), size=96, layout_engine=ImageFont.Layout.BASIC)
 
 
 def write(masters: Tensor, hand: Hand) -> Tensor:
