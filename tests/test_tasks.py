@@ -11,13 +11,14 @@ from genmeta.errors import UserError
 from genmeta.rng import derived_seed, make_rng
 from genmeta.tasks.latent import LatentTasks, OtherClass, PriorNoise, RandomOther, draw_anchors
 from genmeta.tasks.mixed import MixedTasks
+from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import render
 from genmeta.tasks.sampler import TaskPool, draw_distinct, shuffle_tasks
 
 DIM = 8
 TABLE = make_table(counts=(20, 7, 12))
-POOL = TaskPool.of(TABLE, torch.tensor([3, 4, 8, 9, 11, 14, 20, 21]), latent_dim=DIM)
+POOL = TaskPool.of(TABLE, torch.tensor([3, 4, 8, 9, 11, 14, 20, 21]), GaussianMixture.standard(DIM))
 SHAPE = EpisodeShape(5, 2, 3)
 POLICIES = [PriorNoise(0.3), RandomOther(0.3), OtherClass(0.4)]
 SAMPLERS = [
@@ -95,7 +96,7 @@ def test_a_meta_batch_follows_from_its_generator_alone(sampler):
 @pytest.mark.parametrize(("n_way", "n_images"), [(2, 2), (5, 16), (7, 3), (20, 20)])
 def test_policies_work_for_any_way_and_shot_and_give_class_structure(policy, n_way, n_images):
     anchors = torch.randn(30, n_way, 64, generator=make_rng(1))
-    codes = policy.instances(anchors, n_images, make_rng(2))
+    codes = policy.instances(anchors, n_images, GaussianMixture.standard(64), make_rng(2))
     assert codes.shape == (30, n_way, n_images, 64)
     own = (codes - anchors[:, :, None]).norm(dim=3)
     others = (codes[:, :, :, None] - anchors[:, None, None]).norm(dim=4)
@@ -106,15 +107,16 @@ def test_policies_work_for_any_way_and_shot_and_give_class_structure(policy, n_w
 
 
 def test_policies_follow_their_formulas():
+    prior = GaussianMixture.standard(64)
     anchors = torch.randn(400, 3, 64, generator=make_rng(1))
-    noise = PriorNoise(0.5).instances(anchors, 4, make_rng(2)) - anchors[:, :, None]
+    noise = PriorNoise(0.5).instances(anchors, 4, prior, make_rng(2)) - anchors[:, :, None]
     assert abs(noise.std().item() - 0.5) < 0.01
-    codes = RandomOther(0.25).instances(anchors, 4, make_rng(2))
+    codes = RandomOther(0.25).instances(anchors, 4, prior, make_rng(2))
     v = (codes - 0.75 * anchors[:, :, None]) / 0.25
     assert abs(v.std().item() - 1) < 0.01
     assert abs(v.mean().item()) < 0.01
     # with two other classes and two images, each image lies 0.4 of the way to another of them
-    codes = OtherClass(0.4).instances(anchors, 2, make_rng(2))
+    codes = OtherClass(0.4).instances(anchors, 2, prior, make_rng(2))
     for c in range(3):
         others = [d for d in range(3) if d != c]
         expected = torch.stack([anchors[:, c] + 0.4 * (anchors[:, d] - anchors[:, c]) for d in others], 1)
@@ -123,12 +125,24 @@ def test_policies_follow_their_formulas():
 
 
 def test_anchors_keep_their_separation_and_impossible_ones_are_refused():
-    anchors = draw_anchors(500, 5, 16, 0.9, make_rng(0))
+    prior = GaussianMixture.standard(16)
+    anchors = draw_anchors(500, 5, prior, 0.9, make_rng(0))
     distances = torch.cdist(anchors, anchors)[:, ~torch.eye(5, dtype=torch.bool)]
     assert distances.min() >= 0.9 * (2 * 16) ** 0.5 - 1e-4
     assert abs(anchors.mean()) < 0.02, "still centred"
     with pytest.raises(UserError, match="separation 3"):
-        draw_anchors(4, 5, 16, 3.0, make_rng(0))
+        draw_anchors(4, 5, prior, 3.0, make_rng(0))
+
+
+def test_units_follow_the_spread_of_the_prior():
+    """A prior ten times as wide gives ten times the distances for the same settings."""
+    wide = GaussianMixture(torch.ones(1), torch.zeros(1, 16), torch.full((1, 16), 10.0))
+    narrow = GaussianMixture.standard(16)
+    anchors = [draw_anchors(50, 5, prior, 0.9, make_rng(0)) for prior in (narrow, wide)]
+    torch.testing.assert_close(anchors[1], 10 * anchors[0])
+    for policy in POLICIES:
+        codes = [policy.instances(a, 6, p, make_rng(1)) for a, p in zip(anchors, (narrow, wide), strict=True)]
+        torch.testing.assert_close(codes[1], 10 * codes[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("share", "n_tasks"), [(0.0, 4), (0.25, 4), (0.5, 4), (0.1, 4), (0.3, 10), (1.0, 3)])

@@ -17,8 +17,8 @@ from genmeta.errors import UserError
 from genmeta.learners.maml import MAML
 from genmeta.learners.metric import ProtoNet
 from genmeta.models.backbones import Conv4
-from genmeta.models.gan import FullyConnectedDiscriminator, FullyConnectedGenerator
-from genmeta.models.vae import ConvDecoder, ConvEncoder
+from genmeta.models.gan_networks import FullyConnectedDiscriminator, FullyConnectedGenerator
+from genmeta.models.vae_networks import ConvDecoder, ConvEncoder
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.image_data import ImageDataModule
@@ -157,7 +157,7 @@ def test_accuracy_by_source_is_a_mean_over_the_queries_of_that_source(tmp_path, 
 
 
 def pretrain(module, split_file, folder, path, epochs=1) -> Trainer:
-    data = ImageDataModule(ToySource(), split_file, batch_size=16, steps_per_epoch=4)
+    data = ImageDataModule(ToySource(), split_file, batch_size=16, steps_per_epoch=4, feature_steps=2)
     checkpoint = ModelCheckpoint(dirpath=path.parent, filename=path.stem)
     trainer = trainer_for(folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoint])
     trainer.fit(module, data)

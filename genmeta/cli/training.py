@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 
 from genmeta.cli.messages import one_line
 from genmeta.cli.progress import EpochLines, LiveBar, quiet
@@ -33,6 +34,7 @@ from genmeta.cli.tracking import finish_tracking, make_loggers
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.generative_module import GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.pictures import picture_callbacks
@@ -203,8 +205,11 @@ class TrainingCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self.reused or self.check_only:
             return
+        report: dict[str, float] = {}
         try:
             super()._run_subcommand(subcommand)
+            if isinstance(self.model, GenerativeModule) and not self.trainer.interrupted:
+                report = self._report(subcommand)
         finally:
             finish_tracking()
         if self.trainer.interrupted or not self.trainer.is_global_zero:
@@ -215,11 +220,15 @@ class TrainingCLI(LightningCLI):
             "metrics": {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items())},
             **self._facts,
         }
+        if subcommand == "fit":
+            content["steps"] = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if subcommand == "fit" and best_checkpoint(self.run_folder).is_file():
             checkpoint = self.trainer.checkpoint_callback
             content["best"] = {self.model.monitor: float(checkpoint.best_model_score)}  # type: ignore[union-attr]
         if isinstance(self.model, MetaModule) and subcommand == "test":
             content["episode_accuracies"] = self.model.episode_accuracies
+        if report:
+            content["report"], content["features"] = report, self.datamodule.features.name
         write_run_file(self.run_folder, content)
         if subcommand == "fit":
             print(
@@ -228,6 +237,22 @@ class TrainingCLI(LightningCLI):
         else:
             for name, value in content["metrics"].items():
                 print(f"           {name} {value:.4f}", flush=True)
+
+    def _report(self, subcommand: str) -> dict[str, float]:
+        """Measure the best weights of a generative model (after `fit`), or those at hand; print and log the table."""
+        best = best_checkpoint(self.run_folder)
+        if subcommand == "fit" and best.is_file():
+            self.model.load_state_dict(read_checkpoint(best)["state_dict"])
+        if not self.trainer.is_global_zero:
+            return {}
+        report = self.model.report()
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update({f"report/{name}": value for name, value in report.items()})
+        print(f"           features: {self.datamodule.features.name}")
+        for name, value in report.items():
+            print(f"           {name:<24}{value:>10.4g}", flush=True)
+        return report
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

@@ -6,22 +6,78 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from genmeta.data.splits import Split
 from genmeta.errors import UserError
-from genmeta.models.decoder import LatentDecoder
+from genmeta.models.decoder import LatentDecoder, LatentEncoder, Redrawer
+from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
+_ROLES: dict[str, type[nn.Module]] = {"decoder": LatentDecoder, "encoder": LatentEncoder, "redrawer": Redrawer}
 
 
 @dataclass(frozen=True)
-class LoadedDecoder:
-    """A frozen decoder (evaluation mode, no gradients) and the split that it was trained on."""
+class LatentModel:
+    """A trained generative model, frozen (evaluation mode, no gradients): all that tasks and exploration need of it.
 
-    decoder: LatentDecoder
+    Attributes:
+        prior: what codes are drawn from.
+        split_name, split_hash: the split that it was trained on.
+        path: of its checkpoint.
+        networks: by role: `decoder` and, where there is one, `encoder`; or `redrawer`.
+    """
+
+    prior: GaussianMixture
     split_name: str
     split_hash: str
     path: Path
+    networks: nn.ModuleDict
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of a code."""
+        return self.prior.dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the images."""
+        shape: tuple[int, int, int] = next(iter(self.networks.values())).image_shape  # type: ignore[assignment]
+        return shape
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return images `[n, C, H, W]` in [0, 1] for codes `[n, latent_dim]`.
+
+        Raises:
+            UserError: the model only redraws given images.
+        """
+        decoder = self._network("decoder", "has no decoder: it draws given images again")
+        return decoder.to(z.device).decode_in_chunks(z)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of the codes, each `[n, latent_dim]`, of images `[n, C, H, W]` in [0, 1].
+
+        Raises:
+            UserError: the model has no encoder.
+        """
+        return self._network("encoder", "has no encoder; train the GAN with model.encoder").to(x.device)(x)
+
+    def redraw(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return other instances `[n, C, H, W]` of the classes of images `[n, C, H, W]`, by codes `[n, latent_dim]`.
+
+        Raises:
+            UserError: the model is not conditioned on images.
+        """
+        return self._network("redrawer", "does not draw given images again").to(x.device).redraw(x, z)
+
+    def check_draws_from_codes(self) -> None:
+        """Raise UserError if there is no decoder."""
+        self._network("decoder", "has no decoder: it draws given images again")
+
+    def _network(self, role: str, otherwise: str) -> Any:
+        if role not in self.networks:
+            raise UserError(f"generator {self.path} {otherwise}")
+        return self.networks[role]
 
     def check_split(self, split: Split) -> None:
         """Raise UserError if the generator was trained on another split than the one given."""
@@ -33,23 +89,36 @@ class LoadedDecoder:
 
     def check_image_shape(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the generator draws images of another size than the data."""
-        if self.decoder.image_shape != image_shape:
+        if self.image_shape != image_shape:
             raise UserError(
-                f"generator {self.path} draws images of shape {list(self.decoder.image_shape)}, "
+                f"generator {self.path} draws images of shape {list(self.image_shape)}, "
                 f"but the data have {list(image_shape)} (channels, height, width)"
             )
 
 
-def describe_decoder(decoder: LatentDecoder, state_prefix: str, split: Split) -> dict[str, Any]:
-    """Return the checkpoint's entry for a decoder whose weights stand under `state_prefix` in the state dict."""
+def describe_generator(
+    networks: dict[str, tuple[nn.Module, str]], prior: GaussianMixture, split: Split
+) -> dict[str, Any]:
+    """Return the checkpoint's entry of a generative model.
+
+    Args:
+        networks: by role (`decoder`, `encoder`, `redrawer`): the network, and the prefix of its weights in the state
+            dict.
+        prior: what codes are drawn from.
+        split: that it is trained on.
+    """
     return {
-        "latent_dim": decoder.latent_dim,
-        "image_shape": list(decoder.image_shape),
         "split_name": split.name,
         "split_hash": split.hash,
-        "decoder_class": f"{type(decoder).__module__}.{type(decoder).__qualname__}",
-        "decoder_args": decoder.init_args,
-        "state_prefix": state_prefix,
+        "prior": {"weights": prior.weights, "means": prior.means, "scales": prior.scales},
+        "networks": {
+            role: {
+                "class": f"{type(network).__module__}.{type(network).__qualname__}",
+                "args": network.init_args,
+                "prefix": prefix,
+            }
+            for role, (network, prefix) in networks.items()
+        },
     }
 
 
@@ -75,33 +144,38 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_decoder(path: str | Path) -> LoadedDecoder:
-    """Load the decoder of a GAN's or VAE's checkpoint, frozen.
+def load_generator(path: str | Path) -> LatentModel:
+    """Load a GAN's or VAE's checkpoint, frozen.
 
     Raises:
         UserError: the file is missing or damaged, or is no generator's checkpoint.
     """
     checkpoint = read_checkpoint(path)
     entry = checkpoint.get(KEY, {})
-    if "decoder_class" not in entry:
+    if "networks" not in entry:
         raise UserError(f"checkpoint {path}: is not from a generator; expected one of make train-gan or make train-vae")
-    decoder = _build(entry["decoder_class"], entry["decoder_args"], Path(path))
-    prefix = entry["state_prefix"]
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    try:
-        decoder.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"checkpoint {path}: weights do not fit {entry['decoder_class']}") from error
-    decoder.requires_grad_(False).eval()
-    return LoadedDecoder(decoder, entry["split_name"], entry["split_hash"], Path(path))
+    networks = nn.ModuleDict()
+    for role, description in entry["networks"].items():
+        network = _build(description["class"], description["args"], role, Path(path))
+        prefix = description["prefix"]
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"checkpoint {path}: weights do not fit {description['class']}") from error
+        networks[role] = network
+    prior = GaussianMixture(**entry["prior"])
+    networks.requires_grad_(False).eval()
+    return LatentModel(prior, entry["split_name"], entry["split_hash"], Path(path), networks)
 
 
-def _build(class_path: str, init_args: dict[str, Any], checkpoint: Path) -> LatentDecoder:
+def _build(class_path: str, init_args: dict[str, Any], role: str, checkpoint: Path) -> nn.Module:
+    expected = _ROLES.get(role)
     module, _, name = class_path.rpartition(".")
     try:
-        decoder_class = getattr(importlib.import_module(module), name)
+        network_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"checkpoint {checkpoint}: its decoder class {class_path} is not installed") from error
-    if not (isinstance(decoder_class, type) and issubclass(decoder_class, LatentDecoder)):
-        raise UserError(f"checkpoint {checkpoint}: {class_path} is not a LatentDecoder")
-    return decoder_class(**init_args)
+        raise UserError(f"checkpoint {checkpoint}: its {role} class {class_path} is not installed") from error
+    if expected is None or not (isinstance(network_class, type) and issubclass(network_class, expected)):
+        raise UserError(f"checkpoint {checkpoint}: {class_path} is not a {expected.__name__ if expected else role}")
+    return network_class(**init_args)

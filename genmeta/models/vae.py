@@ -1,105 +1,13 @@
-"""Convolutional variational autoencoder (Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014)."""
+"""The evidence lower bound and its parts: pure functions, in nats.
 
-from collections.abc import Sequence
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014.
+"""
+
+import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from genmeta.errors import UserError, require_positive
-from genmeta.models.decoder import LatentDecoder
-
-
-class ConvEncoder(nn.Module):
-    """Two convolutions with stride 2 and a hidden layer; returns mean and log variance of q(z | x)."""
-
-    def __init__(
-        self,
-        latent_dim: int = 32,
-        image_shape: Sequence[int] = (1, 28, 28),
-        channels: Sequence[int] = (32, 64),
-        hidden: int = 256,
-    ) -> None:
-        super().__init__()
-        c, h, w = _sizes(latent_dim, image_shape, channels, hidden)
-        self.latent_dim, self.image_shape = latent_dim, (c, h * 4, w * 4)
-        self.layers = nn.Sequential(
-            nn.Conv2d(c, channels[0], 4, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(channels[0], channels[1], 4, 2, 1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(channels[1] * h * w, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 2 * latent_dim),
-        )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance, each `[n, latent_dim]`, for images `[n, C, H, W]` in [0, 1]."""
-        mean, log_var = self.layers(x).chunk(2, 1)
-        return mean, log_var
-
-
-class ConvDecoder(LatentDecoder):
-    """The encoder's mirror image; `forward` returns Bernoulli logits of the pixels."""
-
-    def __init__(
-        self,
-        latent_dim: int = 32,
-        image_shape: Sequence[int] = (1, 28, 28),
-        channels: Sequence[int] = (32, 64),
-        hidden: int = 256,
-    ) -> None:
-        super().__init__()
-        self.init_args = {
-            "latent_dim": latent_dim,
-            "image_shape": list(image_shape),
-            "channels": list(channels),
-            "hidden": hidden,
-        }
-        c, h, w = _sizes(latent_dim, image_shape, channels, hidden)
-        self.latent_dim, self.image_shape = latent_dim, (c, h * 4, w * 4)
-        self.layers = nn.Sequential(
-            nn.Linear(latent_dim, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, channels[1] * h * w),
-            nn.ReLU(),
-            nn.Unflatten(1, (channels[1], h, w)),
-            nn.ConvTranspose2d(channels[1], channels[0], 4, 2, 1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(channels[0], c, 4, 2, 1),
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return logits `[n, C, H, W]` for codes `[n, latent_dim]`."""
-        return self.layers(z)
-
-    def decode(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(self(z))
-
-
-def quarter(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return `(C, H / 4, W / 4)`.
-
-    Raises:
-        UserError: not three numbers, or height and width are no multiples of 4.
-    """
-    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
-        raise UserError(
-            f"image_shape must be [channels, height, width] with height and width multiples of 4, "
-            f"found {list(image_shape)}"
-        )
-    c, h, w = image_shape
-    return c, h // 4, w // 4
-
-
-def _sizes(latent_dim: int, image_shape: Sequence[int], channels: Sequence[int], hidden: int) -> tuple[int, int, int]:
-    if len(channels) != 2:
-        raise UserError(
-            f"the VAE's networks have two convolutions: channels must be two numbers, found {list(channels)}"
-        )
-    require_positive("the VAE's networks", latent_dim=latent_dim, channels=min(channels), hidden=hidden)
-    return quarter(image_shape)
+from torch import Tensor
 
 
 def sample_posterior(mean: Tensor, log_var: Tensor, rng: torch.Generator) -> Tensor:
@@ -108,11 +16,64 @@ def sample_posterior(mean: Tensor, log_var: Tensor, rng: torch.Generator) -> Ten
     return mean + torch.exp(log_var / 2) * noise
 
 
-def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
-    """Return `log p(x | z)` in nats, summed over pixels, `[n]`. Grey pixels count as expected values of coin flips."""
-    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+def kl_to_gaussian(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
+    """Return `KL(N(mean, exp(log_var)) || N(prior_mean, exp(prior_log_var)))` for each dimension, `[n, d]`."""
+    squared = (mean - prior_mean).square() + log_var.exp()
+    return 0.5 * (prior_log_var - log_var + squared / prior_log_var.exp() - 1)
 
 
 def kl_to_prior(mean: Tensor, log_var: Tensor) -> Tensor:
-    """Return `KL(q(z | x) || N(0, I))` in nats, summed over latent dimensions, `[n]` (Kingma and Welling, app. B)."""
-    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+    """Return `KL(q(z | x) || N(0, I))` for each dimension, `[n, d]` (Kingma and Welling, appendix B)."""
+    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
+
+
+def log_normal(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """Return the log density of `N(mean, exp(log_var))` at z, summed over the last dimension."""
+    return -0.5 * (math.log(2 * math.pi) + log_var + (z - mean).square() * torch.exp(-log_var)).sum(-1)
+
+
+def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
+    """Return the KL term of the loss, a scalar: no dimension's mean over the batch counts less than `free_bits` nats.
+
+    Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016, section C.8: with it
+    a dimension cannot save anything by falling silent.
+
+    Args:
+        kl: `[n, d]`.
+        free_bits: nats a dimension.
+    """
+    return kl.mean(0).clamp(min=free_bits).sum()
+
+
+def importance_bound(
+    posterior: tuple[Tensor, Tensor],
+    log_likelihood: Callable[[Tensor, Tensor], Tensor],
+    log_prior: Callable[[Tensor], Tensor],
+    k: int,
+    rng: torch.Generator,
+    at_once: int = 4096,
+) -> Tensor:
+    """Return the importance-weighted bound on log p(x) with k samples, `[n]`: k = 1 is the ELBO, and it grows with k.
+
+    Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, eq. 8.
+
+    Args:
+        posterior: mean and log variance of q(z | x), each `[n, d]`.
+        log_likelihood: `log p(x | z)`, `[n · s]`, for codes `[n · s, d]` and which image each belongs to, `[n · s]`.
+        log_prior: `log p(z)`, `[m]`, for codes `[m, d]`.
+        k: samples of each image.
+        rng: draws the samples.
+        at_once: codes decoded together.
+    """
+    mean, log_var = posterior
+    n = len(mean)
+    total = torch.full((n,), -torch.inf, dtype=mean.dtype, device=mean.device)
+    rest = k
+    while rest:
+        s = min(rest, max(1, at_once // n))
+        rest -= s
+        of = torch.arange(n, device=mean.device).repeat_interleave(s)
+        z = sample_posterior(mean[of], log_var[of], rng)
+        log_weight = log_likelihood(z, of) + log_prior(z) - log_normal(z, mean[of], log_var[of])
+        total = torch.logaddexp(total, log_weight.view(n, s).logsumexp(1))
+    return total - math.log(k)

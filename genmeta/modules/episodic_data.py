@@ -11,7 +11,7 @@ from genmeta.data.splits import Part, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
-from genmeta.models.checkpoint import LoadedDecoder, load_decoder
+from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.modules.step_loader import FixedLoader, StepLoader
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
@@ -96,7 +96,7 @@ class EpisodicDataModule(LightningDataModule):
         self.test_part, self.tasks_per_eval_batch = test_part, tasks_per_eval_batch
         self.n_workers, self.seed = n_workers, seed
         self.table: ImageTable | None = None
-        self.generator: LoadedDecoder | None = None
+        self.generator: LatentModel | None = None
 
     def setup(self, stage: str) -> None:
         """Load table, split and generator, once, and check that all episodes asked for can be drawn.
@@ -128,11 +128,12 @@ class EpisodicDataModule(LightningDataModule):
             raise UserError(
                 "data.train_tasks draws generated tasks, but data.generator is not set; expected a checkpoint"
             )
-        generator = load_decoder(self.generator_path)
+        generator = load_generator(self.generator_path)
+        generator.check_draws_from_codes()
         generator.check_image_shape(self.image_shape)
         generator.check_split(self.split)
         pool = self.pools["train"]
-        self.pools["train"] = TaskPool(pool.starts, pool.counts, generator.decoder.latent_dim)
+        self.pools["train"] = TaskPool(pool.starts, pool.counts, generator.prior)
         self.generator = generator
 
     def _check(self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape) -> None:
@@ -191,7 +192,7 @@ class EpisodicDataModule(LightningDataModule):
         device = batch.rows.device
         if self.images.device != device:
             self.images = self.images.to(device)
-        decode = self.generator.decoder.to(device).decode if self.generator and len(batch.z) else None
+        decode = self.generator.decode if self.generator and len(batch.z) else None
         return render(batch, self.images, decode)
 
     def _eval_batches(self, plan: EpisodePlan) -> FixedLoader:

@@ -1,118 +1,234 @@
 """Pretraining of a GAN."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from genmeta.errors import UserError
-from genmeta.models.checkpoint import KEY, describe_decoder
-from genmeta.models.decoder import LatentDecoder
-from genmeta.models.gan import GANObjective, NonSaturating, energy_distance
+from genmeta.models.decoder import LatentDecoder, LatentEncoder
+from genmeta.models.diff_augment import DiffAugment
+from genmeta.models.gan_networks import Generator
+from genmeta.models.gan_objectives import GANObjective, NonSaturating, gradient_penalty, r1_penalty
+from genmeta.models.vae import log_normal
+from genmeta.modules.generative_module import CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
+from genmeta.tasks.prior import GaussianMixture
 
 
 def adam(parameters: Any) -> torch.optim.Adam:
     """Adam with learning rate 2e-4 and betas (0.5, 0.999), as in DCGAN (Radford et al., ICLR 2016)."""
-    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999))
+    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 
-class GANModule(LightningModule):
-    """Alternating steps of discriminator and generator on the images of the meta-train classes.
+class GANModule(CodesModule):
+    """Steps of discriminator and generator on the images of the meta-train classes.
 
-    The energy distance between generated and held-out images, on pixels, chooses the best checkpoint: crude, but it
-    sees both blur and collapse.
+    Both optimisers, clipping and accumulation are ours to call: Lightning leaves them to modules with two optimisers.
 
     Args:
         generator: codes to images; its `forward` gives [-1, 1].
-        discriminator: images in [-1, 1] to logits `[n]`.
+        discriminator: images in [-1, 1] (and their classes, with projection) to logits `[n]`.
         objective: the two losses.
+        encoder: learns on the generator's own samples to tell the code from the image, so that real images can be
+            encoded too; the generator learns nothing from it.
+        augment: augmentation of what the discriminator sees.
+        r1: weight γ of the R1 penalty on real images.
+        gradient_penalty: weight of the penalty of WGAN-GP.
+        penalty_every: batches from one penalty to the next; its weight grows as much (Karras et al., CVPR 2020).
+        discriminator_steps: steps of the discriminator for each of the generator.
+        ema_decay: of the running mean of the generator's weights that is sampled from; 0: none. It starts
+            at (1 + t) / (10 + t), so that the first weights are soon forgotten.
+        gradient_clip: largest norm of the gradient of each network; none by default.
+        accumulate: batches for each optimiser step.
         optimizer: makes an optimiser of parameters; called once for each network.
     """
 
-    monitor, monitor_mode = "val/energy_distance", "min"
+    monitor, monitor_mode = "val/fid", "min"
 
     def __init__(
         self,
-        generator: LatentDecoder,
+        generator: Generator,
         discriminator: nn.Module,
         objective: GANObjective | None = None,
+        encoder: LatentEncoder | None = None,
+        augment: DiffAugment | None = None,
+        r1: float = 0.0,
+        gradient_penalty: float = 0.0,
+        penalty_every: int = 1,
+        discriminator_steps: int = 1,
+        ema_decay: float = 0.0,
+        gradient_clip: float | None = None,
+        accumulate: int = 1,
         optimizer: OptimizerCallable = adam,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.generator, self.discriminator = generator, discriminator
-        self.objective = objective or NonSaturating()
+        for name, value in (("r1", r1), ("gradient_penalty", gradient_penalty), ("gradient_clip", gradient_clip or 0)):
+            if value < 0:
+                raise UserError(f"model.{name} must be at least 0, found {value}")
+        counts = {"penalty_every": penalty_every, "discriminator_steps": discriminator_steps, "accumulate": accumulate}
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"model.{name} must be at least 1, found {value}")
+        if not 0 <= ema_decay < 1:
+            raise UserError(f"model.ema_decay must be in [0, 1), found {ema_decay}")
+        if encoder is not None and encoder.latent_dim != generator.latent_dim:
+            raise UserError(
+                f"model.encoder has latent_dim {encoder.latent_dim}, but model.generator has {generator.latent_dim}"
+            )
+        self.generator, self.discriminator, self.encoder = generator, discriminator, encoder
+        self.objective, self.augment = objective or NonSaturating(), augment
+        self.r1, self.gradient_penalty, self.penalty_every = r1, gradient_penalty, penalty_every
+        self.discriminator_steps, self.accumulate, self.gradient_clip = discriminator_steps, accumulate, gradient_clip
         self.optimizer = optimizer
-        self._held_out: list[Tensor] = []
-        self._generated: list[Tensor] = []
+        self.average = (
+            AveragedModel(generator, multi_avg_fn=_moving_average(ema_decay), use_buffers=True) if ema_decay else None
+        )
+        self._conditional = getattr(discriminator, "classes", None) is not None
+        if self._conditional != bool(getattr(generator, "class_dim", 0)):
+            raise UserError(
+                "model: a class-conditional GAN needs both generator.class_dim > 0 and discriminator.projection: true"
+            )
 
     @property
     def decoder(self) -> LatentDecoder:
-        """The network that others sample from."""
-        return self.generator
+        decoder = self.average.module if self.average is not None else self.generator
+        assert isinstance(decoder, LatentDecoder)
+        return decoder
+
+    @property
+    def latent_encoder(self) -> LatentEncoder | None:
+        return self.encoder
+
+    def networks(self) -> dict[str, tuple[nn.Module, str]]:
+        prefix = "average.module." if self.average is not None else "generator."
+        encoder: dict[str, tuple[nn.Module, str]] = {"encoder": (self.encoder, "encoder.")} if self.encoder else {}
+        return {"decoder": (self.decoder, prefix), **encoder}
+
+    def prior(self) -> GaussianMixture:
+        decoder = self.decoder
+        assert isinstance(decoder, Generator)
+        return decoder.prior(self.data.n_classes)
 
     def check(self, data: ImageDataModule, stage: str) -> None:
-        """Raise UserError if the networks are for images of another shape than the data."""
-        check_image_shape(self.generator.image_shape, "model.generator", data)
-        check_image_shape(getattr(self.discriminator, "image_shape", data.image_shape), "model.discriminator", data)
+        """Raise UserError if the networks are for images of another shape than the data, or for fewer classes."""
+        self.check_shape(self.generator.image_shape, "model.generator", data)
+        self.check_shape(getattr(self.discriminator, "image_shape", data.image_shape), "model.discriminator", data)
+        if self.encoder is not None:
+            self.check_shape(self.encoder.image_shape, "model.encoder", data)
+        if self._conditional:
+            for option, network in (("generator", self.generator), ("discriminator", self.discriminator)):
+                room = int(network.classes.num_embeddings)  # type: ignore
+                if room < data.n_classes:
+                    raise UserError(
+                        f"model.{option}.max_classes is {room}, but the data have {data.n_classes} meta-train classes"
+                    )
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        return [self.optimizer(self.generator.parameters()), self.optimizer(self.discriminator.parameters())], []
+        networks = [self.generator, self.discriminator, *([self.encoder] if self.encoder else [])]
+        return [self.optimizer(network.parameters()) for network in networks], []
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        generator_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[attr-defined]
+        optimizers: Sequence[Any] = self.optimizers()  # type: ignore[assignment]
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        first, last = number % self.accumulate == 0, (number + 1) % self.accumulate == 0
+        generator_too = (number // self.accumulate + 1) % self.discriminator_steps == 0
         real = batch.images * 2 - 1
-        fake = self.generator(self._prior(len(real), batch.rng))
+        with torch.set_grad_enabled(generator_too):
+            z = self.generator.codes(batch.labels, batch.rng)
+            fake = self.generator(z)
 
-        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake.detach())
+        logits = self._logits(torch.cat([real, fake.detach()]), batch.labels.repeat(2), batch.rng)
+        real_logits, fake_logits = logits.chunk(2)
         discriminator_loss = self.objective.discriminator_loss(real_logits, fake_logits)
-        discriminator_optimizer.zero_grad()
-        self.manual_backward(discriminator_loss)
-        discriminator_optimizer.step()
+        penalised = discriminator_loss
+        if number % self.penalty_every == 0 and (self.r1 or self.gradient_penalty):
+            penalised = penalised + self.penalty_every * self._penalty(real, fake, batch)
+        self._step(optimizers[1], self.discriminator, penalised, first, last)
 
-        self.discriminator.requires_grad_(False)  # its gradients are not needed for the generator's step
-        generator_loss = self.objective.generator_loss(self.discriminator(fake))
-        generator_optimizer.zero_grad()
-        self.manual_backward(generator_loss)
-        generator_optimizer.step()
-        self.discriminator.requires_grad_(True)
+        if generator_too:
+            self.discriminator.requires_grad_(False)  # its gradients are not needed for the generator's step
+            generator_loss = self.objective.generator_loss(self._logits(fake, batch.labels, batch.rng))
+            self._step(optimizers[0], self.generator, generator_loss, first, last)
+            self.discriminator.requires_grad_(True)
+            if last and self.average is not None:
+                self.average.update_parameters(self.generator)
+            if self.encoder is not None:
+                encoder_loss = self._encoder_loss(batch)
+                self._step(optimizers[2], self.encoder, encoder_loss, first, last)
 
-        self.log_dict(
-            {"train/loss_d": discriminator_loss, "train/loss_g": generator_loss}, prog_bar=True, batch_size=len(real)
-        )
-        self.log_dict(
-            {
-                "train/acc_d_real": (real_logits > 0).float().mean(),
-                "train/acc_d_fake": (fake_logits < 0).float().mean(),
-            },
-            batch_size=len(real),
-        )
+        if (number + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # `log` costs as much as a small layer
+            values = {"train/loss_d": discriminator_loss}
+            if generator_too:
+                values["train/loss_g"] = generator_loss
+                if self.encoder is not None:
+                    values["train/loss_e"] = encoder_loss
+            self.log_dict(values, prog_bar=True, batch_size=len(real))
+            accuracies = {"real": real_logits > 0, "fake": fake_logits < 0}
+            self.log_dict(
+                {f"train/acc_d_{name}": right.float().mean() for name, right in accuracies.items()},
+                batch_size=len(real),
+            )
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        self._held_out.append(batch.images)
-        self._generated.append(self.generator.decode(self._prior(len(batch.images), batch.rng)))
+        """All is done at the end of the validation: metrics of samples are of all of them together."""
 
-    def on_validation_epoch_end(self) -> None:
-        distance = energy_distance(torch.cat(self._held_out), torch.cat(self._generated))
-        self._held_out.clear()
-        self._generated.clear()
-        self.log(self.monitor, distance, prog_bar=True, sync_dist=True)
+    def class_prior(self) -> GaussianMixture | None:
+        return self.prior() if self._conditional else None
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        split = self.trainer.datamodule.split  # type: ignore[attr-defined]
-        checkpoint[KEY] = describe_decoder(self.generator, "generator.", split)
+    def _logits(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        seen = self.augment(images, rng) if self.augment else images
+        return self.discriminator(seen, labels) if self._conditional else self.discriminator(seen)
 
-    def _prior(self, n: int, rng: torch.Generator) -> Tensor:
-        return torch.randn(n, self.generator.latent_dim, generator=rng, device=rng.device)
+    def _penalty(self, real: Tensor, fake: Tensor, batch: ImageBatch) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):  # squares of gradients want float32
+            real, fake = real.float(), fake.detach().float()
+            penalty = torch.zeros((), device=real.device)
+            if self.r1:
+                penalty = penalty + self.r1 * r1_penalty(lambda x: self._logits(x, batch.labels, batch.rng), real)
+            if self.gradient_penalty:
+                critic = lambda x: self._logits(x, batch.labels, batch.rng)  # noqa: E731
+                penalty = penalty + self.gradient_penalty * gradient_penalty(critic, real, fake, batch.rng)
+        return penalty
+
+    def _encoder_loss(self, batch: ImageBatch) -> Tensor:
+        """Return `-E log q(z | G(z))` in nats, G as it is sampled from (the sleep phase of Hinton et al. 1995)."""
+        assert self.encoder is not None
+        decoder = self.decoder
+        assert isinstance(decoder, Generator)
+        with torch.no_grad():
+            training = decoder.training
+            decoder.eval()
+            z = decoder.codes(batch.labels, batch.rng)
+            images = decoder.decode(z)
+            decoder.train(training)
+        mean, log_var = self.encoder(images)
+        return -log_normal(z, mean.float(), log_var.float()).mean()
+
+    def _step(self, optimizer: Any, network: nn.Module, loss: Tensor, first: bool, last: bool) -> None:
+        if first:
+            optimizer.zero_grad()
+        self.manual_backward(loss / self.accumulate if self.accumulate > 1 else loss)
+        if last:
+            if self.gradient_clip is not None:
+                # Lightning's own would unscale by the one GradScaler of two optimisers
+                torch.nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
+            optimizer.step()
 
 
-def check_image_shape(expected: tuple[int, int, int], option: str, data: ImageDataModule) -> None:
-    """Raise UserError if a network is for images of another shape than the data."""
-    if tuple(expected) != data.image_shape:
-        raise UserError(
-            f"{option} has image_shape {list(expected)}, but the data have {list(data.image_shape)} "
-            f"(channels, height, width); set the one to the other"
-        )
+def _moving_average(decay: float) -> Any:
+    @torch.no_grad()
+    def update(averages: Any, current: Any, n_averaged: Tensor) -> None:
+        n = int(n_averaged)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, current, weight)
+        else:  # batch norm's counter
+            for average, value in zip(averages, current, strict=True):
+                average.copy_(value)
+
+    return update

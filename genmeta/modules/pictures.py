@@ -12,16 +12,18 @@ from torchvision.utils import make_grid, save_image
 
 from genmeta.episode import EpisodeBatch
 from genmeta.modules.episodic_data import EpisodicDataModule
-from genmeta.modules.gan_module import GANModule
-from genmeta.modules.vae_module import VAEModule
+from genmeta.modules.generative_module import CodesModule, GenerativeModule
 from genmeta.rng import make_rng
 
 REAL, LATENT = (0.25, 0.5, 1.0), (1.0, 0.6, 0.1)  # frame colours: blue, orange
 
 
 class GeneratorPictures(Callback):
-    """A grid of samples from fixed codes and, of a VAE, reconstructions of held-out images, every few epochs and at
-    the end.
+    """What a generative model draws, every few epochs and at the end, always from the same codes.
+
+    `samples`; with an encoder `reconstructions` (held-out images, each beside its reconstruction); at the end
+    `interpolation` (from code to code: of held-out images if there is an encoder, else of the prior). Of a model that
+    redraws images: `redrawn` (top row: images of validation classes; below: redrawn).
 
     Args:
         folder: where the PNG files go.
@@ -38,24 +40,46 @@ class GeneratorPictures(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self._draw(trainer, pl_module)
+            if isinstance(pl_module, CodesModule):
+                _save(trainer, self.folder, "interpolation", None, make_grid(interpolations(pl_module), 12))
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, GANModule | VAEModule)
+        assert isinstance(module, GenerativeModule)
         training = module.training
         module.eval()
-        z = torch.randn(64, module.decoder.latent_dim, generator=make_rng("fixed codes"))
-        samples = module.decoder.decode(z.to(module.device))
-        _save(trainer, self.folder, "samples", f"epoch-{trainer.current_epoch:04d}", make_grid(samples, 8))
-        if isinstance(module, VAEModule):
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            images = data.images[
-                data.held_out_rows[:: max(1, len(data.held_out_rows) // 32)][:32].to(data.images.device)
-            ]
-            images = images.to(module.device).float() / 255
-            pairs = torch.stack([images, module.reconstruct(images)], 1).flatten(0, 1)
-            _save(trainer, self.folder, "reconstructions", f"epoch-{trainer.current_epoch:04d}", make_grid(pairs, 8))
+        suffix = f"epoch-{trainer.current_epoch:04d}"
+        if isinstance(module, CodesModule):
+            samples = module.sample(64, make_rng("fixed codes"))
+            _save(trainer, self.folder, "samples", suffix, make_grid(samples, 8))
+            if module.latent_encoder is not None:
+                images = module.kept_back(32)["held_out"]
+                pairs = torch.stack([images, module.reconstruct(images)], 1).flatten(0, 1)
+                _save(trainer, self.folder, "reconstructions", suffix, make_grid(pairs, 8))
+        else:
+            columns = module.sample_classes(12, 9, make_rng("fixed codes")).transpose(0, 1)
+            _save(trainer, self.folder, "redrawn", suffix, make_grid(columns.flatten(0, 1), 12))
         module.train(training)
+
+
+@torch.no_grad()
+def interpolations(module: CodesModule, n_strips: int = 8, n_steps: int = 12) -> Tensor:
+    """Return strips `[n_strips · n_steps, C, H, W]` on straight lines between codes.
+
+    Codes of held-out images if the model has an encoder (a strip then runs from reconstruction to reconstruction), else
+    of the prior.
+    """
+    training = module.training
+    module.eval()
+    if module.latent_encoder is not None:
+        ends = module.latent_encoder(module.kept_back(2 * n_strips)["held_out"])[0].float()
+        start, end = ends.chunk(2)
+    else:
+        start, end = module.prior().sample(2, n_strips, rng=make_rng("interpolation")).unbind()
+    share = torch.linspace(0, 1, n_steps, device=start.device)[None, :, None]
+    images = module.decode(torch.lerp(start[:, None], end[:, None], share).flatten(0, 1))
+    module.train(training)
+    return images
 
 
 class EpisodePicture(Callback):
@@ -154,5 +178,5 @@ def _save(trainer: Trainer, folder: Path, name: str, suffix: str | None, picture
 def picture_callbacks(module: LightningModule, run_folder: Path) -> list[Any]:
     """Return the callbacks that draw what a module does into `run_folder/pictures`."""
     folder = run_folder / "pictures"
-    of_kind = GeneratorPictures(folder) if isinstance(module, GANModule | VAEModule) else EpisodePicture(folder)
+    of_kind = GeneratorPictures(folder) if isinstance(module, GenerativeModule) else EpisodePicture(folder)
     return [of_kind, Curves(run_folder / "metrics.csv", folder)]

@@ -1,9 +1,9 @@
 """Episodes of generated classes: how codes `z` are arranged into classes. Tensors only, no network.
 
 The three policies are those of Khodadadeh et al., "Unsupervised Meta-Learning through Latent-Space Interpolation in
-Generative Models" (LASIUM), ICLR 2021. A class is an anchor `z_c ~ N(0, I)`; anchors of one episode are kept apart.
-With latent dim d, `E|z_i - z_j|² = 2d`, so distances are given in units of sqrt(2d) and settings carry over between
-generators.
+Generative Models" (LASIUM), ICLR 2021. A class is an anchor `z_c ~ p(z)`, the generator's prior, usually N(0, I);
+anchors of one episode are kept apart. With latent dim d, `E|z_i - z_j|² = 2d` under N(0, I), and `2d · spread²` under
+another prior, so distances are given in units of its root and settings carry over between generators.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.sampler import TaskPool, TaskSampler, draw_labels
 
 _ROUNDS = 100  # redraws of anchors before giving up: a separation that needs more is a mistake
@@ -23,7 +24,7 @@ class LatentPolicy(ABC):
     """How the instances of a class are drawn around the anchors of an episode."""
 
     @abstractmethod
-    def instances(self, anchors: Tensor, n_images: int, rng: torch.Generator) -> Tensor:
+    def instances(self, anchors: Tensor, n_images: int, prior: GaussianMixture, rng: torch.Generator) -> Tensor:
         """Return codes `[task, way, n_images, d]` for anchors `[task, way, d]`; every draw is made with `rng`."""
 
 
@@ -32,7 +33,8 @@ class PriorNoise(LatentPolicy):
     """LASIUM-N: `z_c + N(0, sigma² I)`.
 
     Args:
-        sigma: standard deviation of the noise per dimension; the paper uses 0.5 with GANs.
+        sigma: standard deviation of the noise per dimension, in units of the prior's spread (1 for N(0, I)); the paper
+            uses 0.5 with GANs.
     """
 
     sigma: float = 0.5
@@ -41,14 +43,14 @@ class PriorNoise(LatentPolicy):
         if self.sigma < 0:
             raise UserError(f"PriorNoise: sigma must be at least 0, found {self.sigma}")
 
-    def instances(self, anchors: Tensor, n_images: int, rng: torch.Generator) -> Tensor:
+    def instances(self, anchors: Tensor, n_images: int, prior: GaussianMixture, rng: torch.Generator) -> Tensor:
         noise = torch.randn(*anchors.shape[:2], n_images, anchors.shape[2], generator=rng)
-        return anchors[:, :, None] + self.sigma * noise
+        return anchors[:, :, None] + self.sigma * prior.spread * noise
 
 
 @dataclass(frozen=True)
 class RandomOther(LatentPolicy):
-    """LASIUM-RO: `z_c + alpha (v - z_c)`, a fresh `v ~ N(0, I)` for every image.
+    """LASIUM-RO: `z_c + alpha (v - z_c)`, a fresh `v ~ p(z)` for every image.
 
     Args:
         alpha: how far to go towards the other code, in [0, 1]; the paper uses 0.2 to 0.4.
@@ -59,8 +61,8 @@ class RandomOther(LatentPolicy):
     def __post_init__(self) -> None:
         _check_alpha("RandomOther", self.alpha)
 
-    def instances(self, anchors: Tensor, n_images: int, rng: torch.Generator) -> Tensor:
-        others = torch.randn(*anchors.shape[:2], n_images, anchors.shape[2], generator=rng)
+    def instances(self, anchors: Tensor, n_images: int, prior: GaussianMixture, rng: torch.Generator) -> Tensor:
+        others = prior.sample(*anchors.shape[:2], n_images, rng=rng)
         return torch.lerp(anchors[:, :, None].expand_as(others), others, self.alpha)
 
 
@@ -82,7 +84,7 @@ class OtherClass(LatentPolicy):
     def __post_init__(self) -> None:
         _check_alpha("OtherClass", self.alpha)
 
-    def instances(self, anchors: Tensor, n_images: int, rng: torch.Generator) -> Tensor:
+    def instances(self, anchors: Tensor, n_images: int, prior: GaussianMixture, rng: torch.Generator) -> Tensor:
         n_tasks, n_way, dim = anchors.shape
         # turn k of class c goes to class (c + 1 + order[k mod (way - 1)]) mod way: never to c itself
         order = torch.rand(n_tasks, n_way, n_way - 1, generator=rng).argsort(2)
@@ -102,28 +104,29 @@ def _check_alpha(policy: str, alpha: float) -> None:
         raise UserError(f"{policy}: alpha must be in [0, 1], found {alpha}")
 
 
-def draw_anchors(n_tasks: int, n_way: int, dim: int, separation: float, rng: torch.Generator) -> Tensor:
-    """Draw anchors from N(0, I), all pairs of an episode at least `separation · sqrt(2 dim)` apart.
+def draw_anchors(n_tasks: int, n_way: int, prior: GaussianMixture, separation: float, rng: torch.Generator) -> Tensor:
+    """Draw anchors from the prior, all pairs of an episode at least `separation · sqrt(2 d) · spread` apart.
 
     Anchors that are too close to an earlier one are drawn again.
 
     Returns:
-        float32 `[n_tasks, n_way, dim]`.
+        float32 `[n_tasks, n_way, d]`.
 
     Raises:
         UserError: no such anchors were found.
     """
-    anchors = torch.randn(n_tasks, n_way, dim, generator=rng)
+    anchors = prior.sample(n_tasks, n_way, rng=rng)
+    nearest = separation * (2 * prior.dim) ** 0.5 * prior.spread
     earlier = torch.ones(n_way, n_way, dtype=torch.bool).tril(-1)
     for _ in range(_ROUNDS):
         distances = torch.cdist(anchors, anchors, compute_mode="donot_use_mm_for_euclid_dist")
-        close = ((distances < separation * (2 * dim) ** 0.5) & earlier).any(2)
+        close = ((distances < nearest) & earlier).any(2)
         if not close.any():
             return anchors
-        anchors[close] = torch.randn(int(close.sum()), dim, generator=rng)
+        anchors[close] = prior.sample(int(close.sum()), rng=rng)
     raise UserError(
-        f"LatentTasks: no {n_way} codes with separation {separation} found in {dim} dimensions after {_ROUNDS} draws; "
-        f"1 is the typical distance of two codes, use less"
+        f"LatentTasks: no {n_way} codes with separation {separation} found in {prior.dim} dimensions after {_ROUNDS} "
+        f"draws; 1 is the typical distance of two codes, use less"
     )
 
 
@@ -133,8 +136,8 @@ class LatentTasks(TaskSampler):
 
     Args:
         policy: how the images of a class lie around its anchor.
-        separation: smallest distance of two anchors of an episode, in units of sqrt(2 · latent_dim) (1 is typical for
-            two independent codes).
+        separation: smallest distance of two anchors of an episode, in units of sqrt(2 · latent_dim) · spread (1 is
+            typical for two independent codes of the prior).
     """
 
     policy: LatentPolicy
@@ -145,18 +148,19 @@ class LatentTasks(TaskSampler):
         return True
 
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        if pool.latent_dim < 1:
+        if pool.prior is None:
             raise UserError("LatentTasks need a generator, but data.generator is not set")
         # raises if the separation cannot be had; the meta-batches themselves come from other streams
-        draw_anchors(16, shape.n_way, pool.latent_dim, self.separation, torch.Generator().manual_seed(0))
+        draw_anchors(16, shape.n_way, pool.prior, self.separation, torch.Generator().manual_seed(0))
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
-        anchors = draw_anchors(n_tasks, shape.n_way, pool.latent_dim, self.separation, rng)
+        assert pool.prior is not None  # `check` asks for it
+        anchors = draw_anchors(n_tasks, shape.n_way, pool.prior, self.separation, rng)
         return EpisodePlan(
             n_shot=shape.n_shot,
             rows=torch.zeros(n_tasks, shape.n_way, shape.n_images, dtype=torch.long),
             turns=torch.zeros(n_tasks, shape.n_way, dtype=torch.long),
             labels=draw_labels(n_tasks, shape.n_way, rng),
             is_latent=torch.ones(n_tasks, shape.n_way, dtype=torch.bool),
-            z=self.policy.instances(anchors, shape.n_images, rng).flatten(0, 1),
+            z=self.policy.instances(anchors, shape.n_images, pool.prior, rng).flatten(0, 1),
         )

@@ -10,25 +10,31 @@ from torch import Tensor
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.tasks.prior import GaussianMixture
 
 
 @dataclass(frozen=True)
 class TaskPool:
-    """Where tasks are drawn from: the classes of one part of a split, and the size of the latent space.
+    """Where tasks are drawn from: the classes of one part of a split, and the generator's prior.
 
     Attributes:
         starts, counts: int64 `[n_classes]`, first table row of each class and its number of images.
-        latent_dim: size of a code; 0 if there is no generator.
+        prior: distribution of the codes; None if there is no generator.
     """
 
     starts: Tensor
     counts: Tensor
-    latent_dim: int = 0
+    prior: GaussianMixture | None = None
 
     @classmethod
-    def of(cls, table: ImageTable, class_ids: Tensor, latent_dim: int = 0) -> "TaskPool":
+    def of(cls, table: ImageTable, class_ids: Tensor, prior: GaussianMixture | None = None) -> "TaskPool":
         """Return the pool of some classes of a table."""
-        return cls(table.starts[class_ids], table.counts[class_ids], latent_dim)
+        return cls(table.starts[class_ids], table.counts[class_ids], prior)
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of a code; 0 if there is no generator."""
+        return self.prior.dim if self.prior else 0
 
 
 class TaskSampler(ABC):

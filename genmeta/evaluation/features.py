@@ -1,0 +1,117 @@
+"""The in-domain feature network that generated images are measured with: no weights from elsewhere, no download."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genmeta.data.cache import cache_folder
+from genmeta.data.table import ImageTable
+from genmeta.episode import EpisodeShape
+from genmeta.errors import UserError
+from genmeta.learners.metric import ProtoNet
+from genmeta.models.backbones import Conv4
+from genmeta.rng import make_rng
+from genmeta.tasks.real import RealTasks
+from genmeta.tasks.render import render
+from genmeta.tasks.sampler import TaskPool
+
+HIDDEN, WAYS, SHOTS, QUERIES = 64, 20, 1, 3
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A frozen embedding of images of the meta-train classes.
+
+    Attributes:
+        network: images `[n, C, H, W]` in [0, 1] to features `[n, d]`.
+        n_steps: how long it was trained.
+    """
+
+    network: nn.Module
+    n_steps: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features `[n, d]` of images `[n, C, H, W]` in [0, 1], computed in chunks on the images' device."""
+        network = self.network.to(images.device)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return torch.cat([network(chunk) for chunk in images.float().split(256)])
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits of SHA-256 over the weights."""
+        digest = hashlib.sha256()
+        for value in self.network.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """What it is, for reports: two reports compare only if it is the same."""
+        return f"Conv4-{HIDDEN} ProtoNet, {self.n_steps} steps, weights {self.hash}"
+
+
+@torch.inference_mode(False)  # Lightning validates in it, and nothing made in it can be trained
+@torch.enable_grad()
+def feature_network(table: ImageTable, starts: Tensor, counts: Tensor, key: str, n_steps: int) -> FeatureNetwork:
+    """Return the feature network of some classes' images, trained now or earlier (it is kept in the cache folder).
+
+    A Conv4 ProtoNet (Snell et al., NeurIPS 2017) on episodes of these images with rotations as extra classes: 20 ways,
+    1 shot, 3 queries, Adam with learning rate 1e-3 that falls to 0. The same images give the same network.
+
+    Args:
+        table: all images.
+        starts, counts: first row and number of rows of each class that may be seen, int64 `[n_classes]`.
+        key: what these rows follow from (data set, split, share held out): names the file in the cache.
+        n_steps: training steps.
+
+    Raises:
+        UserError: there are fewer than 2 classes with 2 images, or images below 16 pixels.
+    """
+    if n_steps < 1:
+        raise UserError(f"data.feature_steps must be at least 1, found {n_steps}")
+    c, h, w = table.image_shape
+    if h != w:
+        raise UserError(
+            f"the feature network that generated images are measured with needs square images, found {h}×{w}"
+        )
+    usable = counts >= SHOTS + 1
+    pool = TaskPool(starts[usable], counts[usable])
+    shape = EpisodeShape(min(WAYS, len(pool.counts)), SHOTS, min(QUERIES, int(counts[usable].min()) - SHOTS))
+    some = pool.starts[:: max(1, len(pool.starts) // 1000)]
+    digest = hashlib.sha256(table.images[some].numpy().tobytes()).hexdigest()
+    recipe = f"{key}/{shape}/{c},{h},{w}/{n_steps}/{pool.starts.tolist()}/{pool.counts.tolist()}/{digest}"
+    path = cache_folder() / f"features-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.pt"
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn by the global generator
+        torch.manual_seed(0)
+        learner = ProtoNet(Conv4(c, HIDDEN, h))
+    if path.is_file():
+        try:
+            learner.backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception:  # damaged, or of another version: make it again
+            path.unlink()
+    if not path.is_file():
+        print(f"features   training the network that generated images are measured with ({n_steps} steps)", flush=True)
+        _train(learner, table, pool, shape, n_steps)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        torch.save(learner.backbone.state_dict(), part)
+        part.replace(path)
+    return FeatureNetwork(learner.backbone.requires_grad_(False).eval(), n_steps)
+
+
+def _train(learner: ProtoNet, table: ImageTable, pool: TaskPool, shape: EpisodeShape, n_steps: int) -> None:
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    tasks = RealTasks(rotations=True)
+    for step in range(n_steps):
+        batch = render(tasks.sample(pool, shape, 1, step, make_rng("features", step)), table.images)
+        loss = F.cross_entropy(learner(batch).flatten(0, 1), batch.query_y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()

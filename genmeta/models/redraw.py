@@ -1,0 +1,172 @@
+"""VAEs conditioned on an image: new instances of the class of *one given image*, seen or unseen.
+
+p(x' | x, z) with x and x' of one class, as in DAGAN (Antoniou, Storkey and Edwards, "Data Augmentation Generative
+Adversarial Networks", 2017) but trained by the evidence lower bound with q(z | x, x'). What it learns is how two
+instances of a class differ, and that carries to classes never seen.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genmeta.errors import UserError, require_positive
+from genmeta.models.decoder import Redrawer
+from genmeta.models.networks import Down, Up, three
+
+
+class PairEncoder(nn.Module):
+    """q(z | x, x'): both images as channels, `Down`, a hidden layer, mean and log variance."""
+
+    def __init__(
+        self,
+        latent_dim: int = 16,
+        image_shape: Sequence[int] = (1, 28, 28),
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 128,
+    ) -> None:
+        super().__init__()
+        require_positive("PairEncoder", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
+        c, h, w = self.image_shape = three(image_shape)
+        self.latent_dim = latent_dim
+        body = Down((2 * c, h, w), channels)
+        self.layers = nn.Sequential(
+            body, nn.Flatten(), nn.Linear(prod(body.out_shape), hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim)
+        )
+
+    def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance, each `[n, latent_dim]`, for pairs of images `[n, C, H, W]` in [0, 1]."""
+        mean, log_var = self.layers(torch.cat([x, other], 1)).chunk(2, 1)
+        return mean, log_var.clamp(-12, 6)
+
+
+class PixelRedrawer(Redrawer):
+    """p(x' | x, z) pixel by pixel: features of x are joined with z and decoded; `logits` are those of a likelihood."""
+
+    def __init__(
+        self,
+        latent_dim: int = 16,
+        image_shape: Sequence[int] = (1, 28, 28),
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        require_positive("PixelRedrawer", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
+        self.init_args = {
+            "latent_dim": latent_dim,
+            "image_shape": list(image_shape),
+            "channels": list(channels),
+            "hidden": hidden,
+        }
+        self.latent_dim, self.image_shape = latent_dim, three(image_shape)
+        body = Down(image_shape, channels)
+        self.look = nn.Sequential(body, nn.Flatten(), nn.Linear(prod(body.out_shape), hidden), nn.ReLU())
+        self.draw = nn.Sequential(
+            nn.Linear(hidden + latent_dim, hidden),
+            nn.ReLU(),
+            Up(hidden, image_shape, list(channels)[::-1], batch_norm=False),
+        )
+
+    def logits(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return logits `[n, C, H, W]`, whose sigmoid is the mean image."""
+        return self.draw(torch.cat([self.look(x), z], 1))
+
+    def redraw(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(x, z))
+
+
+class DeformationRedrawer(Redrawer):
+    """p(x' | x, z) by moving ink: z and x give a smooth displacement field, an affine map and a change of stroke width.
+
+    The field is drawn on a quarter of the resolution and enlarged, so that it is smooth; stroke width blends the moved
+    image with its 3×3 dilation or erosion. There is no path from z to a pixel but through these, so the result
+    keeps the strokes of the given image, whatever its class.
+
+    Args:
+        latent_dim: size of a code.
+        image_shape: `[C, H, W]`, height and width multiples of 4.
+        channels: feature maps of the network that draws the field.
+        reach: largest displacement by the field, as a share of half the width.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 16,
+        image_shape: Sequence[int] = (1, 28, 28),
+        channels: int = 32,
+        reach: float = 0.35,
+    ) -> None:
+        super().__init__()
+        require_positive("DeformationRedrawer", latent_dim=latent_dim, channels=channels)
+        c, h, w = three(image_shape)
+        if h % 4 or w % 4:
+            raise UserError(f"DeformationRedrawer: height and width must be multiples of 4, found {list(image_shape)}")
+        if not 0 < reach <= 1:
+            raise UserError(f"DeformationRedrawer: reach must be in (0, 1], found {reach}")
+        self.init_args = {
+            "latent_dim": latent_dim,
+            "image_shape": list(image_shape),
+            "channels": channels,
+            "reach": reach,
+        }
+        self.latent_dim, self.image_shape, self.reach = latent_dim, (c, h, w), reach
+        self.look = Down(image_shape, (channels, channels))
+        self.place = nn.Linear(latent_dim, channels * (h // 4) * (w // 4))
+        self.field = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2, 3, padding=1),
+        )
+        self.affine = nn.Linear(latent_dim, 6)
+        self.width = nn.Linear(latent_dim, 1)
+        for layer in (self.field[-1], self.affine, self.width):  # starts near the identity
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            with torch.no_grad():
+                layer.weight.mul_(0.1)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images `[n, C, H, W]` in [0, 1] and the displacements `[n, 2, H/4, W/4]` in half widths."""
+        n = len(x)
+        features = self.look(x)
+        joined = torch.cat([features, self.place(z).view_as(features)], 1)
+        field = torch.tanh(self.field(joined)) * self.reach
+        fine = F.interpolate(field, x.shape[2:], mode="bicubic", align_corners=False)
+        identity = torch.eye(2, 3, device=x.device, dtype=x.dtype)
+        affine = identity + 0.5 * torch.tanh(self.affine(z)).view(n, 2, 3)
+        grid = F.affine_grid(affine, list(x.shape), align_corners=False) + fine.permute(0, 2, 3, 1)
+        moved = F.grid_sample(x, grid, align_corners=False)
+        thick, thin = F.max_pool2d(moved, 3, 1, 1), -F.max_pool2d(-moved, 3, 1, 1)
+        width = torch.tanh(self.width(z))[:, :, None, None]
+        return moved + width.clamp(min=0) * (thick - moved) + (-width).clamp(min=0) * (thin - moved), field
+
+    def redraw(self, x: Tensor, z: Tensor) -> Tensor:
+        return self(x, z)[0]
+
+
+def blurred_error(drawn: Tensor, x: Tensor) -> Tensor:
+    """Return squared errors of images blurred by 1, 3 and 6 passes of a 3×3 mean, weighted 0.3, 1 and 2, `[n]`.
+
+    Pixels alone have no gradient from a stroke to one beside it; blurred, a near miss costs less than a far one.
+    """
+    difference = drawn - x
+    total = torch.zeros(len(x), device=x.device, dtype=x.dtype)
+    passes = 0
+    for until, weight in ((1, 0.3), (3, 1.0), (6, 2.0)):
+        for _ in range(until - passes):
+            difference = F.avg_pool2d(difference, 3, 1, 1)
+        passes = until
+        total = total + weight * difference.square().flatten(1).sum(1)
+    return total
+
+
+def roughness(field: Tensor) -> Tensor:
+    """Return the sum of squared differences of neighbouring displacements of a field `[n, 2, h, w]`, `[n]`."""
+    return sum(
+        (step.square().flatten(1).sum(1) for step in (field.diff(dim=2), field.diff(dim=3))),
+        torch.zeros(len(field), device=field.device, dtype=field.dtype),
+    )

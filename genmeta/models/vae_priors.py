@@ -1,0 +1,105 @@
+"""p(z): what the posterior is held to in training, and what codes are drawn from afterwards."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from genmeta.errors import require_positive
+from genmeta.models.networks import three
+from genmeta.models.vae import kl_to_gaussian, kl_to_prior, log_normal
+from genmeta.tasks.prior import GaussianMixture
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images `[n, C, H, W]` in [0, 1] to mean and log variance, each `[n, d]`."""
+
+
+class Prior(nn.Module, ABC):
+    """A distribution of codes that may have weights, learned with the VAE's."""
+
+    @abstractmethod
+    def kl(self, mean: Tensor, log_var: Tensor, z: Tensor, labels: Tensor, encode: Encode) -> Tensor:
+        """Return the KL divergence of q(z | x) in nats, `[n, terms]`, or its estimate from the draw z `[n, d]`.
+
+        Args:
+            mean, log_var: of q(z | x), `[n, d]`.
+            z: a draw from it.
+            labels: number of each image's class, `[n]`.
+            encode: the encoder.
+        """
+
+    @abstractmethod
+    def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
+        """Return the distribution as plain tensors on the CPU, for `n_classes` meta-train classes."""
+
+    def start(self, images: Tensor) -> None:
+        """Set the weights from training images `[n, C, H, W]`, once, before training (nothing unless overridden)."""
+
+
+class StandardNormal(Prior):
+    """N(0, I)."""
+
+    def kl(self, mean: Tensor, log_var: Tensor, z: Tensor, labels: Tensor, encode: Encode) -> Tensor:
+        return kl_to_prior(mean, log_var)
+
+    def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
+        return GaussianMixture.standard(dim)
+
+
+class VampPrior(Prior):
+    """The mean of the posteriors of learned pseudo-images, `1/k Σ q(z | u_k)`.
+
+    Tomczak and Welling, "VAE with a VampPrior", AISTATS 2018. Pseudo-images start as training images.
+
+    Args:
+        n_components: how many pseudo-images.
+        image_shape: `[C, H, W]`.
+    """
+
+    def __init__(self, n_components: int = 100, image_shape: Sequence[int] = (1, 28, 28)) -> None:
+        super().__init__()
+        require_positive("VampPrior", n_components=n_components)
+        self.logits = nn.Parameter(torch.zeros(n_components, *three(image_shape)))
+
+    def start(self, images: Tensor) -> None:
+        chosen = images[torch.linspace(0, len(images) - 1, len(self.logits), device=images.device).round().long()]
+        with torch.no_grad():
+            self.logits.copy_(torch.logit(chosen.clamp(0.02, 0.98)))
+
+    def kl(self, mean: Tensor, log_var: Tensor, z: Tensor, labels: Tensor, encode: Encode) -> Tensor:
+        means, log_vars = encode(torch.sigmoid(self.logits))
+        each = log_normal(z[:, None], means, log_vars)
+        return (log_normal(z, mean, log_var) - each.logsumexp(1) + math.log(len(means)))[:, None]
+
+    def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
+        with torch.no_grad():
+            means, log_vars = encode(torch.sigmoid(self.logits))
+        return GaussianMixture(torch.full((len(means),), 1 / len(means)), means.cpu(), (log_vars / 2).exp().cpu())
+
+
+class ClassPrior(Prior):
+    """A learned Gaussian for each meta-train class, p(z | y): the class-conditional VAE.
+
+    The condition enters through the prior (Sohn, Lee and Yan, "Learning Structured Output Representation using Deep
+    Conditional Generative Models", NeurIPS 2015, eq. 4) and not through the decoder, so that a code is all there is to
+    an image and an image of an unseen class can be encoded.
+
+    Args:
+        latent_dim: size of a code.
+        max_classes: room for so many classes, at least the number of meta-train classes.
+    """
+
+    def __init__(self, latent_dim: int = 32, max_classes: int = 2048) -> None:
+        super().__init__()
+        require_positive("ClassPrior", latent_dim=latent_dim, max_classes=max_classes)
+        self.means = nn.Parameter(torch.zeros(max_classes, latent_dim))
+        self.log_vars = nn.Parameter(torch.zeros(max_classes, latent_dim))
+
+    def kl(self, mean: Tensor, log_var: Tensor, z: Tensor, labels: Tensor, encode: Encode) -> Tensor:
+        return kl_to_gaussian(mean, log_var, self.means[labels], self.log_vars[labels])
+
+    def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
+        means, scales = self.means[:n_classes].detach().cpu(), (self.log_vars[:n_classes] / 2).detach().exp().cpu()
+        return GaussianMixture(torch.full((n_classes,), 1 / n_classes), means, scales)

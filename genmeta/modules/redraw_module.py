@@ -1,0 +1,127 @@
+"""Pretraining of a VAE conditioned on an image."""
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from genmeta.errors import UserError
+from genmeta.models.decoder import Redrawer
+from genmeta.models.likelihoods import Bernoulli
+from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer, blurred_error, roughness
+from genmeta.models.vae import kl_to_prior, sample_posterior
+from genmeta.modules.generative_module import GenerativeModule, evenly
+from genmeta.modules.image_data import ImageBatch, ImageDataModule
+from genmeta.modules.vae_module import adam
+from genmeta.rng import make_rng
+from genmeta.tasks.prior import GaussianMixture
+
+ERROR_WEIGHT, ROUGHNESS_WEIGHT = 20.0, 2.0  # of the deformation's loss, against the KL divergence in nats
+
+
+class RedrawModule(GenerativeModule):
+    """Learns from pairs of images of one class to redraw the first as if it were the second.
+
+    The pixel form maximises the evidence lower bound on log p(x' | x) with a Bernoulli likelihood. The deformation
+    minimises squared errors of blurred images, the field's roughness and the KL divergence; that is no bound in nats.
+
+    Args:
+        encoder: q(z | x, x').
+        redrawer: p(x' | x, z).
+        warmup_steps: over these the weight of the KL term grows from 0.
+        optimizer: makes the optimiser of the parameters.
+    """
+
+    monitor, monitor_mode = "val/loss", "min"
+
+    def __init__(
+        self,
+        encoder: PairEncoder,
+        redrawer: Redrawer,
+        warmup_steps: int = 0,
+        optimizer: OptimizerCallable = adam,
+    ) -> None:
+        super().__init__()
+        if encoder.latent_dim != redrawer.latent_dim:
+            raise UserError(
+                f"model.encoder has latent_dim {encoder.latent_dim}, but model.redrawer has {redrawer.latent_dim}; "
+                f"they must be equal"
+            )
+        if not isinstance(redrawer, PixelRedrawer | DeformationRedrawer):
+            raise UserError(f"model.redrawer: no loss is known for a {type(redrawer).__name__}")
+        if warmup_steps < 0:
+            raise UserError(f"model.warmup_steps must be at least 0, found {warmup_steps}")
+        self.encoder, self.redrawer, self.warmup_steps, self.optimizer = encoder, redrawer, warmup_steps, optimizer
+        self.likelihood = Bernoulli()
+
+    def networks(self) -> dict[str, tuple[nn.Module, str]]:
+        return {"redrawer": (self.redrawer, "redrawer.")}
+
+    def prior(self) -> GaussianMixture:
+        return GaussianMixture.standard(self.redrawer.latent_dim)
+
+    def check(self, data: ImageDataModule, stage: str) -> None:
+        """Raise UserError if the networks are for images of another shape than the data, or no class has two images."""
+        self.check_shape(self.redrawer.image_shape, "model.redrawer", data)
+        self.check_shape(self.encoder.image_shape, "model.encoder", data)
+        if int(data.counts.max()) < 2:
+            raise UserError("model: pairs of images of a class are needed, but no meta-train class has two to train on")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters())
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        error, kl = self._terms(batch)
+        warm = min(1.0, (self.global_step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        loss = (error + warm * kl).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(kl))
+        self.log_dict({"train/error": error.mean(), "train/kl": kl.mean()}, prog_bar=True, batch_size=len(kl))
+        return loss
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        error, kl = self._terms(batch)
+        self.log("val/loss", (error + kl).mean(), prog_bar=True, sync_dist=True, batch_size=len(kl))
+        self.log("val/kl", kl.mean(), sync_dist=True, batch_size=len(kl))
+
+    def redraw(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Return each image redrawn once with a code of the prior; `rng` is a CPU generator."""
+        z = self.prior().sample(len(images), rng=rng).to(self.device)
+        images = images.to(self.device)
+        parts = zip(images.split(256), z.split(256), strict=True)
+        return torch.cat([self.redrawer.redraw(x, code).float() for x, code in parts])
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return redrawn training images."""
+        rows = self.data.train_rows
+        return self.redraw(self.data.rendered(rows[torch.randint(len(rows), (n,), generator=rng)]), rng)
+
+    def sample_classes(self, n_classes: int, n_images: int, rng: torch.Generator) -> Tensor:
+        """Return images of *unseen* (validation) classes, each with redrawn versions of it: one image is a class."""
+        given = self.data.rendered(evenly(self.data.unseen_rows, n_classes))
+        redrawn = self.redraw(given.repeat_interleave(n_images - 1, 0), rng).unflatten(0, (len(given), n_images - 1))
+        return torch.cat([given.to(redrawn)[:, None], redrawn], 1)
+
+    def _terms(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Return the error and the KL divergence, each `[n]`."""
+        x, other = batch.images, batch.partners
+        mean, log_var = (t.float() for t in self.encoder(x, other))
+        z = sample_posterior(mean, log_var, batch.rng)
+        if isinstance(self.redrawer, PixelRedrawer):
+            error = -self.likelihood.log_prob(self.redrawer.logits(x, z).float(), other)
+        else:
+            drawn, field = self.redrawer(x, z)
+            error = ERROR_WEIGHT * blurred_error(drawn.float(), other) + ROUGHNESS_WEIGHT * roughness(field.float())
+        return error, kl_to_prior(mean, log_var).sum(1)
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Return the bound on log p(x' | x) in nats of the pixel form, on pairs of unseen classes."""
+        if not isinstance(self.redrawer, PixelRedrawer):
+            return {}
+        rows = evenly(self.data.unseen_rows, 200)
+        table = self.data.table
+        assert table is not None
+        ids = table.class_ids[rows]
+        partners = table.starts[ids] + (rows - table.starts[ids] + 1) % table.counts[ids]
+        x, other = (self.data.rendered(r).to(self.device) for r in (rows, partners))
+        batch = ImageBatch(x, other, ids, make_rng("bound", device=self.device))
+        error, kl = self._terms(batch)
+        return {"elbo_unseen": -(error + kl).mean().item()}
