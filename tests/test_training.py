@@ -231,7 +231,7 @@ def test_pretraining_twice_gives_the_same_weights(make, toy_split_file, tmp_path
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("steps", [3, 4], ids=["end of epoch", "mid epoch"])
+@pytest.mark.parametrize("steps", [3, 4, None], ids=["before validation", "mid epoch", "after validation"])
 def test_resumed_training_equals_uninterrupted_training(tmp_path, toy_data, toy_split_file, steps):
     toy_data.steps_per_epoch = 3
     whole = protonet()
@@ -239,6 +239,7 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path, toy_data, toy_
 
     first = protonet()
     every = ModelCheckpoint(dirpath=tmp_path / "ckpt", filename="part", every_n_train_steps=steps, save_top_k=-1)
+    steps = steps or 3
     trainer_for(tmp_path, max_steps=steps, enable_checkpointing=True, callbacks=[every]).fit(first, toy_data)
     (path,) = (tmp_path / "ckpt").glob("part*.ckpt")
 

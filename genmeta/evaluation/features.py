@@ -80,6 +80,11 @@ def feature_network(table: ImageTable, starts: Tensor, counts: Tensor, key: str,
             f"the feature network that generated images are measured with needs square images, found {h}×{w}"
         )
     usable = counts >= SHOTS + 1
+    if int(usable.sum()) < 2:
+        raise UserError(
+            f"the network that generated images are measured with needs 2 classes with {SHOTS + 1} images to train on, "
+            f"found {int(usable.sum())}"
+        )
     pool = TaskPool(starts[usable], counts[usable])
     shape = EpisodeShape(min(WAYS, len(pool.counts)), SHOTS, min(QUERIES, int(counts[usable].min()) - SHOTS))
     some = pool.starts[:: max(1, len(pool.starts) // 1000)]

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lightning.pytorch import LightningDataModule
-
 from genmeta.data.source import DataSource
 from genmeta.data.splits import Part, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import LatentModel, load_generator
-from genmeta.modules.step_loader import FixedLoader, StepLoader
+from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import render
@@ -41,7 +39,7 @@ class Episodes:
         return EpisodeShape(self.n_way, self.n_shot, self.n_query)
 
 
-class EpisodicDataModule(LightningDataModule):
+class EpisodicDataModule(StepDataModule):
     """Meta-batches of the train classes, and fixed real episodes of the val and test classes.
 
     The meta-batch of optimiser step t is a pure function of (seed, "train", t); each process takes a contiguous slice
@@ -173,7 +171,7 @@ class EpisodicDataModule(LightningDataModule):
         rank, world = self._rank_and_world()
         if self.tasks_per_step < world:
             raise UserError(f"data.tasks_per_step is {self.tasks_per_step}, but there are {world} processes to feed")
-        return StepLoader(partial(self.train_part, rank, world), self.steps_per_epoch, self.n_workers)
+        return self.step_loader(partial(self.train_part, rank, world), self.steps_per_epoch, self.n_workers)
 
     def val_dataloader(self) -> FixedLoader:
         return self._eval_batches(self.eval_plan("val", self.val))

@@ -27,7 +27,7 @@ def adam(parameters: Any) -> torch.optim.Adam:
 class GANModule(CodesModule):
     """Steps of discriminator and generator on the images of the meta-train classes.
 
-    Both optimisers, clipping and accumulation are ours to call: Lightning leaves them to modules with two optimisers.
+    Optimisers, clipping and accumulation are ours to call: Lightning leaves them to modules with two optimisers.
 
     Args:
         generator: codes to images; its `forward` gives [-1, 1].
@@ -43,7 +43,7 @@ class GANModule(CodesModule):
         ema_decay: of the running mean of the generator's weights that is sampled from; 0: none. It starts
             at (1 + t) / (10 + t), so that the first weights are soon forgotten.
         gradient_clip: largest norm of the gradient of each network; none by default.
-        accumulate: batches for each optimiser step.
+        accumulate: parts that a batch is computed in, one after the other: the same step with less memory.
         optimizer: makes an optimiser of parameters; called once for each network.
     """
 
@@ -135,44 +135,54 @@ class GANModule(CodesModule):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
         optimizers: Sequence[Any] = self.optimizers()  # type: ignore[assignment]
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        first, last = number % self.accumulate == 0, (number + 1) % self.accumulate == 0
-        generator_too = (number // self.accumulate + 1) % self.discriminator_steps == 0
-        real = batch.images * 2 - 1
-        with torch.set_grad_enabled(generator_too):
-            z = self.generator.codes(batch.labels, batch.rng)
-            fake = self.generator(z)
+        penalise = number % self.penalty_every == 0 and bool(self.r1 or self.gradient_penalty)
+        generator_too = (number + 1) % self.discriminator_steps == 0
+        parts = batch.split(self.accumulate)
+        keep = generator_too and len(parts) == 1  # the discriminator's fakes serve the generator's step, graph and all
 
-        logits = self._logits(torch.cat([real, fake.detach()]), batch.labels.repeat(2), batch.rng)
-        real_logits, fake_logits = logits.chunk(2)
-        discriminator_loss = self.objective.discriminator_loss(real_logits, fake_logits)
-        penalised = discriminator_loss
-        if number % self.penalty_every == 0 and (self.r1 or self.gradient_penalty):
-            penalised = penalised + self.penalty_every * self._penalty(real, fake, batch)
-        self._step(optimizers[1], self.discriminator, penalised, first, last)
+        optimizers[1].zero_grad()
+        for part in parts:
+            with torch.set_grad_enabled(keep):
+                fake = self.generator(self.generator.codes(part.labels, part.rng))
+            real = part.images * 2 - 1
+            logits = self._logits(torch.cat([real, fake.detach()]), part.labels.repeat(2), part.rng)
+            real_logits, fake_logits = logits.chunk(2)
+            discriminator_loss = self.objective.discriminator_loss(real_logits, fake_logits)
+            penalty = self.penalty_every * self._penalty(real, fake, part) if penalise else 0
+            self.manual_backward((discriminator_loss + penalty) / len(parts))
+        self._step(optimizers[1], self.discriminator)
 
         if generator_too:
             self.discriminator.requires_grad_(False)  # its gradients are not needed for the generator's step
-            generator_loss = self.objective.generator_loss(self._logits(fake, batch.labels, batch.rng))
-            self._step(optimizers[0], self.generator, generator_loss, first, last)
+            optimizers[0].zero_grad()
+            for part in parts:
+                if not keep:
+                    fake = self.generator(self.generator.codes(part.labels, part.rng))
+                generator_loss = self.objective.generator_loss(self._logits(fake, part.labels, part.rng))
+                self.manual_backward(generator_loss / len(parts))
+            self._step(optimizers[0], self.generator)
             self.discriminator.requires_grad_(True)
-            if last and self.average is not None:
+            if self.average is not None:
                 self.average.update_parameters(self.generator)
             if self.encoder is not None:
-                encoder_loss = self._encoder_loss(batch)
-                self._step(optimizers[2], self.encoder, encoder_loss, first, last)
+                optimizers[2].zero_grad()
+                for part in parts:
+                    encoder_loss = self._encoder_loss(part)
+                    self.manual_backward(encoder_loss / len(parts))
+                self._step(optimizers[2], self.encoder)
 
-        if (number + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # `log` costs as much as a small layer
+        if (number + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined] # `log` costs time
             values = {"train/loss_d": discriminator_loss}
             if generator_too:
                 values["train/loss_g"] = generator_loss
                 if self.encoder is not None:
                     values["train/loss_e"] = encoder_loss
-            self.log_dict(values, prog_bar=True, batch_size=len(real))
-            accuracies = {"real": real_logits > 0, "fake": fake_logits < 0}
-            self.log_dict(
-                {f"train/acc_d_{name}": right.float().mean() for name, right in accuracies.items()},
-                batch_size=len(real),
-            )
+            self.log_dict(values, prog_bar=True, batch_size=len(batch.images))
+            accuracies = {
+                "train/acc_d_real": (real_logits > 0).float().mean(),
+                "train/acc_d_fake": (fake_logits < 0).float().mean(),
+            }
+            self.log_dict(accuracies, batch_size=len(batch.images))
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """All is done at the end of the validation: metrics of samples are of all of them together."""
@@ -209,15 +219,10 @@ class GANModule(CodesModule):
         mean, log_var = self.encoder(images)
         return -log_normal(z, mean.float(), log_var.float()).mean()
 
-    def _step(self, optimizer: Any, network: nn.Module, loss: Tensor, first: bool, last: bool) -> None:
-        if first:
-            optimizer.zero_grad()
-        self.manual_backward(loss / self.accumulate if self.accumulate > 1 else loss)
-        if last:
-            if self.gradient_clip is not None:
-                # Lightning's own would unscale by the one GradScaler of two optimisers
-                torch.nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
-            optimizer.step()
+    def _step(self, optimizer: Any, network: nn.Module) -> None:
+        if self.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
+        optimizer.step()
 
 
 def _moving_average(decay: float) -> Any:

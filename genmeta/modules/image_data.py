@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from genmeta.data.source import DataSource
@@ -12,7 +11,7 @@ from genmeta.data.splits import Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.evaluation.features import FeatureNetwork, feature_network
-from genmeta.modules.step_loader import FixedLoader, StepLoader
+from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
 from genmeta.rng import make_rng
 
 
@@ -42,8 +41,15 @@ class ImageBatch:
     labels: Tensor
     rng: torch.Generator
 
+    def split(self, parts: int) -> list["ImageBatch"]:
+        """Return the batch in so many parts of nearly equal size (fewer if there are fewer images)."""
+        if parts == 1:
+            return [self]
+        pieces = zip(self.images.chunk(parts), self.partners.chunk(parts), self.labels.chunk(parts), strict=True)
+        return [ImageBatch(x, partners, labels, self.rng) for x, partners, labels in pieces]
 
-class ImageDataModule(LightningDataModule):
+
+class ImageDataModule(StepDataModule):
     """Batches of images of the meta-train classes only; the last images of each class are held out for validation.
 
     The batch of step t is a pure function of (seed, t). One pass over the images is a permutation of them.
@@ -83,6 +89,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.steps_per_epoch, self.held_out = batch_size, steps_per_epoch, held_out
         self.rotations, self.feature_steps = rotations, feature_steps
         self.table: ImageTable | None = None
+        self._orders: dict[int, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         """Load the table and the split, once.
@@ -131,12 +138,7 @@ class ImageDataModule(LightningDataModule):
         """Return this process's part of the batch of a step."""
         n = len(self.train_rows)
         first = step * self.batch_size
-        order = torch.cat(
-            [
-                torch.randperm(n, generator=make_rng(self.seed, "images", epoch))
-                for epoch in range(first // n, (first + self.batch_size - 1) // n + 1)
-            ]
-        )
+        order = torch.cat([self._order(epoch) for epoch in range(first // n, (first + self.batch_size - 1) // n + 1)])
         rows = self.train_rows[order[first % n :][: self.batch_size]]
         rng = make_rng(self.seed, "partners", step)
         partners = self._partners(rows, rng)
@@ -145,8 +147,15 @@ class ImageDataModule(LightningDataModule):
         mine = slice(rank, None, world)
         return ImagePlan(rows[mine], partners[mine], turns[mine], f"{self.seed}/noise/{step}/{rank}")
 
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:  # one permutation an epoch, not one a step
+            rng = make_rng(self.seed, "images", epoch)
+            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
+            self._orders[epoch] = torch.randperm(len(self.train_rows), generator=rng)
+        return self._orders[epoch]
+
     def train_dataloader(self) -> StepLoader:
-        return StepLoader(self.plan, self.steps_per_epoch)
+        return self.step_loader(self.plan, self.steps_per_epoch)
 
     def val_dataloader(self) -> FixedLoader:
         """The held-out images, all of them in every process: their metrics are of the whole, not means over parts."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -20,11 +21,14 @@ class StepLoader:
         plan: step to batch; must pickle if there are workers.
         steps_per_epoch: batches of one iteration.
         n_workers: loader processes; the batches are the same for any number.
+        first_step: where to begin.
     """
 
-    def __init__(self, plan: Callable[[int], Any], steps_per_epoch: int, n_workers: int = 0) -> None:
+    def __init__(
+        self, plan: Callable[[int], Any], steps_per_epoch: int, n_workers: int = 0, first_step: int = 0
+    ) -> None:
         self.plan, self.steps_per_epoch, self.n_workers = plan, steps_per_epoch, n_workers
-        self.step = 0
+        self.step = first_step
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -55,6 +59,30 @@ class StepLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches of a saved state."""
         self.step = state["step"]
+
+
+class StepDataModule(LightningDataModule):
+    """Has one `StepLoader`, whose step is saved with the data module.
+
+    Lightning gives a loader its state back in mid-epoch only; from a checkpoint of an epoch's end it would begin with
+    the batches of step 0 again.
+    """
+
+    _loader: StepLoader | None = None
+    _first_step = 0
+
+    def step_loader(self, plan: Callable[[int], Any], steps_per_epoch: int, n_workers: int = 0) -> StepLoader:
+        """Return the loader of the training batches, which goes on where a checkpoint left off."""
+        self._loader = StepLoader(plan, steps_per_epoch, n_workers, self._first_step)
+        return self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches handed out."""
+        return self._loader.state_dict() if self._loader else {"step": self._first_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the batches of a saved state."""
+        self._first_step = state_dict["step"]
 
 
 class FixedLoader:
