@@ -7,7 +7,9 @@ PYTHON ?= python3# that makes the virtual environment: 3.11 to 3.13
 TORCH_INDEX ?=# address of a wheel index for torch, e.g. that of the CPU-only builds on pytorch.org
 DATA ?= glyphs# configs/data/*.yaml
 LEARNER ?= protonet# configs/learner/*.yaml
-GENERATOR ?= vae# configs/generator/*.yaml
+GENERATOR ?= vae# configs/generator/*.yaml: of meta-train
+GAN ?= gan# configs/generator/gan*.yaml: of train-gan
+VAE ?= vae# configs/generator/vae*.yaml: of train-vae
 SEED ?= 0
 RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
@@ -18,11 +20,11 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae meta-train meta-test test test-all check format clean
+.PHONY: help setup train-gan train-vae compare-generators meta-train meta-test bench-generators test test-all check format clean
 
 help: ## list the targets
-	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=vae] [SEED=0] [ARGS=...]"; echo
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
 	@echo; echo "  DATA:      $(notdir $(basename $(wildcard configs/data/*.yaml)))"
 	@echo "  LEARNER:   $(notdir $(basename $(wildcard configs/learner/*.yaml)))"
 	@echo "  GENERATOR: $(notdir $(basename $(wildcard configs/generator/*.yaml)))"
@@ -39,11 +41,14 @@ $(STAMP): pyproject.toml requirements-learn2learn.txt
 	@$(BIN)/pip install --quiet --no-deps -r requirements-learn2learn.txt
 	@touch $@
 
-train-gan: $(STAMP) ## pretrain a GAN on the meta-train classes of DATA
-	$(GENMETA) fit --config configs/generator/gan.yaml --config configs/data/$(DATA).yaml --run.name gan-$(DATA) --seed_everything $(SEED) $(ARGS)
+train-gan: $(STAMP) ## pretrain a GAN (GAN=gan, a YAML) on the meta-train classes of DATA
+	$(GENMETA) fit --config configs/generator/$(GAN).yaml --config configs/data/$(DATA).yaml --run.name $(GAN)-$(DATA) --seed_everything $(SEED) $(ARGS)
 
-train-vae: $(STAMP) ## pretrain a VAE on the meta-train classes of DATA
-	$(GENMETA) fit --config configs/generator/vae.yaml --config configs/data/$(DATA).yaml --run.name vae-$(DATA) --seed_everything $(SEED) $(ARGS)
+train-vae: $(STAMP) ## pretrain a VAE (VAE=vae, a YAML) on the meta-train classes of DATA
+	$(GENMETA) fit --config configs/generator/$(VAE).yaml --config configs/data/$(DATA).yaml --run.name $(VAE)-$(DATA) --seed_everything $(SEED) $(ARGS)
+
+compare-generators: $(STAMP) ## train all generators on DATA with two seeds (half an hour on two cores) and write their table
+	$(BIN)/python scripts/compare_generators.py --data $(DATA) --out docs/generators-$(DATA).md $(ARGS)
 
 meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
 	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) --generator $(GENERATOR) --seed $(SEED) $(ARGS)
@@ -51,6 +56,10 @@ meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and 
 meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newest mixed one) again
 	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed/fit" >&2; exit 2; }
 	$(GENMETA) test --config $(RUN)/config.yaml --ckpt_path $(RUN)/checkpoints/best.ckpt --run.name meta-test --run.folder runs --run.version null $(ARGS)
+
+bench-generators: $(STAMP) ## speed of a GAN's step and of decoding
+	$(BIN)/python benchmarks/gan_step.py $(ARGS)
+	$(BIN)/python benchmarks/decoding.py $(ARGS)
 
 test: $(STAMP) ## the tests (under 5 minutes)
 	$(BIN)/python -m pytest $(ARGS)

@@ -3,8 +3,8 @@
 python benchmarks/gan_step.py [--threads 1]
 
 Batch 64, 28×28, the layers of configs/generator/gan_classic.yaml. Arms take turns within each round, and the ratio of a
-round is taken before the median over rounds, since machines are noisy. `plain`: sigmoid and binary cross-entropy, Adam as it
-comes, real and generated images in two calls, the discriminator's gradients computed in the generator's step and
+round is taken before the median over rounds, since machines are noisy. `plain`: sigmoid and binary cross-entropy, Adam
+as it comes, real and generated images in two calls, the discriminator's gradients computed in the generator's step and
 thrown away; its images are picked from a float tensor in memory. `by hand`: what our step computes, without Lightning.
 """
 

@@ -144,6 +144,16 @@ def test_trainer_settings(tmp_path, path):
     assert json.loads((folder / "run.json").read_text())["stage"] == "fit"
 
 
+def test_validating_a_generator_gives_the_report_of_its_training(tmp_path, generator, capsys):
+    run_folder = generator.parents[1]
+    args = ["--config", str(run_folder / "config.yaml"), f"--ckpt_path={generator}"]
+    assert run(tmp_path, "validate", *args, "--run.version=null") == 0
+    (folder,) = tmp_path.glob("*/001")
+    reports = [json.loads((path / "run.json").read_text())["report"] for path in (run_folder, folder)]
+    assert reports[0] == pytest.approx(reports[1], rel=1e-4)
+    assert "recognisability" in capsys.readouterr().out
+
+
 def test_same_seed_gives_the_same_metrics_file_and_another_does_not(tmp_path, generator):
     args = ["fit", "--config", PROTONET, "--config", DEBUG, f"--data.generator={generator}"]
     for seed in (0, 0, 1):
@@ -317,6 +327,7 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path, capsys):
         (["--data", "glyfs"], "'glyfs' is no file and none of glyphs, .* did you mean 'glyphs'"),
         (["--learner", "protonets"], "did you mean 'protonet'"),
         (["--generator", "gna"], "did you mean 'gan'"),
+        (["--generator", "vae_deformation"], "which draws given images again"),
         (["--seed", "x"], "invalid int value"),
         (["--sede", "1"], "--sede"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),

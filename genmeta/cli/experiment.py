@@ -12,6 +12,7 @@ from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folde
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError, nearest
 from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
+from genmeta.modules.generative_module import CodesModule
 
 CONFIGS = Path("configs")
 
@@ -128,6 +129,12 @@ def _check_arms(options: argparse.Namespace, learner: list[str]) -> None:
     """Check what can be checked of the arms before time is spent on the generator."""
     TrainingCLI(["fit", *learner, f"--config={CONFIGS / 'arm' / 'real_only.yaml'}"], check_only=True)
     TrainingCLI(["test", *learner], check_only=True)
+    generator = TrainingCLI(["fit", *_configs(options, options.generator)], check_only=True).model
+    if not isinstance(generator, CodesModule):
+        raise UserError(
+            f"--generator: {options.generator} is a {type(generator).__name__}, which draws given images again, "
+            f"not new classes from codes; choose a GAN or a VAE of codes"
+        )
 
 
 def _run(*args: str) -> TrainingCLI:

@@ -98,6 +98,10 @@ class VAEModule(CodesModule):
             self._fitted = (self.global_step, self._fit_second_stage())
         return self._fitted[1]
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._fitted = None  # it was fitted to the codes of other weights
+        return super().load_state_dict(*args, **kwargs)
+
     def trained_prior(self) -> GaussianMixture:
         """Return the prior that the bound holds for."""
         return self.latent_prior.mixture(self.decoder.latent_dim, self.encoder, self.data.n_classes)
