@@ -249,8 +249,9 @@ class TrainingCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update({f"report/{name}": value for name, value in report.items()})
+        losses = {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items()) if "loss" in k or "elbo" in k}
         print(f"           features: {self.datamodule.features.name}")
-        for name, value in report.items():
+        for name, value in {**report, **losses}.items():
             print(f"           {name:<24}{value:>10.4g}", flush=True)
         return report
 

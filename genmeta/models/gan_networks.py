@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import LatentDecoder
-from genmeta.models.networks import Down, Up, three
+from genmeta.models.networks import Down, Shape, Up, three
 from genmeta.tasks.prior import GaussianMixture
 
 
@@ -35,7 +35,7 @@ class FullyConnectedGenerator(Generator):
     used PyTorch version for 28×28 digits; batch norm and LeakyReLU(0.2) from Radford et al., "DCGAN", ICLR 2016.
 
     Args:
-        image_shape: `[C, H, W]`.
+        image_shape: `[C, H, W]`; the data's if left out.
     """
 
     chunk_size = 4096  # one matrix product is fastest whole
@@ -43,14 +43,14 @@ class FullyConnectedGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 100,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         hidden: Sequence[int] = (128, 256, 512, 1024),
     ) -> None:
         super().__init__()
         require_positive(
             "FullyConnectedGenerator", latent_dim=latent_dim, layers=len(hidden), smallest=min(hidden, default=1)
         )
-        self.init_args = {"latent_dim": latent_dim, "image_shape": list(image_shape), "hidden": list(hidden)}
+        self.init_args = {"latent_dim": latent_dim, "image_shape": list(three(image_shape)), "hidden": list(hidden)}
         self.latent_dim, self.image_shape = latent_dim, three(image_shape)
         layers: list[nn.Module] = []
         for depth, (n_in, n_out) in enumerate(zip([latent_dim, *hidden], hidden, strict=False)):
@@ -65,7 +65,7 @@ class FullyConnectedGenerator(Generator):
 class FullyConnectedDiscriminator(nn.Module):
     """pixels → hidden layers → one **logit** (no sigmoid): > 0 means "real"."""
 
-    def __init__(self, image_shape: Sequence[int] = (1, 28, 28), hidden: Sequence[int] = (512, 256)) -> None:
+    def __init__(self, image_shape: Shape = None, hidden: Sequence[int] = (512, 256)) -> None:
         super().__init__()
         require_positive("FullyConnectedDiscriminator", layers=len(hidden), smallest=min(hidden, default=1))
         self.image_shape = three(image_shape)
@@ -89,7 +89,7 @@ class ConvGenerator(Generator):
 
     Args:
         latent_dim: size of a code, the class's part included.
-        image_shape: `[C, H, W]`.
+        image_shape: `[C, H, W]`; the data's if left out.
         channels: of the feature maps, from the smallest up; each is one doubling of the side.
         residual: residual blocks in place of plain ones.
         class_dim: entries of a code that are the class's.
@@ -99,7 +99,7 @@ class ConvGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 64,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: Sequence[int] = (128, 64),
         residual: bool = False,
         class_dim: int = 0,
@@ -111,7 +111,7 @@ class ConvGenerator(Generator):
             raise UserError(f"ConvGenerator: class_dim must be in [0, latent_dim), found {class_dim} of {latent_dim}")
         self.init_args = {
             "latent_dim": latent_dim,
-            "image_shape": list(image_shape),
+            "image_shape": list(three(image_shape)),
             "channels": list(channels),
             "residual": residual,
             "class_dim": class_dim,
@@ -119,7 +119,7 @@ class ConvGenerator(Generator):
         }
         self.latent_dim, self.image_shape, self.class_dim = latent_dim, three(image_shape), class_dim
         self.classes = nn.Embedding(max_classes, class_dim) if class_dim else None
-        self.body = nn.Sequential(Up(latent_dim, image_shape, channels, residual), nn.Tanh())
+        self.body = nn.Sequential(Up(latent_dim, self.image_shape, channels, residual), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images `[n, C, H, W]` in [-1, 1]."""
@@ -146,7 +146,7 @@ class ConvDiscriminator(nn.Module):
     features summed over places (Miyato and Koyama, "cGANs with Projection Discriminator", ICLR 2018, eq. 3).
 
     Args:
-        image_shape: `[C, H, W]`.
+        image_shape: `[C, H, W]`; the data's if left out.
         channels: of the feature maps, from the largest down; each is one halving of the side.
         residual: residual blocks in place of plain ones.
         spectral_norm: divide each weight by its largest singular value (Miyato et al., ICLR 2018).
@@ -156,7 +156,7 @@ class ConvDiscriminator(nn.Module):
 
     def __init__(
         self,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: Sequence[int] = (64, 128),
         residual: bool = False,
         spectral_norm: bool = False,
@@ -166,7 +166,7 @@ class ConvDiscriminator(nn.Module):
         super().__init__()
         require_positive("ConvDiscriminator", channels=min(channels, default=1))
         self.image_shape = three(image_shape)
-        self.body = Down(image_shape, channels, residual, spectral_norm)
+        self.body = Down(self.image_shape, channels, residual, spectral_norm)
         linear = nn.Linear(prod(self.body.out_shape), 1)
         self.logit = torch_spectral_norm(linear) if spectral_norm else linear
         self.classes = nn.Embedding(max_classes, channels[-1]) if projection else None

@@ -8,13 +8,18 @@ from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 from genmeta.errors import UserError
 
+Shape = Sequence[int] | None
+"""`[channels, height, width]` of the images; left out in a YAML, the command line fills in that of the data."""
 
-def three(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return `(C, H, W)`.
+
+def three(image_shape: Shape) -> tuple[int, int, int]:
+    """Return `(C, H, W)`; `(1, 28, 28)` if it is left out.
 
     Raises:
         UserError: these are not three numbers of at least 1.
     """
+    if image_shape is None:
+        return 1, 28, 28
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise UserError(f"image_shape must be [channels, height, width], found {list(image_shape)}")
     c, h, w = image_shape

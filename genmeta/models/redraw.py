@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import Redrawer
-from genmeta.models.networks import Down, Up, three
+from genmeta.models.networks import Down, Shape, Up, three
 
 
 class PairEncoder(nn.Module):
@@ -23,7 +23,7 @@ class PairEncoder(nn.Module):
     def __init__(
         self,
         latent_dim: int = 16,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: Sequence[int] = (32, 64),
         hidden: int = 128,
     ) -> None:
@@ -48,7 +48,7 @@ class PixelRedrawer(Redrawer):
     def __init__(
         self,
         latent_dim: int = 16,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: Sequence[int] = (32, 64),
         hidden: int = 256,
     ) -> None:
@@ -56,17 +56,17 @@ class PixelRedrawer(Redrawer):
         require_positive("PixelRedrawer", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
         self.init_args = {
             "latent_dim": latent_dim,
-            "image_shape": list(image_shape),
+            "image_shape": list(three(image_shape)),
             "channels": list(channels),
             "hidden": hidden,
         }
         self.latent_dim, self.image_shape = latent_dim, three(image_shape)
-        body = Down(image_shape, channels)
+        body = Down(self.image_shape, channels)
         self.look = nn.Sequential(body, nn.Flatten(), nn.Linear(prod(body.out_shape), hidden), nn.ReLU())
         self.draw = nn.Sequential(
             nn.Linear(hidden + latent_dim, hidden),
             nn.ReLU(),
-            Up(hidden, image_shape, list(channels)[::-1], batch_norm=False),
+            Up(hidden, self.image_shape, list(channels)[::-1], batch_norm=False),
         )
 
     def logits(self, x: Tensor, z: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class DeformationRedrawer(Redrawer):
 
     Args:
         latent_dim: size of a code.
-        image_shape: `[C, H, W]`, height and width multiples of 4.
+        image_shape: `[C, H, W]`, height and width multiples of 4; the data's if left out.
         channels: feature maps of the network that draws the field.
         reach: largest displacement by the field, as a share of half the width.
     """
@@ -94,7 +94,7 @@ class DeformationRedrawer(Redrawer):
     def __init__(
         self,
         latent_dim: int = 16,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: int = 32,
         reach: float = 0.35,
     ) -> None:
@@ -102,17 +102,17 @@ class DeformationRedrawer(Redrawer):
         require_positive("DeformationRedrawer", latent_dim=latent_dim, channels=channels)
         c, h, w = three(image_shape)
         if h % 4 or w % 4:
-            raise UserError(f"DeformationRedrawer: height and width must be multiples of 4, found {list(image_shape)}")
+            raise UserError(f"DeformationRedrawer: height and width must be multiples of 4, found {[c, h, w]}")
         if not 0 < reach <= 1:
             raise UserError(f"DeformationRedrawer: reach must be in (0, 1], found {reach}")
         self.init_args = {
             "latent_dim": latent_dim,
-            "image_shape": list(image_shape),
+            "image_shape": list(three(image_shape)),
             "channels": channels,
             "reach": reach,
         }
         self.latent_dim, self.image_shape, self.reach = latent_dim, (c, h, w), reach
-        self.look = Down(image_shape, (channels, channels))
+        self.look = Down(self.image_shape, (channels, channels))
         self.place = nn.Linear(latent_dim, channels * (h // 4) * (w // 4))
         self.field = nn.Sequential(
             nn.Conv2d(2 * channels, channels, 3, padding=1),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genmeta.errors import require_positive
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
-from genmeta.models.networks import Down, Up, three
+from genmeta.models.networks import Down, Shape, Up, three
 
 
 class ConvEncoder(LatentEncoder):
@@ -17,7 +17,7 @@ class ConvEncoder(LatentEncoder):
 
     Args:
         latent_dim: size of a code.
-        image_shape: `[C, H, W]`.
+        image_shape: `[C, H, W]`; the data's if left out.
         channels: of the feature maps, from the largest down; each is one halving of the side.
         hidden: units of the layer between.
         residual: residual blocks in place of plain ones.
@@ -26,7 +26,7 @@ class ConvEncoder(LatentEncoder):
     def __init__(
         self,
         latent_dim: int = 32,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: Sequence[int] = (32, 64),
         hidden: int = 256,
         residual: bool = False,
@@ -34,7 +34,7 @@ class ConvEncoder(LatentEncoder):
         super().__init__()
         self.init_args = _init_args(latent_dim, image_shape, channels, hidden, residual)
         self.latent_dim, self.image_shape = latent_dim, three(image_shape)
-        body = Down(image_shape, channels, residual)
+        body = Down(self.image_shape, channels, residual)
         self.layers = nn.Sequential(
             body,
             nn.Flatten(),
@@ -55,7 +55,7 @@ class ConvDecoder(LatentDecoder):
     def __init__(
         self,
         latent_dim: int = 32,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Shape = None,
         channels: Sequence[int] = (64, 32),
         hidden: int = 256,
         residual: bool = False,
@@ -64,7 +64,7 @@ class ConvDecoder(LatentDecoder):
         self.init_args = _init_args(latent_dim, image_shape, channels, hidden, residual)
         self.latent_dim, self.image_shape = latent_dim, three(image_shape)
         self.layers = nn.Sequential(
-            nn.Linear(latent_dim, hidden), nn.ReLU(), Up(hidden, image_shape, channels, residual, batch_norm=False)
+            nn.Linear(latent_dim, hidden), nn.ReLU(), Up(hidden, self.image_shape, channels, residual, batch_norm=False)
         )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ class ConvDecoder(LatentDecoder):
 
 
 def _init_args(
-    latent_dim: int, image_shape: Sequence[int], channels: Sequence[int], hidden: int, residual: bool
+    latent_dim: int, image_shape: Shape, channels: Sequence[int], hidden: int, residual: bool
 ) -> dict[str, Any]:
     require_positive("the VAE's networks", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
     return {
         "latent_dim": latent_dim,
-        "image_shape": list(image_shape),
+        "image_shape": list(three(image_shape)),
         "channels": list(channels),
         "hidden": hidden,
         "residual": residual,

@@ -2,13 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from genmeta.errors import require_positive
-from genmeta.models.networks import three
+from genmeta.models.networks import Shape, three
 from genmeta.models.vae import kl_to_gaussian, kl_to_prior, log_normal
 from genmeta.tasks.prior import GaussianMixture
 
@@ -55,10 +55,10 @@ class VampPrior(Prior):
 
     Args:
         n_components: how many pseudo-images.
-        image_shape: `[C, H, W]`.
+        image_shape: `[C, H, W]`; the data's if left out.
     """
 
-    def __init__(self, n_components: int = 100, image_shape: Sequence[int] = (1, 28, 28)) -> None:
+    def __init__(self, n_components: int = 100, image_shape: Shape = None) -> None:
         super().__init__()
         require_positive("VampPrior", n_components=n_components)
         self.logits = nn.Parameter(torch.zeros(n_components, *three(image_shape)))
