@@ -94,8 +94,21 @@ class ClassPrior(Prior):
     def __init__(self, latent_dim: int = 32, max_classes: int = 2048) -> None:
         super().__init__()
         require_positive("ClassPrior", latent_dim=latent_dim, max_classes=max_classes)
-        self.means = nn.Parameter(torch.zeros(max_classes, latent_dim))
-        self.log_vars = nn.Parameter(torch.zeros(max_classes, latent_dim))
+        self.offsets = nn.Parameter(torch.zeros(max_classes, latent_dim))
+        self.widths = nn.Parameter(torch.zeros(max_classes, latent_dim))
+
+    # An optimiser like Adam moves a weight by its learning rate a step, and a class is in few of the steps: times ten, or
+    # the classes would not have parted by the end of training.
+
+    @property
+    def means(self) -> Tensor:
+        """Means `[max_classes, latent_dim]`."""
+        return 10 * self.offsets
+
+    @property
+    def log_vars(self) -> Tensor:
+        """Log variances `[max_classes, latent_dim]`."""
+        return 10 * self.widths
 
     def kl(self, mean: Tensor, log_var: Tensor, z: Tensor, labels: Tensor, encode: Encode) -> Tensor:
         return kl_to_gaussian(mean, log_var, self.means[labels], self.log_vars[labels])
