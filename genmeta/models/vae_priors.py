@@ -97,8 +97,8 @@ class ClassPrior(Prior):
         self.offsets = nn.Parameter(torch.zeros(max_classes, latent_dim))
         self.widths = nn.Parameter(torch.zeros(max_classes, latent_dim))
 
-    # An optimiser like Adam moves a weight by its learning rate a step, and a class is in few of the steps: times ten, or
-    # the classes would not have parted by the end of training.
+    # Adam moves a weight by its learning rate a step, and a class is in few of the steps: times ten, or the classes
+    # would not have parted by the end of training.
 
     @property
     def means(self) -> Tensor:
