@@ -51,7 +51,7 @@ def generator(tmp_path_factory) -> Path:
 
 def test_every_shipped_yaml_is_run_by_a_test():
     kinds = {Path(path).parts[1] for path in YAMLS}
-    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer"}
+    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer", "test"}
     for path in YAMLS:
         assert (ROOT / path).read_text(encoding="utf-8").startswith("# "), f"{path} does not open with what it is"
 
@@ -93,6 +93,16 @@ def test_learners_train_and_test(tmp_path, path, generator, capsys):
 @pytest.mark.parametrize("path", [p for p in YAMLS if "/baseline/" in p])
 def test_baselines_test(tmp_path, path):
     assert run(tmp_path, "test", "--config", path, "--config", DEBUG) == 0
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/test/" in p])
+def test_tests_of_other_shapes(tmp_path, path):
+    if "omniglot" in path and not OMNIGLOT.is_dir():
+        pytest.skip("the Omniglot zip files are not here")
+    pixels = ["--config", "configs/baseline/pixels.yaml", "--config", "configs/data/omniglot_minimal.yaml"]
+    assert run(tmp_path, "test", *pixels, "--config", path, "--config", DEBUG) == 0
+    (folder,) = tmp_path.glob("*/001")
+    assert "test/acc_20w1s_within" in json.loads((folder / "run.json").read_text())["metrics"]
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if "/data/" in p])
@@ -505,6 +515,7 @@ def test_help_and_make_help_list_what_there_is(capsys):
         "train-vae",
         "meta-train",
         "meta-test",
+        "bench-sampling",
         "test",
         "test-all",
         "check",

@@ -95,7 +95,7 @@ class MetaModule(LightningModule):
             assert isinstance(metric, EpisodeAccuracy)
             accuracies = metric.compute()
             metric.reset()
-            name = str(episodes.shape)
+            name = episodes.name
             self.episode_accuracies[name] = accuracies.tolist()
             mean, half = mean_and_ci95(accuracies)
             self.log(f"test/acc_{name}", mean)
