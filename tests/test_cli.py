@@ -35,20 +35,6 @@ def run(tmp_path, *args: str) -> int:
     return main([*args, f"--run.folder={tmp_path}"])
 
 
-@pytest.fixture(scope="session")
-def generator(tmp_path_factory) -> Path:
-    """A GAN's checkpoint of three steps on glyphs."""
-    folder = tmp_path_factory.mktemp("generator")
-    here = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        assert main(["fit", "--config", GAN, "--config", DEBUG, f"--run.folder={folder}", "--run.wandb=off"]) == 0
-    finally:
-        os.chdir(here)
-        os.environ.pop("GENMETA_RUN_FOLDER", None)
-    return folder / "gan-glyphs" / "001" / "checkpoints" / "best.ckpt"
-
-
 def test_every_shipped_yaml_is_run_by_a_test():
     kinds = {Path(path).parts[1] for path in YAMLS}
     assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer", "test"}

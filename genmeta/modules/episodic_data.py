@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from lightning.pytorch import LightningDataModule
 
+from genmeta.data.seen import Seen
 from genmeta.data.source import DataSource
 from genmeta.data.splits import Part, Split, load_split
 from genmeta.data.table import ImageTable
@@ -170,6 +171,27 @@ class EpisodicDataModule(LightningDataModule):
         """`(C, H, W)` of the images (after `setup`)."""
         assert self.table is not None
         return self.table.image_shape
+
+    @cached_property
+    def seen(self) -> Seen:
+        """What a learner sees in training and validation (after `setup`)."""
+        assert self.table is not None
+        return Seen.of(self.split, self.table)
+
+    def check_seen(self, seen: Seen, stage: str, path: str) -> None:
+        """Check what a checkpoint has seen against this data: the guard against testing on training classes.
+
+        Raises:
+            UserError: it has seen classes that this stage evaluates on, or, in `fit`, is of another split.
+        """
+        assert self.table is not None
+        if stage != "fit":
+            seen.check_unseen(self.table, self.split, self.test_part if stage == "test" else "val", path)
+        elif seen.split_hash != self.split.hash:  # what it trained on would be in neither record
+            raise UserError(
+                f"checkpoint {path} was trained on split '{seen.split_name}' ({seen.split_hash}), but this run "
+                f"uses split '{self.split.name}' ({self.split.hash}); training goes on with the same split only"
+            )
 
     def shapes(self, stage: str) -> tuple[EpisodeShape, ...]:
         """Return the sizes of all episodes of a stage (`fit`, `validate`, `test`)."""
