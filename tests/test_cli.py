@@ -501,6 +501,7 @@ def test_help_and_make_help_list_what_there_is(capsys):
         "train-vae",
         "meta-train",
         "meta-test",
+        "challenge",
         "bench-sampling",
         "test",
         "test-all",
