@@ -51,8 +51,8 @@ class Seen:
             train=split.train,
             val=split.val,
             groups=tuple(sorted({table.groups[number] for number in [*train.tolist(), *val.tolist()]})),
-            train_images=hash_images(table.images[torch.isin(table.class_ids, train)]).unique(),
-            val_images=hash_images(table.images[torch.isin(table.class_ids, val)]).unique(),
+            train_images=_hash_classes(table, train),
+            val_images=_hash_classes(table, val),
         )
 
     def state(self) -> dict[str, Any]:
@@ -97,14 +97,24 @@ class Seen:
                 )
         seen_images = self.train_images if part == "val" else torch.cat([self.train_images, self.val_images])
         for name, number in tested.items():
-            start, count = int(table.starts[number]), int(table.counts[number])
-            n_same = int(torch.isin(hash_images(table.images[start : start + count]), seen_images).sum())
+            count = int(table.counts[number])
+            n_same = int(torch.isin(hash_images(_images(table, number)), seen_images).sum())
             if 2 * n_same > count:
                 raise UserError(
                     f"checkpoint {path} has seen {n_same} of the {count} images of class '{name}' of {where}, under "
                     f"another name, in split '{self.split_name}' of data set '{self.dataset}'; test on images that it "
                     f"has not seen"
                 )
+
+
+def _images(table: ImageTable, class_id: int) -> Tensor:
+    start = int(table.starts[class_id])
+    return table.images[start : start + int(table.counts[class_id])]
+
+
+def _hash_classes(table: ImageTable, class_ids: Tensor) -> Tensor:
+    """Return the hashes of all images of some classes, sorted; one class at a time, so that little memory is needed."""
+    return torch.cat([hash_images(_images(table, number)) for number in class_ids.tolist()]).unique()
 
 
 def hash_images(images: Tensor) -> Tensor:
