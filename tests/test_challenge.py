@@ -134,7 +134,7 @@ def test_hausdorff_learner_takes_the_nearest_of_several_shots_and_follows_labels
 
 
 def lakes_errors(folder: Path, n_runs: int) -> list[float]:
-    """The demo of the challenge, line by line, with loops for its cdist."""
+    """The steps of the challenge's demo, as plain loops."""
     errors = []
     for number in range(1, n_runs + 1):
         pairs = [line.split() for line in (folder / f"run{number:02d}" / "class_labels.txt").read_text().splitlines()]

@@ -250,6 +250,10 @@ BAD_ARGS = [
         ["fit", "--config", PROTONET, "--data.train_tasks.latent.policy", "Othrclass"],
         r"latent\.policy: cannot find class .* did you mean 'genmeta\.tasks\.latent\.OtherClass'",
     ),
+    (
+        ["fit", "--config", PROTONET, "--data.train_tasks.real.groups", "inside"],
+        "train_tasks.real.groups: expected one of 'any', 'within', 'across', found 'inside'",
+    ),
     (["fit", "--config", PROTONET, "--data.train_tasks.share", "2"], r"share must be in \[0, 1\], found 2"),
     (
         ["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_way", "5000"],

@@ -88,6 +88,14 @@ def test_a_meta_batch_follows_from_its_generator_alone(groups):
     assert plan_hash(sampler.sample(POOL, shape, 6, 3, make_rng(0, 4))) != first
 
 
+def test_draws_never_change():
+    """Changing these changes every experiment and every figure in the documents."""
+    hashes = {"any": "cdb009adbb1ffc75", "within": "95acd9da007edc4c", "across": "c3d97d1f639616f7"}
+    for groups, expected in hashes.items():
+        plan = RealTasks(True, groups).sample(POOL, EpisodeShape(3, 1, 2), 6, 0, make_rng(0))
+        assert plan_hash(plan) == expected, groups
+
+
 @pytest.mark.parametrize(
     ("sampler", "n_way", "message"),
     [

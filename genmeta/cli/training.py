@@ -128,7 +128,7 @@ class TrainingCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(config, skip_unset=False, skip_link_targets=False)
         resolved = yaml.safe_load(text)
         if isinstance(self.model, MetaModule):
-            self.model.learner_config = resolved["model"]["init_args"]["learner"]
+            self.model.learner_config = resolved["model"].get("init_args", {}).get("learner")
         if run.reuse and (earlier := find_same_run(run, resolved)):
             self.run_folder, self.reused = earlier, True
             return Trainer(logger=False, barebones=True)
