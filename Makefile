@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators meta-train meta-test bench-generators test test-all check format clean
+.PHONY: help setup train-gan train-vae compare-generators meta-train meta-test challenge bench-generators bench-sampling test test-all check format clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -56,6 +56,14 @@ meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and 
 meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newest mixed one) again
 	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed/fit" >&2; exit 2; }
 	$(GENMETA) test --config $(RUN)/config.yaml --ckpt_path $(RUN)/checkpoints/best.ckpt --run.name meta-test --run.folder runs --run.version null $(ARGS)
+
+challenge: $(STAMP) ## the Omniglot Challenge: RUNS (all_runs.zip or its folder), with the learner of RUN
+	@test -n "$(RUNS)" || { echo "give RUNS=all_runs.zip (of the Omniglot release), or the folder in it" >&2; exit 2; }
+	$(GENMETA) challenge --runs $(RUNS) $(if $(RUN),--ckpt $(RUN)/checkpoints/best.ckpt) $(ARGS)
+
+bench-sampling: $(STAMP) ## how fast episodes are made, beside learn2learn and easyfsl
+	@$(BIN)/python -c 'import easyfsl' 2>/dev/null || $(BIN)/pip install --quiet --editable ".[bench]"
+	$(BIN)/python benchmarks/sampling.py $(ARGS)
 
 bench-generators: $(STAMP) ## speed of a GAN's step and of decoding
 	$(BIN)/python benchmarks/gan_step.py $(ARGS)

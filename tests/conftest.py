@@ -1,12 +1,14 @@
 """Small data for tests that do not need real ones."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from genmeta.cli.main import main
 from genmeta.data.source import DataSource
 from genmeta.data.splits import Split
 from genmeta.data.table import ImageTable
@@ -67,6 +69,34 @@ def toy_data(toy_split_file: str) -> EpisodicDataModule:
         tasks_per_step=4,
         steps_per_epoch=3,
     )
+
+
+def _three_steps(folder: Path, *args: str) -> Path:
+    """Return the checkpoint of a run of three steps on glyphs_minimal."""
+    here = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        more = ["--config", "configs/trainer/debug.yaml", f"--run.folder={folder}", "--run.name=run", "--run.wandb=off"]
+        assert main(["fit", *args, *more]) == 0
+    finally:
+        os.chdir(here)
+        os.environ.pop("GENMETA_RUN_FOLDER", None)
+    return folder / "run" / "001" / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GAN's checkpoint."""
+    return _three_steps(
+        tmp_path_factory.mktemp("generator"), "--config", "configs/generator/gan_classic.yaml", "--data.feature_steps=2"
+    )
+
+
+@pytest.fixture(scope="session")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ProtoNet's checkpoint, trained on real tasks."""
+    configs = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml"]
+    return _three_steps(tmp_path_factory.mktemp("learner"), *configs)
 
 
 @pytest.fixture(autouse=True)

@@ -39,25 +39,9 @@ def run(tmp_path, *args: str) -> int:
     return main([*args, f"--run.folder={tmp_path}"])
 
 
-@pytest.fixture(scope="session")
-def generator(tmp_path_factory) -> Path:
-    """A GAN's checkpoint of three steps on glyphs."""
-    folder = tmp_path_factory.mktemp("generator")
-    here = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        assert (
-            main(["fit", "--config", GAN, "--config", DEBUG, QUICK, f"--run.folder={folder}", "--run.wandb=off"]) == 0
-        )
-    finally:
-        os.chdir(here)
-        os.environ.pop("GENMETA_RUN_FOLDER", None)
-    return folder / "gan_classic-glyphs" / "001" / "checkpoints" / "best.ckpt"
-
-
 def test_every_shipped_yaml_is_run_by_a_test():
     kinds = {Path(path).parts[1] for path in YAMLS}
-    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer"}
+    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer", "test"}
     for path in YAMLS:
         assert (ROOT / path).read_text(encoding="utf-8").startswith("# "), f"{path} does not open with what it is"
 
@@ -106,6 +90,16 @@ def test_learners_train_and_test(tmp_path, path, generator, capsys):
 @pytest.mark.parametrize("path", [p for p in YAMLS if "/baseline/" in p])
 def test_baselines_test(tmp_path, path):
     assert run(tmp_path, "test", "--config", path, "--config", DEBUG) == 0
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/test/" in p])
+def test_tests_of_other_shapes(tmp_path, path):
+    if "omniglot" in path and not OMNIGLOT.is_dir():
+        pytest.skip("the Omniglot zip files are not here")
+    pixels = ["--config", "configs/baseline/pixels.yaml", "--config", "configs/data/omniglot_minimal.yaml"]
+    assert run(tmp_path, "test", *pixels, "--config", path, "--config", DEBUG) == 0
+    (folder,) = tmp_path.glob("*/001")
+    assert "test/acc_20w1s_within" in json.loads((folder / "run.json").read_text())["metrics"]
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if "/data/" in p])
@@ -279,6 +273,10 @@ BAD_ARGS = [
     (
         ["fit", "--config", PROTONET, "--data.train_tasks.latent.policy", "Othrclass"],
         r"latent\.policy: cannot find class .* did you mean 'genmeta\.tasks\.latent\.OtherClass'",
+    ),
+    (
+        ["fit", "--config", PROTONET, "--data.train_tasks.real.groups", "inside"],
+        "train_tasks.real.groups: expected one of 'any', 'within', 'across', found 'inside'",
     ),
     (["fit", "--config", PROTONET, "--data.train_tasks.share", "2"], r"share must be in \[0, 1\], found 2"),
     (
@@ -532,6 +530,8 @@ def test_help_and_make_help_list_what_there_is(capsys):
         "train-vae",
         "meta-train",
         "meta-test",
+        "challenge",
+        "bench-sampling",
         "test",
         "test-all",
         "check",

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from genmeta.cli.options import OptionParser
 from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folder, read_run_file
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError, nearest
@@ -15,11 +16,6 @@ from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, 
 from genmeta.modules.generative_module import CodesModule
 
 CONFIGS = Path("configs")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 def experiment(args: Sequence[str]) -> None:
@@ -70,7 +66,7 @@ def experiment(args: Sequence[str]) -> None:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="genmeta experiment", description=experiment.__doc__, allow_abbrev=False)
+    parser = OptionParser("genmeta experiment", experiment.__doc__)
     add = parser.add_argument
     add("--data", default="glyphs", help="name of a YAML in configs/data, or its path")
     add("--learner", default="protonet", help="name of a YAML in configs/learner, or its path")

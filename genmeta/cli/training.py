@@ -129,6 +129,8 @@ class TrainingCLI(LightningCLI):
             return Trainer(logger=False, barebones=True)
         text = self._parser(self.subcommand).dump(config, skip_unset=False, skip_link_targets=False)
         resolved = yaml.safe_load(text)
+        if isinstance(self.model, MetaModule):
+            self.model.learner_config = resolved["model"].get("init_args", {}).get("learner")
         if run.reuse and (earlier := find_same_run(run, resolved)):
             self.run_folder, self.reused = earlier, True
             return Trainer(logger=False, barebones=True)
@@ -163,7 +165,10 @@ class TrainingCLI(LightningCLI):
         self.datamodule.setup(self.subcommand)
         self.model.check(self.datamodule, self.subcommand)
         if path := self.config[self.subcommand].ckpt_path:
-            self._check_weights(path, read_checkpoint(path)["state_dict"])
+            checkpoint = read_checkpoint(path)
+            self._check_weights(path, checkpoint["state_dict"])
+            if isinstance(self.datamodule, EpisodicDataModule):
+                self.model.check_checkpoint(checkpoint, self.datamodule, self.subcommand, path)
 
     def _check_weights(self, path: str, weights: dict[str, torch.Tensor]) -> None:
         expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}

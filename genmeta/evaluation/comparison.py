@@ -1,5 +1,6 @@
 """Arms of an experiment on identical test episodes: the table, and the paired difference."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,9 @@ class Arm:
 
     Attributes:
         name: what the row says.
-        accuracies: by shape (`5w1s`), the accuracy of each test episode in [0, 1], in the order of the episodes.
-        hashes: by shape, the content hash of the episodes.
+        accuracies: by the name of the episodes (`5w1s`, `20w1s_within`), the accuracy of each test episode in [0, 1],
+            in the order of the episodes.
+        hashes: by that name, the content hash of the episodes.
     """
 
     name: str
@@ -38,7 +40,7 @@ def percent(values: Sequence[float], sign: str = "") -> str:
 def table(arms: Sequence[Arm]) -> str:
     """Return the accuracies of all arms as a Markdown table, aligned for a terminal."""
     shapes = list(arms[0].accuracies)
-    rows = [["", *(s.replace("w", "-way ").replace("s", "-shot") for s in shapes)]]
+    rows = [["", *(re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", s).strip() for s in shapes)]]
     rows += [[arm.name, *(percent(arm.accuracies[s]) for s in shapes)] for arm in arms]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]

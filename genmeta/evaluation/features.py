@@ -85,7 +85,7 @@ def feature_network(table: ImageTable, starts: Tensor, counts: Tensor, key: str,
             f"the network that generated images are measured with needs 2 classes with {SHOTS + 1} images to train on, "
             f"found {int(usable.sum())}"
         )
-    pool = TaskPool(starts[usable], counts[usable])
+    pool = TaskPool(starts[usable], counts[usable], torch.zeros(int(usable.sum()), dtype=torch.long))
     shape = EpisodeShape(min(WAYS, len(pool.counts)), SHOTS, min(QUERIES, int(counts[usable].min()) - SHOTS))
     some = pool.starts[:: max(1, len(pool.starts) // 1000)]
     digest = hashlib.sha256(table.images[some].numpy().tobytes()).hexdigest()

@@ -1,9 +1,10 @@
 """Episodes for meta-training, validation and test: planned on the CPU, rendered on the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
+from genmeta.data.seen import Seen
 from genmeta.data.source import DataSource
 from genmeta.data.splits import Part, Split, load_split
 from genmeta.data.table import ImageTable
@@ -12,11 +13,12 @@ from genmeta.errors import UserError
 from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
 from genmeta.rng import make_rng
-from genmeta.tasks.real import RealTasks
-from genmeta.tasks.render import render
+from genmeta.tasks.real import Grouping, RealTasks
+from genmeta.tasks.render import quarter_turns, render
 from genmeta.tasks.sampler import TaskPool, TaskSampler
 
 EVALUATION_SEED = 0  # evaluation episodes are the same for every training seed, so that runs compare pairwise
+TURNED_TABLE_BYTES = 2**30  # a table of the four rotations may take this much; larger images are turned as they come
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,29 @@ class Episodes:
     Attributes:
         n_way, n_shot, n_query: size of an episode.
         n_episodes: how many; the 95 % interval shrinks with its square root.
+        groups: classes of `any` groups, all `within` one group, or each from another (`across`); see `RealTasks`.
     """
 
     n_way: int = 5
     n_shot: int = 1
     n_query: int = 15
     n_episodes: int = 600
+    groups: Grouping = "any"
 
     @property
     def shape(self) -> EpisodeShape:
         """Size of one episode."""
         return EpisodeShape(self.n_way, self.n_shot, self.n_query)
+
+    @property
+    def name(self) -> str:
+        """Name in metrics and hashes: `5w1s`, `20w1s_within`."""
+        return str(self.shape) if self.groups == "any" else f"{self.shape}_{self.groups}"
+
+    @property
+    def tasks(self) -> RealTasks:
+        """What draws the episodes."""
+        return RealTasks(groups=self.groups)
 
 
 class EpisodicDataModule(StepDataModule):
@@ -110,16 +124,17 @@ class EpisodicDataModule(StepDataModule):
                 part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")
             }
             self.table = table
-        real = RealTasks()
         if stage in ("fit", "validate"):
-            self._check("data.val", real, "val", self.val.shape)
+            self._check("data.val", self.val.tasks, "val", self.val.shape)
         if stage == "test":
             for number, episodes in enumerate(self.test):
-                self._check(f"data.test.{number}", real, self.test_part, episodes.shape)
+                self._check(f"data.test.{number}", episodes.tasks, self.test_part, episodes.shape)
         if stage == "fit":
             if self.train_tasks.uses_latents and self.generator is None:
                 self._load_generator()
             self._check("data.train", self.train_tasks, "train", self.train_shape)
+            if self.train_tasks.uses_turns:
+                self._prepare_turns()
 
     def _load_generator(self) -> None:
         if self.generator_path is None:
@@ -131,8 +146,18 @@ class EpisodicDataModule(StepDataModule):
         generator.check_image_shape(self.image_shape)
         generator.check_split(self.split)
         pool = self.pools["train"]
-        self.pools["train"] = TaskPool(pool.starts, pool.counts, generator.prior)
+        self.pools["train"] = replace(pool, prior=generator.prior)
         self.generator = generator
+
+    def _prepare_turns(self) -> None:
+        _, height, width = self.image_shape
+        if height != width:
+            raise UserError(
+                f"data.train_tasks: rotations need square images, but the data have {list(self.image_shape)} "
+                f"(channels, height, width); set rotations: false"
+            )
+        if self.images.dim() == 4 and 4 * self.images.nbytes <= TURNED_TABLE_BYTES:
+            self.images = quarter_turns(self.images)
 
     def _check(self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape) -> None:
         try:
@@ -145,6 +170,27 @@ class EpisodicDataModule(StepDataModule):
         """`(C, H, W)` of the images (after `setup`)."""
         assert self.table is not None
         return self.table.image_shape
+
+    @cached_property
+    def seen(self) -> Seen:
+        """What a learner sees in training and validation (after `setup`)."""
+        assert self.table is not None
+        return Seen.of(self.split, self.table)
+
+    def check_seen(self, seen: Seen, stage: str, path: str) -> None:
+        """Check what a checkpoint has seen against this data: the guard against testing on training classes.
+
+        Raises:
+            UserError: it has seen classes that this stage evaluates on, or, in `fit`, is of another split.
+        """
+        assert self.table is not None
+        if stage != "fit":
+            seen.check_unseen(self.table, self.split, self.test_part if stage == "test" else "val", path)
+        elif seen.split_hash != self.split.hash:  # what it trained on would be in neither record
+            raise UserError(
+                f"checkpoint {path} was trained on split '{seen.split_name}' ({seen.split_hash}), but this run "
+                f"uses split '{self.split.name}' ({self.split.hash}); training goes on with the same split only"
+            )
 
     def shapes(self, stage: str) -> tuple[EpisodeShape, ...]:
         """Return the sizes of all episodes of a stage (`fit`, `validate`, `test`)."""
@@ -163,9 +209,9 @@ class EpisodicDataModule(StepDataModule):
         return plan if world == 1 else plan[_slice(len(plan), rank, world)]
 
     def eval_plan(self, part: Part, episodes: Episodes) -> EpisodePlan:
-        """Return all evaluation episodes of a part and shape: the same for every run on this split."""
-        rng = make_rng(EVALUATION_SEED, part, self.split.hash, str(episodes.shape), episodes.n_query)
-        return RealTasks().sample(self.pools[part], episodes.shape, episodes.n_episodes, 0, rng)
+        """Return all evaluation episodes of a part and name: the same for every run on this split."""
+        rng = make_rng(EVALUATION_SEED, part, self.split.hash, episodes.name, episodes.n_query)
+        return episodes.tasks.sample(self.pools[part], episodes.shape, episodes.n_episodes, 0, rng)
 
     def train_dataloader(self) -> StepLoader:
         rank, world = self._rank_and_world()
@@ -182,7 +228,7 @@ class EpisodicDataModule(StepDataModule):
     def eval_hashes(self, stage: str) -> dict[str, str]:
         """Return the content hash of the evaluation episodes of a stage, by a name such as `test/5w1s`."""
         if stage == "test":
-            return {f"test/{e.shape}": plan_hash(self.eval_plan(self.test_part, e)) for e in self.test}
+            return {f"test/{e.name}": plan_hash(self.eval_plan(self.test_part, e)) for e in self.test}
         return {"val": plan_hash(self.eval_plan("val", self.val))}
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> EpisodeBatch:

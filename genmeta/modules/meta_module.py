@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from genmeta.data.seen import Seen
 from genmeta.episode import EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
@@ -24,6 +25,10 @@ class MetaModule(LightningModule):
         learner: episodes to query logits.
         optimizer: makes the outer loop's optimiser of the learner's parameters.
         lr_scheduler: makes a scheduler, stepped once an epoch.
+
+    Attributes:
+        learner_config: `{class_path, init_args}` of the learner, which the command line knows; with it, `load_learner`
+            builds the learner from a checkpoint alone.
     """
 
     monitor, monitor_mode = "val/acc", "max"
@@ -36,6 +41,7 @@ class MetaModule(LightningModule):
     ) -> None:
         super().__init__()
         self.learner, self.optimizer, self.lr_scheduler = learner, optimizer, lr_scheduler
+        self.learner_config: dict[str, Any] | None = None
         self.acc_real, self.acc_latent = MeanMetric(), MeanMetric()
         self.val_accuracy = EpisodeAccuracy()
         self.test_accuracies = nn.ModuleList()  # of EpisodeAccuracy, one for each shape
@@ -95,24 +101,28 @@ class MetaModule(LightningModule):
             assert isinstance(metric, EpisodeAccuracy)
             accuracies = metric.compute()
             metric.reset()
-            name = str(episodes.shape)
+            name = episodes.name
             self.episode_accuracies[name] = accuracies.tolist()
             mean, half = mean_and_ci95(accuracies)
             self.log(f"test/acc_{name}", mean)
             self.log(f"test/acc_{name}_ci95", half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        split = self.data.split
-        checkpoint[KEY] = {"split_name": split.name, "split_hash": split.hash}
+        data = self.data
+        checkpoint[KEY] = {
+            **data.seen.state(),
+            "generator": None if data.generator is None else str(data.generator.path),  # of the same split
+            "image_shape": list(data.image_shape),
+            "learner": self.learner_config,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of a run on another split: its training classes might be this run's test classes."""
-        split, trained_on = self.data.split, checkpoint.get(KEY, {})
-        if trained_on.get("split_hash") != split.hash:
-            raise UserError(
-                f"the checkpoint was trained on split '{trained_on.get('split_name')}' "
-                f"({trained_on.get('split_hash')}), but this run uses split '{split.name}' ({split.hash})"
-            )
+        """Refuse a checkpoint that has seen the classes that it would be evaluated on."""
+        self.check_checkpoint(checkpoint, self.data, self.trainer.state.fn or "fit", str(self.trainer.ckpt_path))
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], data: EpisodicDataModule, stage: str, path: str) -> None:
+        """Raise UserError unless the checkpoint's record allows this stage on these data (`Seen.check_unseen`)."""
+        data.check_seen(Seen.read(checkpoint.get(KEY, {}), path), stage, path)
 
     @property
     def data(self) -> EpisodicDataModule:

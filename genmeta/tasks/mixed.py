@@ -37,6 +37,10 @@ class MixedTasks(TaskSampler):
         return self.share > 0
 
     @property
+    def uses_turns(self) -> bool:
+        return self.share < 1 and self.real.uses_turns
+
+    @property
     def latent_share(self) -> float:
         return self.share
 

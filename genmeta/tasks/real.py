@@ -1,12 +1,16 @@
 """Episodes of real images."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.sampler import TaskPool, TaskSampler, check_ways, draw_distinct, draw_labels
+
+Grouping = Literal["any", "within", "across"]
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,45 @@ class RealTasks(TaskSampler):
         rotations: also use every class turned by 90, 180 and 270 degrees as three more classes (Santoro et al.,
             "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016). The turn belongs to the class, so one
             episode may hold a character upright and turned.
+        groups: from which groups (alphabets, super-classes) the classes of one episode come. `any`: from all, whatever
+            their group. `within`: all from one group, which is drawn uniformly from those that have n_way classes; the
+            smaller groups are skipped (Lake et al., Science 2015, for their 20-way task). `across`: each from
+            another group; groups are drawn uniformly, then one class of each.
+            A turned class belongs to its group turned alike, which counts as a group of its own. So all classes of
+            an episode within one group are turned together: were each turned on its own, the turn would tell classes
+            apart, and the episodes would be easier than the upright ones of the test.
+
+    Raises:
+        UserError: `groups` is none of the three.
     """
 
     rotations: bool = False
+    groups: Grouping = "any"
+
+    def __post_init__(self) -> None:
+        if self.groups not in get_args(Grouping):
+            raise UserError(f"RealTasks: groups must be one of {', '.join(get_args(Grouping))}, found '{self.groups}'")
+
+    @property
+    def uses_turns(self) -> bool:
+        return self.rotations
+
+    @property
+    def _n_turns(self) -> int:
+        return 4 if self.rotations else 1
 
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        check_ways(len(pool.counts) * (4 if self.rotations else 1), "classes", shape)
+        if self.groups == "within":
+            sizes = pool.groups.sizes
+            if shape.n_way > int(sizes[-1]):
+                raise UserError(
+                    f"n_way is {shape.n_way} within one group, but the largest of the {len(sizes)} groups has only "
+                    f"{int(sizes[-1])} classes; n_way must be at most that"
+                )
+        elif self.groups == "across":
+            check_ways(len(pool.groups.sizes) * self._n_turns, "groups for classes across groups", shape)
+        else:
+            check_ways(len(pool.counts) * self._n_turns, "classes", shape)
         smallest = int(pool.counts.min())
         if shape.n_images > smallest:
             raise UserError(
@@ -31,10 +68,8 @@ class RealTasks(TaskSampler):
             )
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
-        turns_of_a_class = 4 if self.rotations else 1
-        n_classes = torch.full((n_tasks,), len(pool.counts) * turns_of_a_class)
-        chosen = draw_distinct(n_classes, shape.n_way, rng)
-        classes, turns = chosen // turns_of_a_class, chosen % turns_of_a_class
+        draw = {"any": self._any_classes, "within": self._classes_within, "across": self._classes_across}[self.groups]
+        classes, turns = draw(pool, shape.n_way, n_tasks, rng)
         images = draw_distinct(pool.counts[classes], shape.n_images, rng)
         return EpisodePlan(
             n_shot=shape.n_shot,
@@ -44,3 +79,26 @@ class RealTasks(TaskSampler):
             is_latent=torch.zeros(n_tasks, shape.n_way, dtype=torch.bool),
             z=torch.empty(0, shape.n_images, pool.latent_dim),
         )
+
+    # each returns numbers of the pool's classes and quarter turns, both int64 [task, way]
+
+    def _any_classes(self, pool: TaskPool, n_way: int, n_tasks: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = draw_distinct(torch.full((n_tasks,), len(pool.counts) * self._n_turns), n_way, rng)
+        if not self.rotations:
+            return chosen, torch.zeros_like(chosen)
+        return chosen // self._n_turns, chosen % self._n_turns
+
+    def _classes_within(self, pool: TaskPool, n_way: int, n_tasks: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        groups = pool.groups
+        first = int(torch.searchsorted(groups.sizes, n_way))
+        chosen = torch.randint((len(groups.sizes) - first) * self._n_turns, (n_tasks,), generator=rng)
+        group, turn = first + chosen // self._n_turns, chosen % self._n_turns
+        picks = draw_distinct(groups.sizes[group], n_way, rng)
+        return groups.classes[groups.starts[group][:, None] + picks], turn[:, None].repeat(1, n_way)
+
+    def _classes_across(self, pool: TaskPool, n_way: int, n_tasks: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        groups = pool.groups
+        chosen = draw_distinct(torch.full((n_tasks,), len(groups.sizes) * self._n_turns), n_way, rng)
+        group = chosen // self._n_turns
+        picks = (torch.rand(n_tasks, n_way, generator=rng, dtype=torch.float64) * groups.sizes[group]).long()
+        return groups.classes[groups.starts[group] + picks], chosen % self._n_turns

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,22 +21,50 @@ class TaskPool:
 
     Attributes:
         starts, counts: int64 `[n_classes]`, first table row of each class and its number of images.
+        group_ids: int64 `[n_classes]`, the group of each class, numbers `0 … n_groups - 1`.
         prior: distribution of the codes; None if there is no generator.
     """
 
     starts: Tensor
     counts: Tensor
+    group_ids: Tensor
     prior: GaussianMixture | None = None
 
     @classmethod
     def of(cls, table: ImageTable, class_ids: Tensor, prior: GaussianMixture | None = None) -> "TaskPool":
         """Return the pool of some classes of a table."""
-        return cls(table.starts[class_ids], table.counts[class_ids], prior)
+        names = [table.groups[number] for number in class_ids.tolist()]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        group_ids = torch.tensor([numbers[name] for name in names])
+        return cls(table.starts[class_ids], table.counts[class_ids], group_ids, prior)
 
     @property
     def latent_dim(self) -> int:
         """Size of a code; 0 if there is no generator."""
         return self.prior.dim if self.prior else 0
+
+    @cached_property
+    def groups(self) -> "Groups":
+        """The classes by group."""
+        sizes = torch.bincount(self.group_ids)
+        order = sizes.argsort(stable=True)
+        sizes = sizes[order]
+        return Groups(order.argsort()[self.group_ids].argsort(stable=True), sizes.cumsum(0) - sizes, sizes)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The classes of a pool by group, the smallest group first, so that the groups of enough classes are the last ones.
+
+    Attributes:
+        classes: int64 `[n_classes]`, numbers of the pool's classes, group by group.
+        starts, sizes: int64 `[n_groups]`, first place of each group in `classes` and its number of classes; sizes do
+            not fall.
+    """
+
+    classes: Tensor
+    starts: Tensor
+    sizes: Tensor
 
 
 class TaskSampler(ABC):
@@ -43,6 +73,11 @@ class TaskSampler(ABC):
     @property
     def uses_latents(self) -> bool:
         """Whether the sampler needs a generator (False unless overridden)."""
+        return False
+
+    @property
+    def uses_turns(self) -> bool:
+        """Whether the sampler turns images by quarter turns (False unless overridden)."""
         return False
 
     @property
@@ -74,22 +109,37 @@ def draw_distinct(counts: Tensor, k: int, rng: torch.Generator) -> Tensor:
     largest = int(counts.max())
     if largest <= max(k * k, 32):
         keys = torch.rand(*counts.shape, largest, generator=rng)
-        keys = keys.masked_fill(torch.arange(largest) >= counts[..., None], 2.0)
-        return keys.argsort(-1)[..., :k]
-    flat = counts.flatten()[:, None]
-    picks = (torch.rand(len(flat), k, generator=rng, dtype=torch.float64) * flat).long()
+        if int(counts.min()) < largest:
+            keys = keys.masked_fill(torch.arange(largest) >= counts[..., None], 2.0)
+        return argsort_rows(keys)[..., :k]
+    flat = counts.numpy().reshape(-1, 1)  # numpy: these are many small operations, which cost torch twice as much
+    picks = (torch.rand(len(flat), k, generator=rng, dtype=torch.float64).numpy() * flat).astype(np.int64)
     while True:
-        ordered = picks.sort(1).values
-        again = (ordered[:, 1:] == ordered[:, :-1]).any(1).nonzero().flatten()
-        if len(again) == 0:
-            return picks.unflatten(0, counts.shape) if counts.dim() != 1 else picks
-        fresh = torch.rand(len(again), k, generator=rng, dtype=torch.float64)
-        picks[again] = (fresh * flat[again]).long()
+        ordered = np.sort(picks, 1)
+        again = (ordered[:, 1:] == ordered[:, :-1]).any(1).nonzero()[0]
+        if again.size == 0:
+            return torch.from_numpy(picks).view(*counts.shape, k)
+        fresh = torch.rand(len(again), k, generator=rng, dtype=torch.float64).numpy()
+        picks[again] = (fresh * flat[again]).astype(np.int64)
 
 
 def draw_labels(n_tasks: int, n_way: int, rng: torch.Generator) -> Tensor:
     """Return a random permutation of the labels for each task, int64 `[task, way]`."""
-    return torch.rand(n_tasks, n_way, generator=rng).argsort(1)
+    return argsort_rows(torch.rand(n_tasks, n_way, generator=rng))
+
+
+def argsort_rows(keys: Tensor) -> Tensor:
+    """Return what `keys.argsort(dim=-1, stable=True)` does, for float32 keys of at least 0.
+
+    numpy sorts short rows of whole numbers with vector instructions, four times as fast as torch sorts pairs: so a key
+    and its place are packed into one number, as the bits of floats of at least 0 have the order of the floats.
+    """
+    packed = keys.view(torch.int32).numpy().astype(np.int64)
+    packed <<= 32
+    packed |= np.arange(keys.shape[-1])
+    packed.sort(-1)
+    packed &= 0xFFFFFFFF
+    return torch.from_numpy(packed)
 
 
 def check_ways(n_available: int, what: str, shape: EpisodeShape) -> None:

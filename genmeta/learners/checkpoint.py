@@ -1,0 +1,70 @@
+"""A learner rebuilt from its checkpoint alone, without running code in it."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from genmeta.data.seen import Seen
+from genmeta.errors import UserError
+from genmeta.learners.learner import Learner
+from genmeta.models.checkpoint import KEY, read_checkpoint
+
+PREFIX = "learner."  # of a learner's weights in the checkpoint of the module that trains it
+
+
+@dataclass(frozen=True)
+class LoadedLearner:
+    """A learner in evaluation mode, the `(C, H, W)` of its images, and what it was trained on."""
+
+    learner: Learner
+    image_shape: tuple[int, int, int]
+    seen: Seen
+
+
+def load_learner(path: str) -> LoadedLearner:
+    """Build the learner of a checkpoint of `genmeta fit` again.
+
+    Raises:
+        UserError: the file is missing or damaged, is no learner's checkpoint, or does not say how to build it.
+    """
+    checkpoint = read_checkpoint(path)
+    entry = checkpoint.get(KEY, {})
+    if not isinstance(entry.get("learner"), Mapping):
+        raise UserError(
+            f"checkpoint {path}: does not say how to build its learner; expected a learner's checkpoint of genmeta fit"
+        )
+    seen = Seen.read(entry, path)
+    with torch.random.fork_rng(devices=[]):  # initial weights, overwritten below, must not use up random numbers
+        learner = _build(entry["learner"], Learner, path)
+    assert isinstance(learner, Learner)
+    weights = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
+    try:
+        learner.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path}: weights do not fit {entry['learner']['class_path']}") from error
+    channels, height, width = entry["image_shape"]
+    return LoadedLearner(learner.requires_grad_(False).eval(), (channels, height, width), seen)
+
+
+def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> nn.Module:
+    """Build `{class_path, init_args}` and what is nested in it; only networks, so that a file can run nothing else."""
+    class_path = config["class_path"]
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: its class {class_path} is not installed") from error
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise UserError(f"checkpoint {path}: {class_path} is not a {expected.__name__}")
+    args = {
+        key: _build(value, nn.Module, path) if isinstance(value, Mapping) and "class_path" in value else value
+        for key, value in config.get("init_args", {}).items()
+    }
+    try:
+        return found(**args)
+    except TypeError as error:
+        raise UserError(f"checkpoint {path}: {class_path} cannot be built ({error})") from error
