@@ -7,10 +7,15 @@ from genmeta.errors import UserError
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Raises UserError instead of printing usage; options must be spelt out."""
+    """Raises UserError instead of printing usage; options must be spelt out.
 
-    def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    Args:
+        prog: the command.
+        docstring: of the command's function; its first paragraph stands in the help.
+    """
+
+    def __init__(self, prog: str, docstring: str | None) -> None:
+        super().__init__(prog=prog, description=(docstring or "").split("\n\n")[0], allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
