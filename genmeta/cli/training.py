@@ -23,6 +23,7 @@ from genmeta.cli.messages import one_line
 from genmeta.cli.progress import EpochLines, LiveBar, quiet
 from genmeta.cli.run_folder import (
     CONFIG_FILE,
+    SPLIT_FILE,
     RunSettings,
     best_checkpoint,
     claim_run_folder,
@@ -30,6 +31,7 @@ from genmeta.cli.run_folder import (
     write_run_file,
 )
 from genmeta.cli.tracking import finish_tracking, make_loggers
+from genmeta.data.splits import write_split
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.episodic_data import EpisodicDataModule
@@ -132,6 +134,7 @@ class TrainingCLI(LightningCLI):
             return Trainer(logger=False, barebones=True)
         self.run_folder = claim_run_folder(run)
         (self.run_folder / CONFIG_FILE).write_text(text)
+        write_split(self.datamodule.split, self.run_folder / SPLIT_FILE)
         given = self._get(self.config_init, "trainer").logger
         loggers = make_loggers(run, self.run_folder, self.subcommand)
         loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
@@ -195,6 +198,7 @@ class TrainingCLI(LightningCLI):
             "split": {"name": split.name, "hash": split.hash},
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "commit": _commit(),
+            **self.datamodule.facts,
         }
         if isinstance(self.datamodule, EpisodicDataModule):
             facts["episodes"] = self.datamodule.eval_hashes(self.subcommand)

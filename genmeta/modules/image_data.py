@@ -1,14 +1,16 @@
 """Images of the meta-train classes, for pretraining generative models."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from genmeta.data.low_data import LowData
 from genmeta.data.source import DataSource
-from genmeta.data.splits import Split, load_split
-from genmeta.data.table import ImageTable
+from genmeta.data.splits import DrawnSplit, Split, find_split, load_split
+from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
 from genmeta.modules.step_loader import FixedLoader, StepLoader
 from genmeta.rng import make_rng
@@ -37,21 +39,25 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         source: where the images come from.
-        split: name of a committed split, or path of a JSON file.
+        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or null for the one
+            that the data set brings with it.
         batch_size: images per step, over all processes.
         steps_per_epoch: steps between two validations.
-        held_out: share of each class's images (the last ones) that is held out, in (0, 1).
+        held_out: share of each class's images (the last ones) that is held out, in (0, 1); at least one, but a class
+            with a single image keeps it for training.
         seed: of the order of images and all noise.
+        low_data: what is kept of the train part; all of it by default.
     """
 
     def __init__(
         self,
         source: DataSource,
-        split: str,
+        split: str | DrawnSplit | None = None,
         batch_size: int = 64,
         steps_per_epoch: int = 100,
         held_out: float = 0.1,
         seed: int = 0,
+        low_data: LowData | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 2 or steps_per_epoch < 1 or not 0 < held_out < 1:
@@ -59,7 +65,8 @@ class ImageDataModule(LightningDataModule):
                 f"data: batch_size must be >= 2, steps_per_epoch >= 1, 0 < held_out < 1; found {batch_size}, "
                 f"{steps_per_epoch}, {held_out}"
             )
-        self.source, self.split_name, self.seed = source, split, seed
+        self.source, self.split_wanted, self.seed = source, split, seed
+        self.low_data = low_data or LowData()
         self.batch_size, self.steps_per_epoch, self.held_out = batch_size, steps_per_epoch, held_out
         self.table: ImageTable | None = None
 
@@ -71,16 +78,23 @@ class ImageDataModule(LightningDataModule):
         """
         if self.table is not None:
             return
-        self.split: Split = load_split(self.split_name)
+        # a wrong name is told before the table is made, which may take long
+        wanted = load_split(self.split_wanted) if isinstance(self.split_wanted, str) else self.split_wanted
         table = self.source.load()
+        self.split: Split = self.low_data.keep_classes(find_split(wanted, table), table)
+        kept = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
+        self.facts: dict[str, Any] = {"low_data": self.low_data.facts(self.split, kept)} if self.low_data else {}
         train_rows, held_out_rows = [], []
-        for class_id in self.split.class_ids(table, "train"):
-            start, count = int(table.starts[class_id]), int(table.counts[class_id])
-            n_held_out = max(1, round(count * self.held_out))
-            rows = torch.arange(start, start + count)
-            train_rows.append(rows[: count - n_held_out])
-            held_out_rows.append(rows[count - n_held_out :])
+        for rows in kept:
+            n_train = len(rows) - min(max(1, round(len(rows) * self.held_out)), len(rows) - 1)
+            train_rows.append(rows[:n_train])
+            held_out_rows.append(rows[n_train:])
         self.train_rows, self.held_out_rows = torch.cat(train_rows), torch.cat(held_out_rows)
+        if len(self.held_out_rows) == 0:
+            raise UserError(
+                "every meta-train class has a single image, so none can be held out to validate a generative model; it "
+                "needs a class with two or more"
+            )
         if len(self.train_rows) < self.batch_size:
             raise UserError(
                 f"data.batch_size is {self.batch_size}, but the meta-train classes have {len(self.train_rows)} images"
@@ -117,10 +131,11 @@ class ImageDataModule(LightningDataModule):
         return FixedLoader([ImagePlan(rows, f"0/held out/{i}/{rank}") for i, rows in enumerate(blocks)])
 
     def transfer_batch_to_device(self, batch: ImagePlan, device: torch.device, dataloader_idx: int) -> ImageBatch:
-        """Render: one gather from the table, which stays on the device."""
-        if self.images.device != device:
+        """Render: one gather from the table, which stays on the device unless it is large."""
+        assert self.table is not None
+        if self.images.device != device and self.table.resident:
             self.images = self.images.to(device)
-        images = self.images.index_select(0, batch.rows.to(device)).float() / 255
+        images = gather(self.images, batch.rows.to(device)).float() / 255
         return ImageBatch(images, make_rng(batch.noise_key, device=device))
 
     def _rank_and_world(self) -> tuple[int, int]:

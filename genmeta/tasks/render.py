@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from genmeta.data.table import gather
 from genmeta.episode import EpisodeBatch, EpisodePlan
 
 Decode = Callable[[Tensor], Tensor]
@@ -15,8 +16,8 @@ def render(plan: EpisodePlan, images: Tensor, decode: Decode | None = None) -> E
     """Render a plan: one gather from the table, one call of the decoder, one scatter.
 
     Args:
-        plan: on the device of `images`.
-        images: uint8 `[N, C, H, W]`, the image table.
+        plan: on the device to render on.
+        images: uint8 `[N, C, H, W]`, the image table, on the same device, or on the CPU if it is too large for that.
         decode: frozen decoder; needed if the plan has generated slots.
 
     Returns:
@@ -26,7 +27,7 @@ def render(plan: EpisodePlan, images: Tensor, decode: Decode | None = None) -> E
         ValueError: the plan has generated slots and there is no decoder.
     """
     n_tasks, n_way, n_images = plan.rows.shape
-    x = images.index_select(0, plan.rows.flatten()).view(n_tasks * n_way, n_images, *images.shape[1:])
+    x = gather(images, plan.rows.flatten()).view(n_tasks * n_way, n_images, *images.shape[1:])
     turns = plan.turns.flatten()
     for quarter in (1, 2, 3):
         slots = (turns == quarter).nonzero().flatten()

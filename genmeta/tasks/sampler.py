@@ -19,16 +19,29 @@ class TaskPool:
     Attributes:
         starts, counts: int64 `[n_classes]`, first table row of each class and its number of images.
         latent_dim: size of a code; 0 if there is no generator.
+        rows: int64, the table rows that are used, class by class, if these are not all; `starts` are positions in it.
     """
 
     starts: Tensor
     counts: Tensor
     latent_dim: int = 0
+    rows: Tensor | None = None
 
     @classmethod
     def of(cls, table: ImageTable, class_ids: Tensor, latent_dim: int = 0) -> "TaskPool":
         """Return the pool of some classes of a table."""
         return cls(table.starts[class_ids], table.counts[class_ids], latent_dim)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Tensor], latent_dim: int = 0) -> "TaskPool":
+        """Return the pool of classes of which some table rows are used, int64 `[n]` for each class."""
+        counts = torch.tensor([len(of_class) for of_class in rows])
+        return cls(counts.cumsum(0) - counts, counts, latent_dim, torch.cat(list(rows)))
+
+    def table_rows(self, classes: Tensor, images: Tensor) -> Tensor:
+        """Return the table rows of the i-th images of classes of the pool: int64 `[..., k]` for `[...]`, `[..., k]`."""
+        places = self.starts[classes][..., None] + images
+        return places if self.rows is None else self.rows[places]
 
 
 class TaskSampler(ABC):
