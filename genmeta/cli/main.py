@@ -11,9 +11,10 @@ USAGE = """usage: genmeta COMMAND ...
   validate    evaluate a checkpoint on the validation episodes
   test        evaluate a checkpoint on the test episodes
   experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
+  data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
 genmeta COMMAND --help tells the options of one of them."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment")
+COMMANDS = (*TRAINING, "experiment", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -30,6 +31,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.training import TrainingCLI
 
             TrainingCLI(args)
+        elif args[0] == "data":
+            from genmeta.cli.data import data
+
+            data(args[1:])
         else:
             from genmeta.cli.experiment import experiment
 

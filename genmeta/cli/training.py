@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -31,6 +32,7 @@ from genmeta.cli.run_folder import (
     write_run_file,
 )
 from genmeta.cli.tracking import finish_tracking, make_loggers
+from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import read_checkpoint
@@ -108,6 +110,17 @@ class TrainingCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: a checkpoint never decides which classes are made."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in sizes that the model's YAML leaves open (null) from the data."""
+        config = self.config[self.subcommand]
+        places = list(_open_sizes(config.get("model")))
+        source = config.data.get("init_args", Namespace()).get("source")
+        if not places or not source:
+            return
+        channels, height, width = _make_source(source).image_shape
+        for place, key in places:
+            place[key] = {"in_channels": channels, "image_size": height, "image_shape": [channels, height, width]}[key]
 
     def instantiate_classes(self) -> None:
         try:
@@ -238,6 +251,24 @@ class TrainingCLI(LightningCLI):
         if subcommand != "fit":
             kwargs["verbose"] = False
         return {**kwargs, "weights_only": True}
+
+
+def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:
+    """Yield where a part of the configuration, or a part of that, has a size of the images that is not set."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _open_sizes(item)
+    if isinstance(part, Namespace):
+        for key, value in vars(part).items():
+            if value is None and key in ("in_channels", "image_size", "image_shape"):
+                yield part, key
+            yield from _open_sizes(value)
+
+
+def _make_source(config: Namespace) -> DataSource:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=DataSource)
+    return parser.instantiate_classes(Namespace(source=config)).source
 
 
 def _commit() -> str | None:

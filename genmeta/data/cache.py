@@ -1,7 +1,7 @@
 """Tables that take time to make, kept in the user's cache folder under a key of their recipe.
 
-A file is a header (JSON), the images as raw bytes and the SHA-256 of both, so that a table larger than memory is
-written image by image and read by mapping the file. Nothing in it is ever executed.
+A file is the images as raw bytes, then what they are (JSON), then the SHA-256 of both, so that a table larger than
+memory is written class by class and read by mapping the file. Nothing in it is ever executed.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,28 +33,38 @@ _CHUNK = 2**24  # bytes read at a time
 
 
 @dataclass(frozen=True)
+class Block:
+    """Images of one class, uint8 `[n, C, H, W]`, and what the table says of the class (see `ImageTable`)."""
+
+    class_name: str
+    group: str
+    images: Tensor
+    part: str | None = None
+
+
+@dataclass(frozen=True)
 class TableStream:
-    """A table that is made piece by piece, so that it need not fit into memory. Fields as in `ImageTable`.
+    """A table that is made piece by piece, so that it need not fit into memory.
 
     Attributes:
+        name: the data set's name.
         image_shape: `(C, H, W)`.
-        counts: images of each class.
-        blocks: uint8 `[n, C, H, W]` in the order of the rows; all of them together have `sum(counts)` images.
+        blocks: in the order of the rows; a class may come in several blocks, one after the other.
+        n_images: of all blocks, if that is known, for the progress bar.
     """
 
     name: str
     image_shape: tuple[int, int, int]
-    counts: tuple[int, ...]
-    class_names: tuple[str, ...]
-    groups: tuple[str, ...]
-    blocks: Iterable[Tensor]
-    parts: tuple[str, ...] | None = None
+    blocks: Iterable[Block]
+    n_images: int | None = None
 
     @classmethod
     def of(cls, table: ImageTable) -> "TableStream":
         """Return the stream of a table in memory."""
-        counts = tuple(table.counts.tolist())
-        return cls(table.name, table.image_shape, counts, table.class_names, table.groups, [table.images], table.parts)
+        parts = table.parts or [None] * len(table.class_names)
+        images = table.images.split(table.counts.tolist())
+        blocks = (Block(*block) for block in zip(table.class_names, table.groups, images, parts, strict=True))
+        return cls(table.name, table.image_shape, blocks, len(table.images))
 
 
 def cache_folder() -> Path:
@@ -82,6 +92,8 @@ def cached_table(name: str, recipe: Mapping[str, object], make: Callable[[], Tab
     path = table_path(name, recipe)
     if (table := _read_if_whole(path)) is not None:
         return table
+    if path.exists():
+        print(f"{path}: cut off or damaged; making it again", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent / f".{path.stem}.lock"):
@@ -122,32 +134,30 @@ def read_table(path: Path, trust_stamp: bool = True) -> ImageTable:
     """
     try:
         with path.open("rb") as file:
-            header, start = _read_header(file)
-            n = sum(header["counts"])
-            shape = (n, *header["image_shape"])
-            n_bytes = prod(shape)
-            if path.stat().st_size != start + n_bytes + _DIGEST:
-                raise ValueError("its size is not what its header says")
-            mapped = n_bytes > RESIDENT_LIMIT
+            about, end = _read_end(file)
+            shape = (sum(about["counts"]), *about["image_shape"])
+            if len(_MAGIC) + prod(shape) != end:
+                raise ValueError("its size is not what it says")
+            mapped = prod(shape) > RESIDENT_LIMIT
             if not (mapped and trust_stamp and _is_stamped(path)):
-                _compare_digest(file, start + n_bytes)
+                _compare_digest(file)
                 if mapped:
                     _stamp(path)
             if mapped:
-                pixels: np.ndarray = np.memmap(path, np.uint8, "r", start, shape)
+                pixels: np.ndarray = np.memmap(path, np.uint8, "r", len(_MAGIC), shape)
             else:
-                file.seek(start)
-                pixels = np.frombuffer(bytearray(file.read(n_bytes)), np.uint8).reshape(shape)
+                file.seek(len(_MAGIC))
+                pixels = np.frombuffer(bytearray(file.read(prod(shape))), np.uint8).reshape(shape)
         with warnings.catch_warnings():  # a mapped file is read only, and so is every use of it
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             images = torch.from_numpy(pixels)
         return ImageTable(
-            name=header["name"],
+            name=about["name"],
             images=images,
-            class_ids=torch.repeat_interleave(torch.tensor(header["counts"])),
-            class_names=tuple(header["class_names"]),
-            groups=tuple(header["groups"]),
-            parts=None if header["parts"] is None else tuple(header["parts"]),
+            class_ids=torch.repeat_interleave(torch.tensor(about["counts"])),
+            class_names=tuple(about["class_names"]),
+            groups=tuple(about["groups"]),
+            parts=None if about["parts"] is None else tuple(about["parts"]),
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"table {path}: cut off or damaged ({error}); remove it, and it is made again") from error
@@ -158,65 +168,75 @@ def _read_if_whole(path: Path) -> ImageTable | None:
         return None
     try:
         return read_table(path)
-    except UserError as error:
-        print(f"{error}: making it again", flush=True)
+    except UserError:
         return None
 
 
 def _write(file: Any, stream: TableStream) -> None:
     started = time.monotonic()
-    n = sum(stream.counts)
-    header = {
-        "name": stream.name,
-        "image_shape": stream.image_shape,
-        "counts": stream.counts,
-        "class_names": stream.class_names,
-        "groups": stream.groups,
-        "parts": stream.parts,
-    }
-    text = json.dumps(header).encode()
-    start = _MAGIC + len(text).to_bytes(8, "little") + text
-    digest = hashlib.sha256(start)
-    file.write(start)
-    written = 0
+    digest = hashlib.sha256()
+
+    def write(content: Any) -> None:
+        digest.update(content)
+        file.write(content)
+
+    write(_MAGIC)
+    counts: dict[str, int] = {}
+    last = None
+    of_class: list[Block] = []  # one a class, without its images
     # disable=None: no bar where nobody looks; delay: none for what takes less than a second
-    with tqdm(total=n, desc=stream.name, unit="image", delay=1, disable=None, leave=False) as bar:
+    with tqdm(total=stream.n_images, desc=stream.name, unit="image", delay=1, disable=None, leave=False) as bar:
         for block in stream.blocks:
-            if block.dtype != torch.uint8 or tuple(block.shape[1:]) != stream.image_shape:
+            if block.images.dtype != torch.uint8 or tuple(block.images.shape[1:]) != stream.image_shape:
                 raise UserError(
-                    f"{stream.name}: an image is {block.dtype} {list(block.shape[1:])}, "
+                    f"{stream.name}: images are {block.images.dtype} {list(block.images.shape[1:])}, "
                     f"expected uint8 {list(stream.image_shape)} (channels, height, width)"
                 )
-            content = block.contiguous().numpy().data
-            digest.update(content)
-            file.write(content)
-            written += len(block)
-            bar.update(len(block))
-    if written != n:
-        raise UserError(f"{stream.name}: found {written} images where there were {n}; did its files change meanwhile?")
+            if block.class_name != last and block.class_name in counts:
+                raise UserError(f"{stream.name}: two classes have the same name, '{block.class_name}'")
+            if block.class_name not in counts:
+                of_class.append(replace(block, images=block.images[:0]))
+            last = block.class_name
+            counts[last] = counts.get(last, 0) + len(block.images)
+            write(block.images.contiguous().numpy().data)
+            bar.update(len(block.images))
+    about = {
+        "name": stream.name,
+        "image_shape": stream.image_shape,
+        "counts": list(counts.values()),
+        "class_names": list(counts),
+        "groups": [block.group for block in of_class],
+        "parts": None if not of_class or of_class[0].part is None else [block.part for block in of_class],
+    }
+    text = json.dumps(about).encode()
+    write(text)
+    write(len(text).to_bytes(8, "little"))
     file.write(digest.digest())
     file.flush()
     os.fsync(file.fileno())  # the name must not be there before the content is
     if (seconds := time.monotonic() - started) > 5:
-        print(f"prepared {stream.name}: {n:,} images of {len(stream.counts):,} classes in {seconds:.0f} s", flush=True)
+        n, n_classes = sum(counts.values()), len(counts)
+        print(f"prepared {stream.name}: {n:,} images of {n_classes:,} classes in {seconds:.0f} s", flush=True)
 
 
-def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+def _read_end(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return what the table says of itself, and where that begins."""
     if file.read(len(_MAGIC)) != _MAGIC:
         raise ValueError("it does not begin as a table does")
+    file.seek(-_DIGEST - 8, os.SEEK_END)
+    end = file.tell()
     length = int.from_bytes(file.read(8), "little")
-    start = file.tell() + length
-    if start > os.fstat(file.fileno()).st_size:
-        raise ValueError("its header is cut off")
-    return json.loads(file.read(length)), start
+    if length > end - len(_MAGIC):
+        raise ValueError("it does not end as a table does")
+    file.seek(end - length)
+    return json.loads(file.read(length)), end - length
 
 
-def _compare_digest(file: BinaryIO, end: int) -> None:
+def _compare_digest(file: BinaryIO) -> None:
     digest = hashlib.sha256()
+    end = os.fstat(file.fileno()).st_size - _DIGEST
     file.seek(0)
-    while (left := end - file.tell()) > 0:
-        if not (chunk := file.read(min(_CHUNK, left))):
-            break
+    while (left := end - file.tell()) > 0 and (chunk := file.read(min(_CHUNK, left))):
         digest.update(chunk)
     if file.read(_DIGEST) != digest.digest():
         raise ValueError("its content is not what was written")
