@@ -200,6 +200,8 @@ def _write(file: Any, stream: TableStream) -> None:
             counts[last] = counts.get(last, 0) + len(block.images)
             write(block.images.contiguous().numpy().data)
             bar.update(len(block.images))
+    if not counts:
+        raise UserError(f"{stream.name}: there are no images")
     about = {
         "name": stream.name,
         "image_shape": stream.image_shape,

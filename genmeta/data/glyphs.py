@@ -87,6 +87,10 @@ class Glyphs(CachedSource):
         if self.fonts and self.characters is None:
             characters = {s: "".join(c for c in text if faces_with(c, faces)) for s, text in characters.items()}
             characters = {script: text for script, text in characters.items() if text}
+            if not characters:
+                raise UserError(
+                    "data.source.fonts: they can draw none of the committed characters; give characters too"
+                )
         for script, text in characters.items():
             for character in text:
                 if not faces_with(character, faces):

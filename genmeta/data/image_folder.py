@@ -101,10 +101,8 @@ class ImageFolder(CachedSource):
 
 
 def _refusal(bad: list[str]) -> UserError:
-    others = (
-        f"; {len(bad) - 1}{' or more' if len(bad) >= _NAMED else ''} others cannot be used either" if bad[1:] else ""
-    )
-    return UserError(f"{bad[0]}{others}; remove or replace what cannot be used (nothing was prepared)")
+    n = f"{len(bad)} or more" if len(bad) >= _NAMED else str(len(bad))
+    return UserError(f"{bad[0]}; remove or replace it (pictures that cannot be used: {n}; nothing was prepared)")
 
 
 def find_classes(folder: Path) -> list[FolderClass]:

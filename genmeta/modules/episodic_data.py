@@ -95,7 +95,7 @@ class EpisodicDataModule(LightningDataModule):
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, found {value}")
-        self.source, self.split_wanted, self.generator_path = source, split, generator
+        self.source, self.split_name, self.generator_path = source, split, generator
         self.low_data = low_data or LowData()
         self.train_tasks, self.train_shape, self.val, self.test = train_tasks, train, val, tuple(test)
         self.tasks_per_step, self.steps_per_epoch = tasks_per_step, steps_per_epoch
@@ -112,7 +112,7 @@ class EpisodicDataModule(LightningDataModule):
         """
         if self.table is None:
             # a wrong name is told before the table is made, which may take long
-            wanted = load_split(self.split_wanted) if isinstance(self.split_wanted, str) else self.split_wanted
+            wanted = load_split(self.split_name) if isinstance(self.split_name, str) else self.split_name
             table = self.source.load()
             self.whole_split: Split = find_split(wanted, table)
             self.split: Split = self.low_data.keep_classes(self.whole_split, table)

@@ -65,7 +65,7 @@ class ImageDataModule(LightningDataModule):
                 f"data: batch_size must be >= 2, steps_per_epoch >= 1, 0 < held_out < 1; found {batch_size}, "
                 f"{steps_per_epoch}, {held_out}"
             )
-        self.source, self.split_wanted, self.seed = source, split, seed
+        self.source, self.split_name, self.seed = source, split, seed
         self.low_data = low_data or LowData()
         self.batch_size, self.steps_per_epoch, self.held_out = batch_size, steps_per_epoch, held_out
         self.table: ImageTable | None = None
@@ -79,7 +79,7 @@ class ImageDataModule(LightningDataModule):
         if self.table is not None:
             return
         # a wrong name is told before the table is made, which may take long
-        wanted = load_split(self.split_wanted) if isinstance(self.split_wanted, str) else self.split_wanted
+        wanted = load_split(self.split_name) if isinstance(self.split_name, str) else self.split_name
         table = self.source.load()
         self.split: Split = self.low_data.keep_classes(find_split(wanted, table), table)
         kept = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
