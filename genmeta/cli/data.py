@@ -15,7 +15,7 @@ from torch import Tensor
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import find_duplicates
 from genmeta.data.source import CachedSource, DataSource
-from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, find_split, load_split, write_split
+from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, find_split, read_split, write_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError, nearest
 
@@ -71,7 +71,7 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, S
         content = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--source", type=DataSource, required=True)
-        parser.add_argument("--split", type=str | DrawnSplit | None)
+        parser.add_argument("--split", type=str | DrawnSplit, required=True)
         parsed = parser.parse_object({key: content.get(key) for key in ("source", "split")})
         made: Namespace = parser.instantiate_classes(parsed)
     except UserError:
@@ -83,7 +83,7 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, S
         if not hasattr(source, "folder"):
             raise UserError(f"--folder: data set {path.stem} is read from no folder")
         source = dataclasses.replace(source, folder=folder)  # type: ignore[type-var]
-    return source, load_split(made.split) if isinstance(made.split, str) else made.split
+    return source, read_split(made.split)
 
 
 def _find(name: str) -> Path:

@@ -34,7 +34,7 @@ class ImageFolder(CachedSource):
     """Data source: `folder/<class>/*.png` or `*.jpg`, or `folder/<group>/<class>/…`, the same depth everywhere.
 
     If `folder` holds `train`, `val` and `test`, each of these holds such folders and they are the data set's own split
-    (`split: null`); otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
+    (`split: own`); otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
     `<group>/<class>`. Names that begin with a dot and other kinds of files are passed over. A class with one image is
     a class; episodes that need more images than the smallest class has are refused before training.
 

@@ -15,6 +15,7 @@ from genmeta.rng import make_rng
 
 SPLITS_FOLDER = Path(__file__).with_name("splits")
 Part = Literal["train", "val", "test"]
+OWN = "own"  # the setting that means: the split that the data set brings with it
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
@@ -116,6 +117,17 @@ class DrawnSplit:
         return Split(f"drawn-{self.seed}", table.name, train, val, test)
 
 
+def read_split(wanted: str | DrawnSplit) -> Split | DrawnSplit | None:
+    """Return what `find_split` takes for a setting: `own` is the split that the data set brings with it.
+
+    Raises:
+        UserError: there is no split of that name.
+    """
+    if not isinstance(wanted, str):
+        return wanted
+    return None if wanted == OWN else load_split(wanted)
+
+
 def find_split(wanted: Split | DrawnSplit | None, table: ImageTable) -> Split:
     """Return the split of a table: as given, drawn, or (None) the one that the data set brings with it.
 
@@ -128,13 +140,13 @@ def find_split(wanted: Split | DrawnSplit | None, table: ImageTable) -> Split:
         split = wanted.draw(table)
     elif table.parts is None:
         raise UserError(
-            f"data.split is not set, and data set '{table.name}' brings none with it; give the name of a committed "
+            f"data.split is '{OWN}', but data set '{table.name}' brings none with it; give the name of a committed "
             "split, a JSON file, or {seed: 0} to have one drawn"
         )
     else:
         pairs = list(zip(table.class_names, table.parts, strict=True))
         train, val, test = (tuple(name for name, its in pairs if its == part) for part in PARTS)
-        split = Split(f"{table.name}-own", table.name, train, val, test)
+        split = Split(f"{table.name}-{OWN}", table.name, train, val, test)
     for part in PARTS:
         split.class_ids(table, part)
     return split

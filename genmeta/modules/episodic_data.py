@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 
 from genmeta.data.low_data import LowData
 from genmeta.data.source import DataSource
-from genmeta.data.splits import DrawnSplit, Part, Split, find_split, load_split
+from genmeta.data.splits import DrawnSplit, Part, Split, find_split, read_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
@@ -51,7 +51,7 @@ class EpisodicDataModule(LightningDataModule):
 
     Args:
         source: where the images come from.
-        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or null for the one
+        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or `own` for the one
             that the data set brings with it.
         train_tasks: draws the training tasks.
         train: size of a training episode.
@@ -70,11 +70,11 @@ class EpisodicDataModule(LightningDataModule):
     def __init__(
         self,
         source: DataSource,
+        split: str | DrawnSplit,
         train_tasks: TaskSampler,
         train: EpisodeShape,
         val: Episodes,
         test: Sequence[Episodes],
-        split: str | DrawnSplit | None = None,
         tasks_per_step: int = 4,
         steps_per_epoch: int = 100,
         test_part: Part = "test",
@@ -112,7 +112,7 @@ class EpisodicDataModule(LightningDataModule):
         """
         if self.table is None:
             # a wrong name is told before the table is made, which may take long
-            wanted = load_split(self.split_name) if isinstance(self.split_name, str) else self.split_name
+            wanted = read_split(self.split_name)
             table = self.source.load()
             self.whole_split: Split = find_split(wanted, table)
             self.split: Split = self.low_data.keep_classes(self.whole_split, table)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genmeta.data.low_data import LowData
 from genmeta.data.source import DataSource
-from genmeta.data.splits import DrawnSplit, Split, find_split, load_split
+from genmeta.data.splits import DrawnSplit, Split, find_split, read_split
 from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
 from genmeta.modules.step_loader import FixedLoader, StepLoader
@@ -39,7 +39,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         source: where the images come from.
-        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or null for the one
+        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or `own` for the one
             that the data set brings with it.
         batch_size: images per step, over all processes.
         steps_per_epoch: steps between two validations.
@@ -52,7 +52,7 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         source: DataSource,
-        split: str | DrawnSplit | None = None,
+        split: str | DrawnSplit,
         batch_size: int = 64,
         steps_per_epoch: int = 100,
         held_out: float = 0.1,
@@ -79,7 +79,7 @@ class ImageDataModule(LightningDataModule):
         if self.table is not None:
             return
         # a wrong name is told before the table is made, which may take long
-        wanted = load_split(self.split_name) if isinstance(self.split_name, str) else self.split_name
+        wanted = read_split(self.split_name)
         table = self.source.load()
         self.split: Split = self.low_data.keep_classes(find_split(wanted, table), table)
         kept = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
