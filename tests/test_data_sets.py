@@ -1,15 +1,20 @@
 """Every data set that is read from files trains and tests from its shipped YAML, on small files of its own form."""
 
+import contextlib
 import json
 import os
 import pickle
+import resource
 import shutil
+from io import BytesIO
 
 import numpy as np
 import pytest
 import requests
 import torch
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_data import BUILD, N, drawing, pixels
 
 from genmeta.cli.data import read_data_yaml
@@ -186,6 +191,29 @@ def test_plain_pickles_reads_arrays_of_all_protocols(tmp_path):
         assert (read["a"] == content["a"]).all()
         assert read["b"] == content["b"]
         assert read["c"] == content["c"]
+
+
+def test_a_few_damaged_bytes_of_a_pickle_do_not_reserve_memory():
+    """Python's unpickler in C makes room for as many entries as a file says it will note down."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert plain_pickle.load(BytesIO(b"\x80\x02]r\xff\xff\xff\x0f.")) == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+
+
+WHOLE = [pickle.dumps({"a": np.zeros((2, 3), np.uint8), "b": {"c": [1, 2], "d": np.float32(1)}}, p) for p in range(6)]
+
+
+@given(
+    st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6), st.integers(0)
+)
+@settings(max_examples=200, deadline=None)
+def test_fuzz_pickles(whole, changes, end):
+    """A value or an exception: no crash, and nothing that the file names is called."""
+    content = bytearray(whole)
+    for place, value in changes:
+        content[place % len(content)] = value
+    with contextlib.suppress(Exception):
+        plain_pickle.load(BytesIO(bytes(content[: len(content) - end % 9])))
 
 
 def test_the_pickle_module_of_learn2learn_is_its_own_again(files):

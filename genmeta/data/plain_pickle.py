@@ -109,8 +109,11 @@ def _built(value: Any) -> Any:
     return value
 
 
-class _Refusing:
-    """Finds the allowed names only, in both of Python's unpicklers."""
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Finds the allowed names only.
+
+    Python's own unpickler in Python, not the one in C, which reserves as much memory as a damaged file says.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -118,15 +121,7 @@ class _Refusing:
         return _ALLOWED[module, name]
 
     def load(self) -> Any:
-        return _built(super().load())  # type: ignore[misc]
-
-
-class _Unpickler(_Refusing, pickle.Unpickler):
-    pass
-
-
-class _SlowUnpickler(_Refusing, pickle._Unpickler):  # type: ignore[name-defined,misc]
-    pass
+        return _built(super().load())
 
 
 def load(file: IO[bytes]) -> Any:
@@ -143,7 +138,7 @@ def load(file: IO[bytes]) -> Any:
 def plain_pickles_only(module: ModuleType) -> Iterator[None]:
     """Let a module that says `import pickle` read with `load` while this lasts."""
     module.pickle = SimpleNamespace(  # type: ignore[attr-defined]
-        load=load, _Unpickler=_SlowUnpickler, UnpicklingError=pickle.UnpicklingError, dump=pickle.dump
+        load=load, _Unpickler=_Unpickler, UnpicklingError=pickle.UnpicklingError, dump=pickle.dump
     )
     try:
         yield
