@@ -114,6 +114,11 @@ def test_nearest_distance_by_hand():
 # the network
 
 
+def whole(table) -> list[torch.Tensor]:
+    """All rows of each class."""
+    return list(torch.arange(len(table.images)).split(table.counts.tolist()))
+
+
 @pytest.fixture
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GENMETA_CACHE", str(tmp_path / "cache"))
@@ -122,21 +127,23 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_own_cache")
 def test_the_feature_network_learns_is_kept_and_is_the_same_again(tmp_path, capsys):
     table = make_table()
-    starts, counts = table.starts[:12], table.counts[:12] - 4
+    data = (table, torch.arange(12), [torch.arange(20 * c, 20 * c + 16) for c in range(12)])
     state = torch.get_rng_state()
-    first = feature_network(table, starts, counts, "toy", 30)
+    first = feature_network(*data, "toy", 30)
     assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
     assert "training the network" in capsys.readouterr().out
-    again = feature_network(table, starts, counts, "toy", 30)
+    again = feature_network(*data, "toy", 30)
     assert "training" not in capsys.readouterr().out, "it is in the cache"
     assert again.hash == first.hash
     assert first.name == f"Conv4-64 ProtoNet, 30 steps, weights {first.hash}"
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:1000])
-    assert feature_network(table, starts, counts, "toy", 30).hash == first.hash, "a damaged file is made anew"
+    assert feature_network(*data, "toy", 30).hash == first.hash, "a damaged file is made anew"
     for other in (("toy", 31), ("another split", 30)):
-        feature_network(table, starts, counts, *other)
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+        feature_network(*data, *other)
+    fewer = [rows[:10] for rows in data[2]]
+    feature_network(table, data[1], fewer, "toy", 30)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
     images = table.images[: 12 * 20].float() / 255
     features = first(images)
     assert features.shape == (240, 64)
@@ -149,7 +156,7 @@ def test_the_feature_network_learns_is_kept_and_is_the_same_again(tmp_path, caps
 def test_the_feature_network_can_be_made_in_inference_mode():
     table = make_table()
     with torch.inference_mode():
-        network = feature_network(table, table.starts[:12], table.counts[:12], "toy", 2)
+        network = feature_network(table, torch.arange(12), whole(table)[:12], "toy", 2)
     assert network(table.images[:2].float() / 255).shape == (2, 64)
 
 
@@ -157,10 +164,10 @@ def test_the_feature_network_can_be_made_in_inference_mode():
 def test_data_that_no_feature_network_can_learn_from_are_refused(tmp_path):
     table = make_table(size=12)
     with pytest.raises(UserError, match="at least 16"):
-        feature_network(table, table.starts, table.counts, "toy", 2)
+        feature_network(table, torch.arange(24), whole(table), "toy", 2)
     table = make_table(counts=(1,))
     with pytest.raises(UserError, match="2 classes with 2 images"):
-        feature_network(table, table.starts, table.counts, "toy", 2)
+        feature_network(table, torch.arange(24), whole(table), "toy", 2)
     with pytest.raises(UserError, match="feature_steps must be at least 1"):
-        feature_network(table, table.starts, table.counts, "toy", 0)
+        feature_network(table, torch.arange(24), whole(table), "toy", 0)
     assert not (tmp_path / "cache").exists()

@@ -328,10 +328,8 @@ def test_a_collapsed_generator_is_reported_loudly_and_a_sound_one_is_not(toy_spl
             )
 
         def sample_classes(self, n_classes, n_images, rng):
-            starts = self.images.starts[:n_classes, None]
-            return self.images.rendered((starts + torch.arange(n_images)).flatten()).unflatten(
-                0, (len(starts), n_images)
-            )
+            rows = torch.stack([of[:n_images] for of in self.images.class_rows[:n_classes]])
+            return self.images.rendered(rows.flatten()).unflatten(0, rows.shape)
 
     data = images_of(toy_split_file, feature_steps=30)
     data.setup("fit")

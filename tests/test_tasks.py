@@ -1,6 +1,7 @@
 """Samplers draw what they promise; rendering equals a slow loop."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from genmeta.tasks.sampler import TaskPool, draw_distinct, shuffle_tasks
 
 DIM = 8
 TABLE = make_table(counts=(20, 7, 12))
-POOL = TaskPool.of(TABLE, torch.tensor([3, 4, 8, 9, 11, 14, 20, 21]), GaussianMixture.standard(DIM))
+POOL = replace(TaskPool.of(TABLE, torch.tensor([3, 4, 8, 9, 11, 14, 20, 21])), prior=GaussianMixture.standard(DIM))
 SHAPE = EpisodeShape(5, 2, 3)
 POLICIES = [PriorNoise(0.3), RandomOther(0.3), OtherClass(0.4)]
 SAMPLERS = [

@@ -12,9 +12,10 @@ USAGE = """usage: genmeta COMMAND ...
   test        evaluate a checkpoint on the test episodes
   experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
   challenge   the Omniglot Challenge: a learner's error beside the published ones
+  data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
 genmeta COMMAND --help tells the options of one of them."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "challenge")
+COMMANDS = (*TRAINING, "experiment", "challenge", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -35,6 +36,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.challenge import challenge
 
             challenge(args[1:])
+        elif args[0] == "data":
+            from genmeta.cli.data import data
+
+            data(args[1:])
         else:
             from genmeta.cli.experiment import experiment
 

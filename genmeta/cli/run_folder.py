@@ -13,6 +13,7 @@ from genmeta.errors import UserError
 
 RUN_FILE = "run.json"  # written last: a run with it is finished
 CONFIG_FILE = "config.yaml"
+SPLIT_FILE = "split.json"  # the classes as they were used, drawn and kept ones too; data.split takes it
 _HANDED_DOWN = "GENMETA_RUN_FOLDER"  # from the first process to those that it starts
 
 

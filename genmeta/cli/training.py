@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,6 +25,7 @@ from genmeta.cli.messages import one_line
 from genmeta.cli.progress import EpochLines, LiveBar, quiet
 from genmeta.cli.run_folder import (
     CONFIG_FILE,
+    SPLIT_FILE,
     RunSettings,
     best_checkpoint,
     claim_run_folder,
@@ -31,6 +33,8 @@ from genmeta.cli.run_folder import (
     write_run_file,
 )
 from genmeta.cli.tracking import finish_tracking, make_loggers
+from genmeta.data.source import DataSource
+from genmeta.data.splits import write_split
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.episodic_data import EpisodicDataModule
@@ -109,6 +113,17 @@ class TrainingCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: a checkpoint never decides which classes are made."""
 
+    def before_instantiate_classes(self) -> None:
+        """Fill in sizes that the model's YAML leaves open (null) from the data."""
+        config = self.config[self.subcommand]
+        places = list(_open_sizes(config.get("model")))
+        source = config.data.get("init_args", Namespace()).get("source")
+        if not places or not source:
+            return
+        channels, height, width = _make_source(source).image_shape
+        for place, key in places:
+            place[key] = {"in_channels": channels, "image_size": height, "image_shape": [channels, height, width]}[key]
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
@@ -136,6 +151,7 @@ class TrainingCLI(LightningCLI):
             return Trainer(logger=False, barebones=True)
         self.run_folder = claim_run_folder(run)
         (self.run_folder / CONFIG_FILE).write_text(text)
+        write_split(self.datamodule.split, self.run_folder / SPLIT_FILE)
         given = self._get(self.config_init, "trainer").logger
         loggers = make_loggers(run, self.run_folder, self.subcommand)
         loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
@@ -202,6 +218,7 @@ class TrainingCLI(LightningCLI):
             "split": {"name": split.name, "hash": split.hash},
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "commit": _commit(),
+            **self.datamodule.facts,
         }
         if isinstance(self.datamodule, EpisodicDataModule):
             facts["episodes"] = self.datamodule.eval_hashes(self.subcommand)
@@ -265,6 +282,24 @@ class TrainingCLI(LightningCLI):
         if subcommand != "fit":
             kwargs["verbose"] = False
         return {**kwargs, "weights_only": True}
+
+
+def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:
+    """Yield where a part of the configuration, or a part of that, has a size of the images that is not set."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _open_sizes(item)
+    if isinstance(part, Namespace):
+        for key, value in vars(part).items():
+            if value is None and key in ("in_channels", "image_size", "image_shape"):
+                yield part, key
+            yield from _open_sizes(value)
+
+
+def _make_source(config: Namespace) -> DataSource:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=DataSource)
+    return parser.instantiate_classes(Namespace(source=config)).source
 
 
 def _commit() -> str | None:

@@ -1,16 +1,70 @@
-"""Tables that take time to make, kept in the user's cache folder under a key of their recipe."""
+"""Tables that take time to make, kept in the user's cache folder under a key of their recipe.
 
+A file is the images as raw bytes, then what they are (JSON), then the SHA-256 of both, so that a table larger than
+memory is written class by class and read by mapping the file. Nothing in it is ever executed.
+"""
+
+import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from genmeta.data.table import ImageTable
+from genmeta.data.table import RESIDENT_LIMIT, ImageTable
 from genmeta.errors import UserError
+
+_MAGIC = b"genmeta table 1\n"
+_DIGEST = hashlib.sha256().digest_size
+_CHUNK = 2**24  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images of one class, uint8 `[n, C, H, W]`, and what the table says of the class (see `ImageTable`)."""
+
+    class_name: str
+    group: str
+    images: Tensor
+    part: str | None = None
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """A table that is made piece by piece, so that it need not fit into memory.
+
+    Attributes:
+        name: the data set's name.
+        image_shape: `(C, H, W)`.
+        blocks: in the order of the rows; a class may come in several blocks, one after the other.
+        n_images: of all blocks, if that is known, for the progress bar.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    blocks: Iterable[Block]
+    n_images: int | None = None
+
+    @classmethod
+    def of(cls, table: ImageTable) -> "TableStream":
+        """Return the stream of a table in memory."""
+        parts = table.parts or [None] * len(table.class_names)
+        images = table.images.split(table.counts.tolist())
+        blocks = (Block(*block) for block in zip(table.class_names, table.groups, images, parts, strict=True))
+        return cls(table.name, table.image_shape, blocks, len(table.images))
 
 
 def cache_folder() -> Path:
@@ -20,36 +74,205 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genmeta"
 
 
-def cached_table(name: str, recipe: Mapping[str, object], make: Callable[[], ImageTable]) -> ImageTable:
-    """Return the table of a recipe from the cache, or make it and put it there.
+def table_path(name: str, recipe: Mapping[str, object]) -> Path:
+    """Return where the table of a recipe is kept."""
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder() / f"{name}-{key}.table"
 
-    The file is written beside its place and renamed, so that a killed run leaves no half-written table. A file that
-    cannot be read is made anew.
+
+def cached_table(name: str, recipe: Mapping[str, object], make: Callable[[], TableStream]) -> ImageTable:
+    """Return the table of a recipe from the cache, or make it and put it there, with progress.
+
+    It is written to a file beside its place and renamed, so that a killed run leaves no half-written table; the next
+    one removes what it left. Of several processes one makes it and the others wait. A damaged table is made anew.
 
     Raises:
-        UserError: the cache folder cannot be written.
+        UserError: the cache folder cannot be written, or what `make` raises.
     """
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_folder() / f"{name}-{key}.pt"
+    path = table_path(name, recipe)
+    if (table := _read_if_whole(path)) is not None:
+        return table
     if path.exists():
-        try:
-            return ImageTable(**torch.load(path, weights_only=True))
-        except Exception:  # torch raises half a dozen types for a damaged file; each means: make it again
-            path.unlink(missing_ok=True)
-    table = make()
-    content = {field: getattr(table, field) for field in ("name", "images", "class_ids", "class_names", "groups")}
+        print(f"{path}: cut off or damaged; making it again", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            part = Path(file.name)
-            try:
-                torch.save(content, file)
-                file.close()
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+        with _locked(path.parent / f".{path.stem}.lock"):
+            if (table := _read_if_whole(path)) is not None:  # another process made it while we waited
+                return table
+            for left_over in path.parent.glob(f".{path.stem}.*.part"):
+                left_over.unlink()
+            with tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=f".{path.stem}.", suffix=".part", delete=False
+            ) as file:
+                part = Path(file.name)
+                try:
+                    _write(file, make())
+                    file.close()
+                    part.replace(path)
+                finally:
+                    part.unlink(missing_ok=True)
+            if path.stat().st_size > RESIDENT_LIMIT:  # it was hashed while it was written
+                _stamp(path)
+            return read_table(path)
     except OSError as error:
         raise UserError(
             f"cache folder {path.parent}: cannot write {name} ({error}); set GENMETA_CACHE to a folder you can write"
         ) from error
-    return table
+
+
+def read_table(path: Path, trust_stamp: bool = True) -> ImageTable:
+    """Open a table file: into memory, or mapped if it is larger than `RESIDENT_LIMIT`.
+
+    The SHA-256 of the content is compared on every open. Of a mapped file that takes long, so it is done once and
+    again whenever size, time or place of the file change.
+
+    Args:
+        trust_stamp: False: compare in any case.
+
+    Raises:
+        UserError: the file is cut off, changed, or no table.
+    """
+    try:
+        with path.open("rb") as file:
+            about, end = _read_end(file)
+            shape = (sum(about["counts"]), *about["image_shape"])
+            if len(_MAGIC) + prod(shape) != end:
+                raise ValueError("its size is not what it says")
+            mapped = prod(shape) > RESIDENT_LIMIT
+            if not (mapped and trust_stamp and _is_stamped(path)):
+                _compare_digest(file)
+                if mapped:
+                    _stamp(path)
+            if mapped:
+                pixels: np.ndarray = np.memmap(path, np.uint8, "r", len(_MAGIC), shape)
+            else:
+                file.seek(len(_MAGIC))
+                pixels = np.frombuffer(bytearray(file.read(prod(shape))), np.uint8).reshape(shape)
+        with warnings.catch_warnings():  # a mapped file is read only, and so is every use of it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            images = torch.from_numpy(pixels)
+        return ImageTable(
+            name=about["name"],
+            images=images,
+            class_ids=torch.repeat_interleave(torch.tensor(about["counts"])),
+            class_names=tuple(about["class_names"]),
+            groups=tuple(about["groups"]),
+            parts=None if about["parts"] is None else tuple(about["parts"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"table {path}: cut off or damaged ({error}); remove it, and it is made again") from error
+
+
+def _read_if_whole(path: Path) -> ImageTable | None:
+    if not path.exists():
+        return None
+    try:
+        return read_table(path)
+    except UserError:
+        return None
+
+
+def _write(file: Any, stream: TableStream) -> None:
+    started = time.monotonic()
+    digest = hashlib.sha256()
+
+    def write(content: Any) -> None:
+        digest.update(content)
+        file.write(content)
+
+    write(_MAGIC)
+    counts: dict[str, int] = {}
+    last = None
+    of_class: list[Block] = []  # one a class, without its images
+    # disable=None: no bar where nobody looks; delay: none for what takes less than a second
+    with tqdm(total=stream.n_images, desc=stream.name, unit="image", delay=1, disable=None, leave=False) as bar:
+        for block in stream.blocks:
+            if block.images.dtype != torch.uint8 or tuple(block.images.shape[1:]) != stream.image_shape:
+                raise UserError(
+                    f"{stream.name}: images are {block.images.dtype} {list(block.images.shape[1:])}, "
+                    f"expected uint8 {list(stream.image_shape)} (channels, height, width)"
+                )
+            if block.class_name != last and block.class_name in counts:
+                raise UserError(f"{stream.name}: two classes have the same name, '{block.class_name}'")
+            if block.class_name not in counts:
+                of_class.append(replace(block, images=block.images[:0]))
+            last = block.class_name
+            counts[last] = counts.get(last, 0) + len(block.images)
+            write(block.images.contiguous().numpy().data)
+            bar.update(len(block.images))
+    if not counts:
+        raise UserError(f"{stream.name}: there are no images")
+    about = {
+        "name": stream.name,
+        "image_shape": stream.image_shape,
+        "counts": list(counts.values()),
+        "class_names": list(counts),
+        "groups": [block.group for block in of_class],
+        "parts": None if not of_class or of_class[0].part is None else [block.part for block in of_class],
+    }
+    text = json.dumps(about).encode()
+    write(text)
+    write(len(text).to_bytes(8, "little"))
+    file.write(digest.digest())
+    file.flush()
+    os.fsync(file.fileno())  # the name must not be there before the content is
+    if (seconds := time.monotonic() - started) > 5:
+        n, n_classes = sum(counts.values()), len(counts)
+        print(f"prepared {stream.name}: {n:,} images of {n_classes:,} classes in {seconds:.0f} s", flush=True)
+
+
+def _read_end(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return what the table says of itself, and where that begins."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("it does not begin as a table does")
+    file.seek(-_DIGEST - 8, os.SEEK_END)
+    end = file.tell()
+    length = int.from_bytes(file.read(8), "little")
+    if length > end - len(_MAGIC):
+        raise ValueError("it does not end as a table does")
+    file.seek(end - length)
+    return json.loads(file.read(length)), end - length
+
+
+def _compare_digest(file: BinaryIO) -> None:
+    digest = hashlib.sha256()
+    end = os.fstat(file.fileno()).st_size - _DIGEST
+    file.seek(0)
+    while (left := end - file.tell()) > 0 and (chunk := file.read(min(_CHUNK, left))):
+        digest.update(chunk)
+    if file.read(_DIGEST) != digest.digest():
+        raise ValueError("its content is not what was written")
+
+
+def _state(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.verified")
+
+
+def _is_stamped(path: Path) -> bool:
+    stamp = _stamp_path(path)
+    return stamp.is_file() and stamp.read_text() == _state(path)
+
+
+def _stamp(path: Path) -> None:
+    """Note that the file was found to be what was written, if the cache can be written at all."""
+    try:
+        _stamp_path(path).write_text(_state(path))
+    except OSError:
+        return
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system takes back if the process is killed."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that prepares {path.stem.strip('.')}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,4 +1,4 @@
-"""`glyphs`: the embedded data set, drawn from the DejaVu fonts that matplotlib ships. No account, no download.
+"""`glyphs`: the embedded data set, drawn from the DejaVu fonts that matplotlib ships, or from yours. No download.
 
 A class is a character, its group a script, an instance one of 20 "hands": a face of the typeface with that hand's own
 slant, aspect, rotation, stroke width and wobble, fixed by the hand's number. 28×28, ink = 255. The characters are those
@@ -10,10 +10,11 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from PIL import Image, ImageFont, features
 from torch import Tensor
 from torch.nn import functional as F
 
-from genmeta.data.cache import cached_table
-from genmeta.data.source import DataSource
+from genmeta.data.cache import TableStream
+from genmeta.data.source import CachedSource
 from genmeta.data.table import ImageTable
+from genmeta.errors import UserError
 
 N_HANDS = 20
 SIZE = 28
@@ -48,21 +50,72 @@ _BOX = 60  # longest side of the ink in it: about 20 of 28 pixels
 
 
 @dataclass(frozen=True)
-class Glyphs(DataSource):
-    """Data source: every class of `glyphs` (the split decides which are used for what)."""
+class Glyphs(CachedSource):
+    """Data source: every class of `glyphs` (the split decides which are used for what).
 
-    def load(self) -> ImageTable:
-        """Return the table from the user's cache folder, drawing it first if it is not there (about 20 s)."""
-        characters = load_characters()
-        recipe = {
+    Args:
+        fonts: .ttf or .otf files to draw with in place of the DejaVu faces.
+        characters: JSON file `{"script": "its characters", …}` in place of the committed list. Without it, your fonts
+            draw what they can of the committed list. Characters that look alike are yours to leave out; `genmeta data
+            show` finds those that are drawn alike.
+    """
+
+    fonts: Sequence[str] = ()
+    characters: str | None = None
+
+    table_name: ClassVar[str] = "glyphs"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, SIZE, SIZE
+
+    def recipe(self) -> dict[str, object]:
+        faces = self._faces()
+        return {
             "recipe": RECIPE,
             "hands": N_HANDS,
             "size": SIZE,
             "freetype": features.version("freetype2"),
-            "characters": hashlib.sha256(CHARACTERS_FILE.read_bytes()).hexdigest(),
-            "fonts": [hashlib.sha256(font_path(face).read_bytes()).hexdigest() for face in FACES],
+            "characters": hashlib.sha256(self._characters_file().read_bytes()).hexdigest(),
+            "fonts": [hashlib.sha256(font_path(face).read_bytes()).hexdigest() for face in faces],
         }
-        return cached_table("glyphs", recipe, lambda: draw_table(characters))
+
+    def stream(self) -> TableStream:
+        """Draw them (about 20 s)."""
+        faces = self._faces()
+        characters = load_characters(self._characters_file())
+        if self.fonts and self.characters is None:
+            characters = {s: "".join(c for c in text if faces_with(c, faces)) for s, text in characters.items()}
+            characters = {script: text for script, text in characters.items() if text}
+            if not characters:
+                raise UserError(
+                    "data.source.fonts: they can draw none of the committed characters; give characters too"
+                )
+        for script, text in characters.items():
+            for character in text:
+                if not faces_with(character, faces):
+                    raise UserError(
+                        f"{self._characters_file()}: no font can draw U+{ord(character):04X} of script '{script}'; "
+                        "leave it out or add a font that can"
+                    )
+        return TableStream.of(
+            draw_table(characters, faces, "own_glyphs" if self.fonts or self.characters else "glyphs")
+        )
+
+    def _faces(self) -> tuple[str, ...]:
+        for font in self.fonts:
+            if not font.lower().endswith((".ttf", ".otf")) or not Path(font).is_file():
+                raise UserError(f"data.source.fonts: {font}: no such .ttf or .otf file")
+            charmap(font)
+        return tuple(self.fonts) or FACES
+
+    def _characters_file(self) -> Path:
+        path = Path(self.characters) if self.characters else CHARACTERS_FILE
+        if not path.is_file():
+            raise UserError(
+                f"data.source.characters: {path}: no such file; expected JSON of scripts and their characters"
+            )
+        return path
 
 
 @dataclass(frozen=True)
@@ -104,8 +157,28 @@ def hand(number: int) -> Hand:
 
 
 def load_characters(path: Path = CHARACTERS_FILE) -> dict[str, str]:
-    """Return `{script: its characters}` of the committed list."""
-    characters: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    """Return `{script: its characters}` of a list.
+
+    Raises:
+        UserError: the file is not of that form, or a character stands in it twice.
+    """
+    try:
+        characters: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        if not characters or not all(isinstance(text, str) and text for text in characters.values()):
+            raise ValueError("a script without characters")
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f'{path}: expected JSON like {{"Greek": "αβγ"}}, scripts and their characters ({error})'
+        ) from error
+    script_of: dict[str, str] = {}
+    for script, text in characters.items():
+        for character in text:
+            if character in script_of:
+                raise UserError(
+                    f"{path}: U+{ord(character):04X} is in '{script_of[character]}' and again in '{script}'; "
+                    "a class must not be there twice"
+                )
+            script_of[character] = script
     return characters
 
 
@@ -115,7 +188,9 @@ def class_name(script: str, character: str) -> str:
 
 
 def font_path(face: str) -> Path:
-    """Return the file of a DejaVu face inside the installed matplotlib."""
+    """Return the file of a face: a font file itself, or a DejaVu face inside the installed matplotlib."""
+    if face not in FACES:
+        return Path(face)
     import matplotlib  # here: `import genmeta` stays light
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
@@ -123,21 +198,34 @@ def font_path(face: str) -> Path:
 
 @cache
 def charmap(face: str) -> frozenset[int]:
-    """Return the code points that a face can draw."""
+    """Return the code points that a face can draw.
+
+    Raises:
+        UserError: the file is no font.
+    """
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(font_path(face))).get_charmap())
+    try:
+        return frozenset(FT2Font(str(font_path(face))).get_charmap())
+    except Exception as error:  # FreeType's reasons come as several types
+        raise UserError(f"{font_path(face)}: cannot be read as a font ({error})") from error
 
 
-def faces_with(character: str) -> list[str]:
-    """Return the faces that can draw the character, in the order of `FACES`."""
-    return [face for face in FACES if ord(character) in charmap(face)]
+def faces_with(character: str, faces: Sequence[str] = FACES) -> list[str]:
+    """Return the faces that can draw the character, in their order."""
+    return [face for face in faces if ord(character) in charmap(face)]
 
 
 def master(character: str, face: str) -> np.ndarray:
-    """Return the upright character as uint8 `[84, 84]`: centred, its longest side 60 pixels, ink = 255."""
+    """Return the upright character as uint8 `[84, 84]`: centred, its longest side 60 pixels, ink = 255.
+
+    Raises:
+        UserError: it has no ink (a space).
+    """
     mask = _font(face).getmask(character, mode="L")
     raster = Image.frombytes("L", mask.size, bytes(mask))
+    if raster.getbbox() is None:
+        raise UserError(f"U+{ord(character):04X} has no ink in {font_path(face).name}; leave it out")
     ink = raster.crop(raster.getbbox())
     scale = _BOX / max(ink.size)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
@@ -178,20 +266,21 @@ def write(masters: Tensor, hand: Hand) -> Tensor:
     return (F.avg_pool2d(ink, _MASTER // SIZE) * 255).round().to(torch.uint8)
 
 
-def draw_table(characters: dict[str, str]) -> ImageTable:
-    """Draw every character in every hand (deterministic; about 20 s on one core)."""
+def draw_table(characters: dict[str, str], faces: Sequence[str] = FACES, name: str = "glyphs") -> ImageTable:
+    """Draw every character in every hand (deterministic; about 20 s on one core for the committed list)."""
     letters = [(script, character) for script in sorted(characters) for character in characters[script]]
     images = torch.empty(len(letters), N_HANDS, 1, SIZE, SIZE, dtype=torch.uint8)
-    rasters = [{face: master(c, face) for face in faces_with(c)} for _, c in letters]
+    rasters = [{face: master(c, face) for face in faces_with(c, faces)} for _, c in letters]
     for number in range(N_HANDS):
         this = hand(number)
-        preference = FACES[this.face :] + FACES[: this.face]
+        first_face = this.face % len(faces)
+        preference = [*faces[first_face:], *faces[:first_face]]
         chosen = [next(raster[face] for face in preference if face in raster) for raster in rasters]
         for first in range(0, len(letters), 256):
             block = torch.from_numpy(np.stack(chosen[first : first + 256]))
             images[first : first + 256, number] = write(block, this)
     return ImageTable(
-        name="glyphs",
+        name=name,
         images=images.flatten(0, 1),
         class_ids=torch.arange(len(letters)).repeat_interleave(N_HANDS),
         class_names=tuple(class_name(script, c) for script, c in letters),

@@ -6,20 +6,22 @@ characters, so of set 2 only its own three alphabets are used: a class must not 
 """
 
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from genmeta.data.decode import BadImageError, decode
 from genmeta.data.source import DataSource
 from genmeta.data.table import ImageTable
-from genmeta.errors import UserError
+from genmeta.errors import UserError, require_positive
 
 FILES = ("images_background_small1.zip", "images_background_small2.zip")
 SOURCE = "the Omniglot release by B. Lake, folder python/ of github.com/brendenlake/omniglot"
+_LARGEST = 2**20  # bytes of a drawing; the real ones have 300
 
 
 @dataclass(frozen=True)
@@ -34,52 +36,76 @@ class OmniglotMinimal(DataSource):
     folder: str
     size: int = 28
 
+    def __post_init__(self) -> None:
+        require_positive("OmniglotMinimal", size=self.size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, self.size, self.size
+
     def load(self) -> ImageTable:
         """Read both zips and return the table (about 3 s).
 
         Raises:
             UserError: a file is missing, cut off, or has other contents than expected.
         """
-        drawings: dict[str, list[np.ndarray]] = {}
+        drawings: dict[str, list[Tensor]] = {}
         for name in FILES:
             alphabets = {character.split("/")[0] for character in drawings}
             of_zip = read_zip(Path(self.folder) / name, self.size)
             drawings |= {c: images for c, images in of_zip.items() if c.split("/")[0] not in alphabets}
-        names = sorted(drawings)
-        return ImageTable(
-            name="omniglot_minimal",
-            images=torch.from_numpy(np.concatenate([np.stack(drawings[name]) for name in names]))[:, None],
-            class_ids=torch.repeat_interleave(torch.tensor([len(drawings[name]) for name in names])),
-            class_names=tuple(names),
-            groups=tuple(name.split("/")[0] for name in names),
-        )
+        return table_of_drawings("omniglot_minimal", drawings)
 
 
-def read_zip(path: Path, size: int) -> dict[str, list[np.ndarray]]:
+def table_of_drawings(name: str, drawings: Mapping[str, Sequence[Tensor]]) -> ImageTable:
+    """Return the table of `{"alphabet/character": images}`, classes sorted by name, alphabets as groups."""
+    names = sorted(drawings)
+    return ImageTable(
+        name=name,
+        images=torch.stack([image for character in names for image in drawings[character]]),
+        class_ids=torch.repeat_interleave(torch.tensor([len(drawings[character]) for character in names])),
+        class_names=tuple(names),
+        groups=tuple(character.split("/")[0] for character in names),
+    )
+
+
+def read_drawing(source: Path | bytes, size: int) -> Tensor:
+    """Return a drawing as uint8 `[1, size, size]`, ink = 255.
+
+    Black ink on white paper in the file; averaging over the shrunken area keeps thin strokes.
+
+    Raises:
+        BadImageError: the file cannot be used.
+    """
+    return 255 - decode(source, size, 1, Image.Resampling.BOX)
+
+
+def read_zip(path: Path, size: int) -> dict[str, list[Tensor]]:
     """Read `<set>/<alphabet>/<character>/<drawing>.png` from a zip; nothing is unpacked to disk.
 
     Returns:
-        `{"alphabet/character": images}`, uint8 `[size, size]` each, ink = 255, in the order of the file names.
+        `{"alphabet/character": images}`, uint8 `[1, size, size]` each, ink = 255, in the order of the file names.
 
     Raises:
         UserError: the file is missing, cut off, or holds no such pictures.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; put {path.name} there ({SOURCE}), or set the data source's folder")
-    drawings: dict[str, list[np.ndarray]] = {}
+    drawings: dict[str, list[Tensor]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in sorted(archive.namelist()):
-                parts = PurePosixPath(member).parts
-                if len(parts) != 4 or not member.endswith(".png"):
+            for member in sorted(archive.infolist(), key=lambda info: info.filename):
+                parts = PurePosixPath(member.filename).parts
+                if len(parts) != 4 or not member.filename.endswith(".png"):
                     continue
-                with Image.open(BytesIO(archive.read(member))) as image:
-                    # black ink on white paper; averaging over the shrunken area keeps thin strokes
-                    ink = image.convert("L").resize((size, size), Image.Resampling.BOX)
-                drawings.setdefault("/".join(parts[1:3]), []).append(255 - np.asarray(ink))
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                if member.file_size > _LARGEST:
+                    raise BadImageError(f"{member.filename} unpacks to {member.file_size} bytes, maybe a zip bomb")
+                image = read_drawing(archive.read(member), size)
+                drawings.setdefault("/".join(parts[1:3]), []).append(image)
+    except Exception as error:  # damaged zips make zipfile and PIL raise a dozen types
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: cut off, damaged, or no zip of PNG files ({error}); fetch it again ({SOURCE})"
+            f"{path}: cut off, damaged, or no zip of PNG files ({reason}); fetch it again ({SOURCE})"
         ) from error
     if not drawings:
         raise UserError(f"{path}: holds no <set>/<alphabet>/<character>/<drawing>.png; expected {SOURCE}")

@@ -1,7 +1,13 @@
-"""The one interface of all data sources; a YAML names one by `class_path`."""
+"""The interfaces of all data sources; a YAML names one by `class_path`."""
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
 
+from genmeta.data.cache import TableStream, cached_table, table_path
 from genmeta.data.table import ImageTable
 
 
@@ -15,3 +21,60 @@ class DataSource(ABC):
         Raises:
             UserError: it cannot be had; the message says which file to put where.
         """
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the images. Overridden where it is known without loading."""
+        return self.load().image_shape
+
+
+class CachedSource(DataSource):
+    """A source whose table is made once and then read from the user's cache folder.
+
+    Attributes:
+        table_name: the table's name, also that of its file.
+    """
+
+    table_name: ClassVar[str]
+
+    @abstractmethod
+    def recipe(self) -> dict[str, object]:
+        """Return everything that the table follows from, as plain values: another recipe is another file.
+
+        Raises:
+            UserError: the files that it is made of are not there.
+        """
+
+    @abstractmethod
+    def stream(self) -> TableStream:
+        """Read or draw the images.
+
+        Raises:
+            UserError: they cannot be had; the message says which file to put where.
+        """
+
+    def load(self) -> ImageTable:
+        return cached_table(self.table_name, self.recipe(), self.stream)
+
+    def cache_path(self) -> Path:
+        """Return where the table is, or will be, kept.
+
+        Raises:
+            UserError: the files that it is made of are not there.
+        """
+        return table_path(self.table_name, self.recipe())
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Return a hash of the files' sizes, times and names (their contents are not read), folders with all below."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        for found in [path] if path.is_file() else sorted(_files_below(path)):
+            state = os.stat(found)
+            digest.update(f"{found.relative_to(path.parent)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _files_below(folder: Path) -> Iterable[Path]:
+    for where, _, names in os.walk(folder):
+        yield from (Path(where) / name for name in names)

@@ -1,4 +1,4 @@
-"""Which classes are train, val and test: committed JSON, checked for overlap, with a content hash."""
+"""Which classes are train, val and test: from JSON, brought by the data set, or drawn; with a content hash."""
 
 import hashlib
 import json
@@ -11,15 +11,20 @@ from torch import Tensor
 
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError, nearest
+from genmeta.rng import make_rng
 
 SPLITS_FOLDER = Path(__file__).with_name("splits")
 Part = Literal["train", "val", "test"]
+OWN = "own"  # the setting that means: the split that the data set brings with it
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Split:
     """Class names of the three parts.
+
+    Attributes:
+        images: which images of the train classes are used, if not all; a part of the hash.
 
     Raises:
         UserError: a part is empty, names a class twice, or shares a class with another part.
@@ -30,6 +35,7 @@ class Split:
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    images: str = ""
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
@@ -44,8 +50,9 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """16 hex digits of SHA-256 over the data set's name and the sorted class names of each part."""
+        """16 hex digits of SHA-256 over the data set's name, the sorted class names of each part and `images`."""
         content = [self.dataset, *(sorted(getattr(self, part)) for part in PARTS)]
+        content += [self.images] if self.images else []
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def class_ids(self, table: ImageTable, part: Part) -> Tensor:
@@ -66,6 +73,92 @@ class Split:
         return torch.tensor([ids[name] for name in getattr(self, part)])
 
 
+@dataclass(frozen=True)
+class DrawnSplit:
+    """A split that is drawn: whole groups if the data set has at least three, else single classes.
+
+    Args:
+        seed: of the draw.
+        val, test: shares of the classes, in (0, 1), together below 1. The defaults are mini-ImageNet's 16 and 20 of 100
+            classes. Of whole groups, as many are drawn as come nearest, at least one.
+    """
+
+    seed: int = 0
+    val: float = 0.16
+    test: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.val <= 0 or self.test <= 0 or self.val + self.test >= 1:
+            raise UserError(f"split: val and test must be above 0 and together below 1, found {self.val}, {self.test}")
+
+    def draw(self, table: ImageTable) -> Split:
+        """Return the split of a table; it depends on the names of its classes and on nothing else of it.
+
+        Raises:
+            UserError: there are fewer than three classes.
+        """
+        of_group: dict[str, list[str]] = {}
+        for name, group in sorted(zip(table.class_names, table.groups, strict=True)):
+            of_group.setdefault(group, []).append(name)
+        bundles = list(of_group.values()) if len(of_group) >= 3 else [[name] for name in sorted(table.class_names)]
+        if len(bundles) < 3:
+            raise UserError(f"{table.name}: {len(bundles)} classes cannot be split into train, val and test")
+        order = torch.randperm(len(bundles), generator=make_rng(self.seed, "split", table.name)).tolist()
+        parts: dict[Part, list[str]] = {"train": [], "val": [], "test": []}
+        for part, share in (("val", self.val), ("test", self.test)):
+            wanted = share * len(table.class_names)
+            chosen = parts[part]  # type: ignore[index]
+            # one bundle at least for this part and for each that comes after it
+            after = 2 if part == "val" else 1
+            while not chosen or (len(order) > after and len(chosen) + len(bundles[order[-1]]) / 2 <= wanted):
+                chosen += bundles[order.pop()]
+        parts["train"] = [name for i in order for name in bundles[i]]
+        train, val, test = (tuple(sorted(parts[part])) for part in PARTS)
+        return Split(f"drawn-{self.seed}", table.name, train, val, test)
+
+
+def read_split(wanted: str | DrawnSplit) -> Split | DrawnSplit | None:
+    """Return what `find_split` takes for a setting: `own` is the split that the data set brings with it.
+
+    Raises:
+        UserError: there is no split of that name.
+    """
+    if not isinstance(wanted, str):
+        return wanted
+    return None if wanted == OWN else load_split(wanted)
+
+
+def find_split(wanted: Split | DrawnSplit | None, table: ImageTable) -> Split:
+    """Return the split of a table: as given, drawn, or (None) the one that the data set brings with it.
+
+    Raises:
+        UserError: it cannot be had, or names classes that the table does not have.
+    """
+    if isinstance(wanted, Split):
+        split = wanted
+    elif wanted is not None:
+        split = wanted.draw(table)
+    elif table.parts is None:
+        raise UserError(
+            f"data.split is '{OWN}', but data set '{table.name}' brings none with it; give the name of a committed "
+            "split, a JSON file, or {seed: 0} to have one drawn"
+        )
+    else:
+        pairs = list(zip(table.class_names, table.parts, strict=True))
+        train, val, test = (tuple(name for name, its in pairs if its == part) for part in PARTS)
+        split = Split(f"{table.name}-{OWN}", table.name, train, val, test)
+    for part in PARTS:
+        split.class_ids(table, part)
+    return split
+
+
+def write_split(split: Split, path: Path) -> None:
+    """Write a split as a JSON file that `load_split` reads."""
+    content: dict[str, object] = {"dataset": split.dataset, "hash": split.hash, "images": split.images}
+    content |= {part: getattr(split, part) for part in PARTS}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def load_split(name_or_path: str) -> Split:
     """Read a split by the name of a committed file (`glyphs_minimal`) or from a JSON file of your own.
 
@@ -84,12 +177,12 @@ def load_split(name_or_path: str) -> Split:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         dataset = content["dataset"]
-        parts = {part: tuple(content[part]) for part in PARTS}
-        if not all(isinstance(name, str) for name in [dataset, *sum(parts.values(), ())]):
+        train, val, test = (tuple(content[part]) for part in PARTS)
+        if not all(isinstance(name, str) for name in (dataset, *train, *val, *test)):
             raise TypeError("names must be text")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"split file {path}: expected JSON with 'dataset' and lists 'train', 'val', 'test' of class names "
             f"({type(error).__name__}: {error})"
         ) from error
-    return Split(name=path.stem, dataset=dataset, **parts)
+    return Split(path.stem, dataset, train, val, test)

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from genmeta.errors import UserError
 
+RESIDENT_LIMIT = 4 * 2**30  # bytes; a guess: a third of a 12 GB GPU, three times mini-ImageNet
+
 
 @dataclass(frozen=True)
 class ImageTable:
-    """All images of a data set in memory, sorted by class.
+    """All images of a data set, sorted by class, in memory or in a memory-mapped file.
 
     Attributes:
         name: the data set's name, for messages and hashes.
-        images: uint8 `[N, C, H, W]`, ink or light = 255.
+        images: uint8 `[N, C, H, W]`, ink or light = 255. Read only: it may be a mapped file.
         class_ids: int64 `[N]`, non-decreasing, values `0 … n_classes - 1`, each of them at least once.
         class_names: one unique name a class, `"group/name"` by custom.
         groups: one group name a class (its alphabet, its super-class).
+        parts: `train`, `val` or `test` for each class, if the data set brings a split with it.
 
     Raises:
         UserError: the parts do not fit together.
@@ -29,6 +32,7 @@ class ImageTable:
     class_ids: Tensor
     class_names: tuple[str, ...]
     groups: tuple[str, ...]
+    parts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.images), len(self.class_names)
@@ -41,6 +45,8 @@ class ImageTable:
                 f"{self.name}: {n} images with {len(self.class_ids)} class ids; "
                 f"{n_classes} class names with {len(self.groups)} groups"
             )
+        if self.parts is not None and len(self.parts) != n_classes:
+            raise UserError(f"{self.name}: {n_classes} class names with {len(self.parts)} parts")
         if len(set(self.class_names)) != n_classes:
             raise UserError(f"{self.name}: two classes have the same name")
         if n == 0 or not torch.equal(self.class_ids.unique_consecutive(), torch.arange(n_classes)):
@@ -52,6 +58,11 @@ class ImageTable:
         c, h, w = self.images.shape[1:]
         return c, h, w
 
+    @property
+    def resident(self) -> bool:
+        """Whether the table is small enough to be moved to a device as a whole (`RESIDENT_LIMIT`)."""
+        return self.images.nbytes <= RESIDENT_LIMIT
+
     @cached_property
     def counts(self) -> Tensor:
         """Images of each class, int64 `[n_classes]`."""
@@ -61,3 +72,11 @@ class ImageTable:
     def starts(self) -> Tensor:
         """First row of each class, int64 `[n_classes]`."""
         return self.counts.cumsum(0) - self.counts
+
+
+def gather(images: Tensor, rows: Tensor) -> Tensor:
+    """Return the rows of a table, uint8 `[n, C, H, W]`, on the device of `rows` (int64 `[n]`).
+
+    One gather where the images are. Of a table that stays on the CPU, only the gathered rows go to the device.
+    """
+    return images.index_select(0, rows.to(images.device)).to(rows.device)

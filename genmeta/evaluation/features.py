@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,7 +58,9 @@ class FeatureNetwork:
 
 @torch.inference_mode(False)  # Lightning validates in it, and nothing made in it can be trained
 @torch.enable_grad()
-def feature_network(table: ImageTable, starts: Tensor, counts: Tensor, key: str, n_steps: int) -> FeatureNetwork:
+def feature_network(
+    table: ImageTable, class_ids: Tensor, rows: Sequence[Tensor], key: str, n_steps: int
+) -> FeatureNetwork:
     """Return the feature network of some classes' images, trained now or earlier (it is kept in the cache folder).
 
     A Conv4 ProtoNet (Snell et al., NeurIPS 2017) on episodes of these images with rotations as extra classes: 20 ways,
@@ -65,12 +68,13 @@ def feature_network(table: ImageTable, starts: Tensor, counts: Tensor, key: str,
 
     Args:
         table: all images.
-        starts, counts: first row and number of rows of each class that may be seen, int64 `[n_classes]`.
-        key: what these rows follow from (data set, split, share held out): names the file in the cache.
+        class_ids: the classes, int64 `[n_classes]`.
+        rows: the table rows of each that may be seen, int64 `[n]`.
+        key: what these rows follow from (data set, split, share held out): a part of the file's name in the cache.
         n_steps: training steps.
 
     Raises:
-        UserError: there are fewer than 2 classes with 2 images, or images below 16 pixels.
+        UserError: there are fewer than 2 classes with 2 images, or images below 16 pixels, or no square ones.
     """
     if n_steps < 1:
         raise UserError(f"data.feature_steps must be at least 1, found {n_steps}")
@@ -79,17 +83,18 @@ def feature_network(table: ImageTable, starts: Tensor, counts: Tensor, key: str,
         raise UserError(
             f"the feature network that generated images are measured with needs square images, found {h}×{w}"
         )
-    usable = counts >= SHOTS + 1
-    if int(usable.sum()) < 2:
+    usable = [number for number, of_class in enumerate(rows) if len(of_class) > SHOTS]
+    if len(usable) < 2:
         raise UserError(
             f"the network that generated images are measured with needs 2 classes with {SHOTS + 1} images to train on, "
-            f"found {int(usable.sum())}"
+            f"found {len(usable)}"
         )
-    pool = TaskPool(starts[usable], counts[usable], torch.zeros(int(usable.sum()), dtype=torch.long))
-    shape = EpisodeShape(min(WAYS, len(pool.counts)), SHOTS, min(QUERIES, int(counts[usable].min()) - SHOTS))
-    some = pool.starts[:: max(1, len(pool.starts) // 1000)]
-    digest = hashlib.sha256(table.images[some].numpy().tobytes()).hexdigest()
-    recipe = f"{key}/{shape}/{c},{h},{w}/{n_steps}/{pool.starts.tolist()}/{pool.counts.tolist()}/{digest}"
+    pool = TaskPool.of(table, class_ids[usable], [rows[number] for number in usable])
+    shape = EpisodeShape(min(WAYS, len(pool.counts)), SHOTS, min(QUERIES, int(pool.counts.min()) - SHOTS))
+    assert pool.rows is not None
+    some = pool.rows[:: max(1, len(pool.rows) // 1000)]
+    digest = hashlib.sha256(pool.rows.numpy().tobytes() + table.images.index_select(0, some).numpy().tobytes())
+    recipe = f"{key}/{shape}/{c},{h},{w}/{n_steps}/{pool.counts.tolist()}/{digest.hexdigest()}"
     path = cache_folder() / f"features-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.pt"
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn by the global generator
         torch.manual_seed(0)

@@ -11,17 +11,23 @@ class Conv4(nn.Module):
     2017).
 
     Args:
-        in_channels: 1 or 3.
+        in_channels: 1 or 3. Left out in a YAML, the command line fills in that of the data; 1 in Python.
         hidden: filters of each block.
-        image_size: side of the (square) images, at least 16; 28 gives `hidden` features.
+        image_size: side of the (square) images, at least 16; 28 gives `hidden` features. Left out, as `in_channels`;
+            28 in Python.
         running_stats: True: batch norm keeps running statistics and uses them in evaluation, so that an image's
             features depend on no other image. False: it always uses the batch at hand, as MAML does.
     """
 
     def __init__(
-        self, in_channels: int = 1, hidden: int = 64, image_size: int = 28, running_stats: bool = True
+        self,
+        in_channels: int | None = None,
+        hidden: int = 64,
+        image_size: int | None = None,
+        running_stats: bool = True,
     ) -> None:
         super().__init__()
+        in_channels, image_size = in_channels or 1, image_size or 28
         require_positive("Conv4", in_channels=in_channels, hidden=hidden)
         if image_size < 16:
             raise UserError(f"Conv4 halves the image four times: image_size must be at least 16, found {image_size}")

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
+from genmeta.data.low_data import LowData
 from genmeta.data.seen import Seen
 from genmeta.data.source import DataSource
-from genmeta.data.splits import Part, Split, load_split
+from genmeta.data.splits import DrawnSplit, Part, Split, find_split, read_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
@@ -61,7 +63,8 @@ class EpisodicDataModule(StepDataModule):
 
     Args:
         source: where the images come from.
-        split: name of a committed split, or path of a JSON file.
+        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or `own` for the one
+            that the data set brings with it.
         train_tasks: draws the training tasks.
         train: size of a training episode.
         tasks_per_step: tasks in a meta-batch, over all processes.
@@ -72,13 +75,14 @@ class EpisodicDataModule(StepDataModule):
         generator: checkpoint of a GAN or VAE; needed if `train_tasks` has generated tasks.
         tasks_per_eval_batch: tasks evaluated together (speed and memory only).
         n_workers: processes that draw plans; 0 is fastest unless tasks are huge.
+        low_data: what is kept of the train part; all of it by default.
         seed: of the training tasks.
     """
 
     def __init__(
         self,
         source: DataSource,
-        split: str,
+        split: str | DrawnSplit,
         train_tasks: TaskSampler,
         train: EpisodeShape,
         val: Episodes,
@@ -90,6 +94,7 @@ class EpisodicDataModule(StepDataModule):
         tasks_per_eval_batch: int = 10,
         n_workers: int = 0,
         seed: int = 0,
+        low_data: LowData | None = None,
     ) -> None:
         super().__init__()
         sizes = {
@@ -103,6 +108,7 @@ class EpisodicDataModule(StepDataModule):
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, found {value}")
         self.source, self.split_name, self.generator_path = source, split, generator
+        self.low_data = low_data or LowData()
         self.train_tasks, self.train_shape, self.val, self.test = train_tasks, train, val, tuple(test)
         self.tasks_per_step, self.steps_per_epoch = tasks_per_step, steps_per_epoch
         self.test_part, self.tasks_per_eval_batch = test_part, tasks_per_eval_batch
@@ -117,12 +123,20 @@ class EpisodicDataModule(StepDataModule):
             UserError: data, split or generator are missing or do not fit each other, or episodes are too large.
         """
         if self.table is None:
-            self.split: Split = load_split(self.split_name)
+            # a wrong name is told before the table is made, which may take long
+            wanted = read_split(self.split_name)
             table = self.source.load()
+            self.whole_split: Split = find_split(wanted, table)
+            self.split: Split = self.low_data.keep_classes(self.whole_split, table)
             self.images = table.images
             self.pools = {
                 part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")
             }
+            self.facts: dict[str, Any] = {}
+            if self.low_data:
+                rows = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
+                self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), rows)
+                self.facts["low_data"] = self.low_data.facts(self.split, rows)
             self.table = table
         if stage in ("fit", "validate"):
             self._check("data.val", self.val.tasks, "val", self.val.shape)
@@ -145,8 +159,7 @@ class EpisodicDataModule(StepDataModule):
         generator.check_draws_from_codes()
         generator.check_image_shape(self.image_shape)
         generator.check_split(self.split)
-        pool = self.pools["train"]
-        self.pools["train"] = replace(pool, prior=generator.prior)
+        self.pools["train"] = replace(self.pools["train"], prior=generator.prior)
         self.generator = generator
 
     def _prepare_turns(self) -> None:
@@ -209,8 +222,8 @@ class EpisodicDataModule(StepDataModule):
         return plan if world == 1 else plan[_slice(len(plan), rank, world)]
 
     def eval_plan(self, part: Part, episodes: Episodes) -> EpisodePlan:
-        """Return all evaluation episodes of a part and name: the same for every run on this split."""
-        rng = make_rng(EVALUATION_SEED, part, self.split.hash, episodes.name, episodes.n_query)
+        """Return all evaluation episodes of a part and name: the same for every run on this split, low data or not."""
+        rng = make_rng(EVALUATION_SEED, part, self.whole_split.hash, episodes.name, episodes.n_query)
         return episodes.tasks.sample(self.pools[part], episodes.shape, episodes.n_episodes, 0, rng)
 
     def train_dataloader(self) -> StepLoader:
@@ -232,9 +245,10 @@ class EpisodicDataModule(StepDataModule):
         return {"val": plan_hash(self.eval_plan("val", self.val))}
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> EpisodeBatch:
-        """Render the plan from the table, which stays on the device, and the frozen decoder."""
+        """Render the plan from the table, which stays on the device unless it is large, and the frozen decoder."""
         device = batch.rows.device
-        if self.images.device != device:
+        assert self.table is not None
+        if self.images.device != device and self.table.resident:
             self.images = self.images.to(device)
         decode = self.generator.decode if self.generator and len(batch.z) else None
         return render(batch, self.images, decode)

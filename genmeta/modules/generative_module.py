@@ -188,11 +188,10 @@ def evenly(rows: Tensor, n: int) -> Tensor:
 def real_classes(data: ImageDataModule) -> Tensor:
     """Return features `[n_classes, n_images, d]` of real images of the meta-train classes, to hold generated ones to.
 
-    As many images of each class as the smallest has, at most `N_INSTANCES`, the held-out ones first.
+    As many images of each class as the smallest has, at most `N_INSTANCES`, the held-out ones first; classes of a
+    single image are left out.
     """
-    table = data.table
-    assert table is not None
-    sizes = table.counts[data.split.class_ids(table, "train")]
-    n_images = min(N_INSTANCES, int(sizes.min()))
-    rows = (data.starts + sizes)[:, None] - 1 - torch.arange(n_images)
+    of_class = [rows for rows in data.class_rows if len(rows) > 1]
+    n_images = min(N_INSTANCES, *map(len, of_class))
+    rows = torch.stack([of[-n_images:].flip(0) for of in of_class])
     return data.features(data.rendered(rows.flatten())).unflatten(0, rows.shape)

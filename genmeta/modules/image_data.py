@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genmeta.data.low_data import LowData
 from genmeta.data.source import DataSource
-from genmeta.data.splits import Split, load_split
-from genmeta.data.table import ImageTable
+from genmeta.data.splits import DrawnSplit, Split, find_split, read_split
+from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
 from genmeta.evaluation.features import FeatureNetwork, feature_network
 from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
@@ -17,10 +19,18 @@ from genmeta.rng import make_rng
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """A batch before it is rendered: rows of the table, those of partners, quarter turns, the key of its noise."""
+    """A batch before it is rendered.
+
+    Attributes:
+        rows, partners: of the table, int64 `[n]`; a partner is another image of the same class.
+        labels: number of the class among the meta-train classes, int64 `[n]`.
+        turns: quarter turns of both, int64 `[n]`.
+        noise_key: what the noise of this step follows from.
+    """
 
     rows: Tensor
     partners: Tensor
+    labels: Tensor
     turns: Tensor
     noise_key: str
 
@@ -56,26 +66,30 @@ class ImageDataModule(StepDataModule):
 
     Args:
         source: where the images come from.
-        split: name of a committed split, or path of a JSON file.
+        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or `own` for the one
+            that the data set brings with it.
         batch_size: images per step, over all processes.
         steps_per_epoch: steps between two validations.
-        held_out: share of each class's images (the last ones) that is held out, in (0, 1).
+        held_out: share of each class's images (the last ones) that is held out, in (0, 1); at least one, but a class
+            with a single image keeps it for training.
         rotations: turn each image of a step, and its partner with it, by 0, 90, 180 or 270 degrees, as if there were
             four times the classes.
         feature_steps: training steps of the network that generated images are measured with.
         seed: of the order of images and all noise.
+        low_data: what is kept of the train part; all of it by default.
     """
 
     def __init__(
         self,
         source: DataSource,
-        split: str,
+        split: str | DrawnSplit,
         batch_size: int = 64,
         steps_per_epoch: int = 100,
         held_out: float = 0.2,
         rotations: bool = False,
         feature_steps: int = 600,
         seed: int = 0,
+        low_data: LowData | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 2 or steps_per_epoch < 1 or not 0 < held_out < 1:
@@ -86,10 +100,12 @@ class ImageDataModule(StepDataModule):
         if feature_steps < 1:
             raise UserError(f"data.feature_steps must be at least 1, found {feature_steps}")
         self.source, self.split_name, self.seed = source, split, seed
+        self.low_data = low_data or LowData()
         self.batch_size, self.steps_per_epoch, self.held_out = batch_size, steps_per_epoch, held_out
         self.rotations, self.feature_steps = rotations, feature_steps
         self.table: ImageTable | None = None
         self._orders: dict[int, Tensor] = {}
+        self._device = torch.device("cpu")
 
     def setup(self, stage: str) -> None:
         """Load the table and the split, once.
@@ -99,25 +115,38 @@ class ImageDataModule(StepDataModule):
         """
         if self.table is not None:
             return
-        self.split: Split = load_split(self.split_name)
+        # a wrong name is told before the table is made, which may take long
+        wanted = read_split(self.split_name)
         table = self.source.load()
-        class_ids = self.split.class_ids(table, "train")
-        self.n_classes = len(class_ids)
-        self.starts, counts = table.starts[class_ids], table.counts[class_ids]
-        n_held_out = (counts * self.held_out).round().long().clamp(min=1)
-        self.counts = counts - n_held_out  # of the images to train on
-        self.train_rows = _ranges(self.starts, self.counts)
-        self.held_out_rows = _ranges(self.starts + self.counts, n_held_out)
-        self.unseen_rows = _ranges(*(t[self.split.class_ids(table, "val")] for t in (table.starts, table.counts)))
+        self.split: Split = self.low_data.keep_classes(find_split(wanted, table), table)
+        self.class_ids = self.split.class_ids(table, "train")
+        self.class_rows = self.low_data.keep_images(table, self.class_ids)
+        self.facts: dict[str, Any] = (
+            {"low_data": self.low_data.facts(self.split, self.class_rows)} if self.low_data else {}
+        )
+        n_train = [len(rows) - min(max(1, round(len(rows) * self.held_out)), len(rows) - 1) for rows in self.class_rows]
+        self.train_of_class = [rows[:n] for rows, n in zip(self.class_rows, n_train, strict=True)]
+        held_out = [rows[n:] for rows, n in zip(self.class_rows, n_train, strict=True)]
+        self.train_rows, self.held_out_rows = torch.cat(self.train_of_class), torch.cat(held_out)
+        self.unseen_rows = torch.cat(
+            [_rows_of_class(table, class_id) for class_id in self.split.class_ids(table, "val").tolist()]
+        )
+        if len(self.held_out_rows) == 0:
+            raise UserError(
+                "every meta-train class has a single image, so none can be held out to validate a generative model; it "
+                "needs a class with two or more"
+            )
         if len(self.train_rows) < self.batch_size:
             raise UserError(
                 f"data.batch_size is {self.batch_size}, but the meta-train classes have {len(self.train_rows)} images"
             )
         if self.rotations and table.image_shape[1] != table.image_shape[2]:
             raise UserError(f"data.rotations needs square images, found {list(table.image_shape)}")
-        self.labels = torch.zeros(len(table.images), dtype=torch.long)
-        self.labels[self.train_rows] = torch.arange(self.n_classes).repeat_interleave(self.counts)
-        self.labels[self.held_out_rows] = torch.arange(self.n_classes).repeat_interleave(n_held_out)
+        numbers = torch.arange(len(self.class_rows))
+        self.counts = torch.tensor(n_train)
+        self.firsts = self.counts.cumsum(0) - self.counts  # places in train_rows
+        self.train_labels = numbers.repeat_interleave(self.counts)
+        self.held_out_labels = numbers.repeat_interleave(torch.tensor([len(rows) for rows in held_out]))
         self.images = table.images
         self.table = table
 
@@ -127,25 +156,35 @@ class ImageDataModule(StepDataModule):
         assert self.table is not None
         return self.table.image_shape
 
+    @property
+    def n_classes(self) -> int:
+        """Number of the meta-train classes (after `setup`)."""
+        return len(self.class_rows)
+
     @cached_property
     def features(self) -> FeatureNetwork:
         """The network that generated images are measured with; it has not seen the held-out images."""
         assert self.table is not None
         key = f"{self.table.name}/{self.split.hash}/{self.held_out}"
-        return feature_network(self.table, self.starts, self.counts, key, self.feature_steps)
+        return feature_network(self.table, self.class_ids, self.train_of_class, key, self.feature_steps)
 
     def plan(self, step: int) -> ImagePlan:
         """Return this process's part of the batch of a step."""
         n = len(self.train_rows)
         first = step * self.batch_size
         order = torch.cat([self._order(epoch) for epoch in range(first // n, (first + self.batch_size - 1) // n + 1)])
-        rows = self.train_rows[order[first % n :][: self.batch_size]]
+        places = order[first % n :][: self.batch_size]
+        labels = self.train_labels[places]
         rng = make_rng(self.seed, "partners", step)
-        partners = self._partners(rows, rng)
-        turns = torch.randint(4, (len(rows),), generator=rng) if self.rotations else torch.zeros_like(rows)
+        # another image of the class: as many places on, round and round, as a number below the class's count
+        others = (self.counts[labels] - 1).clamp(min=1)
+        on = (torch.rand(len(places), generator=rng) * others).long() + 1
+        partners = self.firsts[labels] + (places - self.firsts[labels] + on) % self.counts[labels]
+        turns = torch.randint(4, (len(places),), generator=rng) if self.rotations else torch.zeros_like(places)
         rank, world = self._rank_and_world()
         mine = slice(rank, None, world)
-        return ImagePlan(rows[mine], partners[mine], turns[mine], f"{self.seed}/noise/{step}/{rank}")
+        rows, partners = self.train_rows[places], self.train_rows[partners]
+        return ImagePlan(rows[mine], partners[mine], labels[mine], turns[mine], f"{self.seed}/noise/{step}/{rank}")
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:  # one permutation an epoch, not one a step
@@ -159,46 +198,35 @@ class ImageDataModule(StepDataModule):
 
     def val_dataloader(self) -> FixedLoader:
         """The held-out images, all of them in every process: their metrics are of the whole, not means over parts."""
-        blocks = self.held_out_rows.split(256)
+        plans: list[ImagePlan] = []
         rng = make_rng(0, "held out partners")
-        return FixedLoader(
-            [
-                ImagePlan(rows, self._partners(rows, rng), torch.zeros_like(rows), f"0/held out/{i}")
-                for i, rows in enumerate(blocks)
-            ]
-        )
+        for rows, labels in zip(self.held_out_rows.split(256), self.held_out_labels.split(256), strict=True):
+            among = (torch.rand(len(rows), generator=rng) * self.counts[labels]).long()
+            partners = self.train_rows[self.firsts[labels] + among]
+            plans.append(ImagePlan(rows, partners, labels, torch.zeros_like(rows), f"0/held out/{len(plans)}"))
+        return FixedLoader(plans)
 
     def transfer_batch_to_device(self, batch: ImagePlan, device: torch.device, dataloader_idx: int) -> ImageBatch:
-        """Render: gathers from the table, which stays on the device."""
-        if self.images.device != device:
+        """Render: gathers from the table, which stays on the device unless it is large."""
+        assert self.table is not None
+        self._device = device
+        if self.images.device != device and self.table.resident:
             self.images = self.images.to(device)
         images, partners = (self.rendered(rows, batch.turns) for rows in (batch.rows, batch.partners))
-        return ImageBatch(
-            images, partners, self.labels[batch.rows].to(device), make_rng(batch.noise_key, device=device)
-        )
+        return ImageBatch(images, partners, batch.labels.to(device), make_rng(batch.noise_key, device=device))
 
     def rendered(self, rows: Tensor, turns: Tensor | None = None) -> Tensor:
-        """Return images of table rows, turned by quarters, float32 `[n, C, H, W]` in [0, 1], on their device."""
-        images = self.images.index_select(0, rows.to(self.images.device)).float() / 255
+        """Return images of table rows, turned by quarters, float32 `[n, C, H, W]` in [0, 1], on the training device."""
+        images = gather(self.images, rows.to(self._device)).float() / 255
         if turns is not None and self.rotations:
             for quarter in (1, 2, 3):
                 chosen = (turns == quarter).nonzero().flatten().to(images.device)
                 images[chosen] = torch.rot90(images[chosen], quarter, (-2, -1))
         return images
 
-    def _partners(self, rows: Tensor, rng: torch.Generator) -> Tensor:
-        """Return for each row another training row of its class (itself if there is no other)."""
-        labels = self.labels[rows]
-        counts, place = self.counts[labels], rows - self.starts[labels]
-        among = torch.where(place < counts, (counts - 1).clamp(min=1), counts)  # a held-out row is not among them
-        offset = (torch.rand(len(rows), generator=rng) * among).long() + 1
-        return self.starts[labels] + (place + offset) % counts
-
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
-    """Return `starts[i], …, starts[i] + counts[i] - 1` for all i, one after the other."""
-    first = counts.cumsum(0) - counts
-    return torch.arange(int(counts.sum())) + (starts - first).repeat_interleave(counts)
+def _rows_of_class(table: ImageTable, class_id: int) -> Tensor:
+    return torch.arange(int(table.counts[class_id])) + int(table.starts[class_id])

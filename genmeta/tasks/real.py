@@ -73,7 +73,7 @@ class RealTasks(TaskSampler):
         images = draw_distinct(pool.counts[classes], shape.n_images, rng)
         return EpisodePlan(
             n_shot=shape.n_shot,
-            rows=pool.starts[classes][..., None] + images,
+            rows=pool.table_rows(classes, images),
             turns=turns,
             labels=draw_labels(n_tasks, shape.n_way, rng),
             is_latent=torch.zeros(n_tasks, shape.n_way, dtype=torch.bool),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from genmeta.data.table import gather as gather_rows
 from genmeta.episode import EpisodeBatch, EpisodePlan
 
 Decode = Callable[[Tensor], Tensor]
@@ -23,8 +24,9 @@ def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
     """Gather the real images of a plan, as they are in the table.
 
     Args:
-        plan: on the device of `images`.
-        images: the image table, `[N, C, H, W]`, or its four rotations by `quarter_turns`, `[4, N, C, H, W]`.
+        plan: on the device to render on.
+        images: the image table, `[N, C, H, W]`, or its four rotations by `quarter_turns`, `[4, N, C, H, W]`; on the
+            same device, or on the CPU if it is too large for that.
 
     Returns:
         Support `[task, way, shot, C, H, W]` and query images `[task, way, query, C, H, W]`, of the table's type
@@ -35,7 +37,7 @@ def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows + (plan.turns * images.shape[1])[..., None]
     table = images.flatten(0, -4)
     support, query = (
-        table.index_select(0, part.flatten()).view(*part.shape, *table.shape[1:])
+        gather_rows(table, part.flatten()).view(*part.shape, *table.shape[1:])
         for part in (rows[..., : plan.n_shot], rows[..., plan.n_shot :])
     )
     if images.dim() == 4:
@@ -53,8 +55,9 @@ def render(plan: EpisodePlan, images: Tensor, decode: Decode | None = None) -> E
     Images stay uint8 until here, the device: a quarter of the memory to read.
 
     Args:
-        plan: on the device of `images`.
-        images: uint8 `[N, C, H, W]`, the image table, or its four rotations `[4, N, C, H, W]`.
+        plan: on the device to render on.
+        images: uint8 `[N, C, H, W]`, the image table, or its four rotations `[4, N, C, H, W]`; on the same device, or
+            on the CPU if it is too large for that.
         decode: frozen decoder; needed if the plan has generated slots.
 
     Returns:

@@ -23,20 +23,30 @@ class TaskPool:
         starts, counts: int64 `[n_classes]`, first table row of each class and its number of images.
         group_ids: int64 `[n_classes]`, the group of each class, numbers `0 … n_groups - 1`.
         prior: distribution of the codes; None if there is no generator.
+        rows: int64, the table rows that are used, class by class, if these are not all; `starts` are places in it.
     """
 
     starts: Tensor
     counts: Tensor
     group_ids: Tensor
     prior: GaussianMixture | None = None
+    rows: Tensor | None = None
 
     @classmethod
-    def of(cls, table: ImageTable, class_ids: Tensor, prior: GaussianMixture | None = None) -> "TaskPool":
-        """Return the pool of some classes of a table."""
+    def of(cls, table: ImageTable, class_ids: Tensor, rows: Sequence[Tensor] | None = None) -> "TaskPool":
+        """Return the pool of some classes of a table, of all their images or of some rows of each, int64 `[n]`."""
         names = [table.groups[number] for number in class_ids.tolist()]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         group_ids = torch.tensor([numbers[name] for name in names])
-        return cls(table.starts[class_ids], table.counts[class_ids], group_ids, prior)
+        if rows is None:
+            return cls(table.starts[class_ids], table.counts[class_ids], group_ids)
+        counts = torch.tensor([len(of_class) for of_class in rows])
+        return cls(counts.cumsum(0) - counts, counts, group_ids, rows=torch.cat(list(rows)))
+
+    def table_rows(self, classes: Tensor, images: Tensor) -> Tensor:
+        """Return the table rows of the i-th images of classes of the pool: int64 `[..., k]` for `[...]`, `[..., k]`."""
+        places = self.starts[classes][..., None] + images
+        return places if self.rows is None else self.rows[places]
 
     @property
     def latent_dim(self) -> int:

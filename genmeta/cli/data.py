@@ -1,0 +1,188 @@
+"""`genmeta data`: which data sets there are, prepare one, look at one."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from genmeta.data.cache import cache_folder
+from genmeta.data.duplicates import find_duplicates
+from genmeta.data.source import CachedSource, DataSource
+from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, find_split, read_split, write_split
+from genmeta.data.table import ImageTable
+from genmeta.errors import UserError, nearest
+
+CONFIGS = Path("configs") / "data"
+_COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes
+_TILE = 56  # side of a picture on it, in pixels
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def data(args: Sequence[str]) -> None:
+    """List the data sets, prepare one (make its table in the cache), or show one (counts, contact sheets, checks).
+
+    Raises:
+        UserError: there is no such data set, its files are missing or wrong, or two parts of its split share an image.
+    """
+    parser = _Parser(prog="genmeta data", description=data.__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what there is, and what of it is prepared")
+    for name, text in (("prepare", "make the table, with progress"), ("show", "counts, hash, contact sheets, checks")):
+        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("data", help="name of a YAML in configs/data, or its path")
+        command.add_argument("--folder", help="where its files are, in place of the YAML's data.source.folder")
+        if name == "show":
+            command.add_argument("--out", help="folder of the pictures (default runs/data/<name>)")
+    options = parser.parse_args(args)
+    if options.command == "list":
+        _list()
+        return
+    path = _find(options.data)
+    source, wanted = read_data_yaml(path, options.folder)
+    table = source.load()
+    print(f"{path.stem}: {_counts(table)}, {_size(table.images.nbytes)}")
+    if isinstance(source, CachedSource):
+        print(f"cached in {source.cache_path()}")
+    if options.command == "show":
+        _show(table, find_split(wanted, table), Path(options.out or Path("runs") / "data" / path.stem))
+
+
+def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, Split | DrawnSplit | None]:
+    """Return the source that a YAML of `configs/data` names, and the split that it wants.
+
+    Args:
+        folder: takes the place of the source's folder.
+
+    Raises:
+        UserError: the file does not name a source, or not correctly.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--source", type=DataSource, required=True)
+        parser.add_argument("--split", type=str | DrawnSplit, required=True)
+        parsed = parser.parse_object({key: content.get(key) for key in ("source", "split")})
+        made: Namespace = parser.instantiate_classes(parsed)
+    except UserError:
+        raise
+    except Exception as error:  # not YAML, other YAML, or values that the parser refuses
+        raise UserError(f"{path}: names no data source ({' '.join(str(error).split())[:200]})") from error
+    source: DataSource = made.source
+    if folder is not None:
+        if not hasattr(source, "folder"):
+            raise UserError(f"--folder: data set {path.stem} is read from no folder")
+        source = dataclasses.replace(source, folder=folder)  # type: ignore[type-var]
+    return source, read_split(made.split)
+
+
+def _find(name: str) -> Path:
+    known = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise UserError(f"'{name}' is no file and none of {', '.join(known) or 'configs/data'}{nearest(name, known)}")
+    return path
+
+
+def _list() -> None:
+    paths = sorted(CONFIGS.glob("*.yaml"))
+    if not paths:
+        raise UserError(f"{CONFIGS}: no such folder; run genmeta data in the project's folder")
+    width = max(len(path.stem) for path in paths)
+    for path in paths:
+        print(f"{path.stem:{width}}  {_state(path)}")
+    print(f"cache: {cache_folder()}")
+
+
+def _state(path: Path) -> str:
+    source, _ = read_data_yaml(path)
+    if not isinstance(source, CachedSource):
+        return "read from its files each time"
+    fetches = getattr(source, "download", False)
+    if fetches:  # looking must not
+        source = dataclasses.replace(source, download=False)  # type: ignore[type-var]
+    try:
+        cached = source.cache_path()
+    except UserError as error:
+        what = str(error).split(";")[0]
+        return f"{what}; genmeta data prepare {path.stem} fetches it" if fetches else what
+    if cached.is_file():
+        return f"prepared: {cached.name}, {_size(cached.stat().st_size)}"
+    return f"not prepared: genmeta data prepare {path.stem}"
+
+
+def _show(table: ImageTable, split: Split, out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_split(split, out / "split.json")
+        print(f"split {split.name}, hash {split.hash}: {out / 'split.json'}")
+        for part in PARTS:
+            ids = split.class_ids(table, part)
+            counts = table.counts[ids]
+            groups = {table.groups[i] for i in ids.tolist()}
+            contact_sheet(table, ids).save(out / f"{part}.png")
+            print(
+                f"  {part:5}  {len(ids)} classes in {len(groups)} groups, {int(counts.sum())} images, "
+                f"{int(counts.min())} to {int(counts.max())} a class: {out / f'{part}.png'}"
+            )
+    except OSError as error:
+        raise UserError(f"--out: cannot write into {out} ({error})") from error
+    class_ids: dict[Part, Tensor] = {part: split.class_ids(table, part) for part in PARTS}
+    print("no class is in two parts")  # Split refuses such
+    found = find_duplicates(table, class_ids)
+    if not found:
+        print("no image is in two parts")
+        return
+    for line in found[:20]:
+        print(f"  {line}")
+    raise UserError(
+        f"{len(found)} images of {table.name} are in two parts of split {split.name}, the first: {found[0]}; "
+        "remove one of each pair or change the split"
+    )
+
+
+def contact_sheet(table: ImageTable, class_ids: Tensor) -> Image.Image:
+    """Return a picture of classes spread evenly over those given, one a row with its name, and of images of each."""
+    ids = class_ids[torch.linspace(0, len(class_ids) - 1, min(_ROWS, len(class_ids))).round().long()].tolist()
+    text_width = max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(_label(table, i)) for i in ids)
+    left = int(text_width) + 12
+    sheet = Image.new("RGB", (left + _COLUMNS * (_TILE + 2), len(ids) * (_TILE + 2)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, class_id in enumerate(ids):
+        top = row * (_TILE + 2)
+        draw.text((6, top + _TILE // 2 - 5), _label(table, class_id), fill="black")
+        count = int(table.counts[class_id])
+        chosen = torch.linspace(0, count - 1, min(_COLUMNS, count)).round().long() + table.starts[class_id]
+        for column, image in enumerate(table.images.index_select(0, chosen)):
+            tile = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+            sheet.paste(tile.resize((_TILE, _TILE), Image.Resampling.LANCZOS), (left + column * (_TILE + 2), top))
+    return sheet
+
+
+def _label(table: ImageTable, class_id: int) -> str:
+    """Return a class name as the built-in font can draw it."""
+    return table.class_names[class_id].encode("ascii", "replace").decode()
+
+
+def _counts(table: ImageTable) -> str:
+    n_groups = len(set(table.groups))
+    shape = "×".join(map(str, table.image_shape))
+    return f"{len(table.images)} images {shape}, {len(table.class_names)} classes, {n_groups} groups"
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} GB"
