@@ -323,7 +323,7 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "glyfs"], "'glyfs' is no file and none of glyphs, .* did you mean 'glyphs'"),
+        (["--data", "glyfs"], "'glyfs' is no file and none of .*glyphs, .* did you mean 'glyphs'"),
         (["--learner", "protonets"], "did you mean 'protonet'"),
         (["--generator", "gna"], "did you mean 'gan'"),
         (["--generator", "vae_deformation"], "which draws given images again"),

@@ -69,8 +69,8 @@ def test_every_data_yaml_is_run_by_a_test():
 
 @pytest.mark.parametrize("name", BUILD)
 def test_data_sets_train_and_test_from_their_yaml(name, tmp_path, files):
-    # one task a batch: of ten, pictures of 84×84 take seconds
-    settings = ["--config", DEBUG, f"--run.folder={tmp_path}", "--data.tasks_per_eval_batch=1"]
+    # one task a batch: ten of pictures of 84×84 take seconds
+    settings = ["--config", DEBUG, "--data.tasks_per_eval_batch=1", f"--run.folder={tmp_path}"]
     data = ["--config", str(YAMLS[name]), f"--data.source.folder={files(name)}"]
     assert main(["fit", "--config", PROTONET, "--config", REAL, *data, *settings]) == 0
     (run,) = tmp_path.glob("*/001")
