@@ -25,6 +25,7 @@ from genmeta.data.omniglot import Omniglot
 from genmeta.data.splits import PARTS, find_split, load_split
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import import_learn2learn
+from genmeta.models.checkpoint import load_generator
 
 EMBEDDED = {"glyphs", "glyphs_full", "omniglot_minimal"}  # run by tests/test_cli.py
 YAMLS = {path.stem: path for path in sorted((ROOT / "configs" / "data").glob("*.yaml"))}
@@ -81,6 +82,17 @@ def test_data_sets_train_and_test_from_their_yaml(name, tmp_path, files):
     split = json.loads((run / "split.json").read_text())
     assert split == json.loads((test / "split.json").read_text())
     assert json.loads((run / "run.json").read_text())["split"]["hash"] == split["hash"]
+
+
+@pytest.mark.parametrize(("name", "generator"), [("fc100", "gan"), ("mini_imagenet", "vae_vamp")])
+def test_generators_take_the_size_of_the_data(name, generator, tmp_path, files):
+    settings = ["--config", DEBUG, "--data.feature_steps=1", "--data.batch_size=4", f"--run.folder={tmp_path}"]
+    settings += [] if generator == "gan" else ["--model.importance_samples=1", "--model.second_stage=0"]
+    config = ["--config", f"configs/generator/{generator}.yaml", "--config", str(YAMLS[name])]
+    assert main(["fit", *config, f"--data.source.folder={files(name)}", *settings]) == 0
+    (run,) = tmp_path.glob("*/001")
+    source, _ = read_data_yaml(YAMLS[name], str(files(name)))
+    assert load_generator(run / "checkpoints" / "best.ckpt").image_shape == source.image_shape
 
 
 # classes of each part, where the published lists are in learn2learn's code
