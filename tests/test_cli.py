@@ -206,7 +206,7 @@ def put(*path):
 BAD_YAMLS = [
     (rename("data", "init_args", "batch_size", "batch_sise"), r"'data\.batch_sise'; did you mean 'batch_size'\?"),
     (rename("trainer", "max_epochs", "max_epoch"), r"'trainer\.max_epoch'; did you mean 'trainer\.max_epochs'\?"),
-    (rename("trainer", "trainr"), r"did you mean 'trainer\.max_epochs'\?"),
+    (rename("trainer", "trainr"), r"did you mean 'trainer\.callbacks'\?"),
     (
         rename("model", "init_args", "generator", "init_args", "latent_dim", "latent_dmi"),
         r"'model\.generator\.latent_dmi'; did you mean 'latent_dim'\?",
