@@ -28,8 +28,8 @@ def main() -> None:
     decoders: dict[str, LatentDecoder] = {
         "gan_classic": FullyConnectedGenerator(),
         "gan": ConvGenerator(channels=(96, 48)),
-        "vae": ConvDecoder(),
-        "vae_gaussian (residual)": ConvDecoder(channels=(32, 16), residual=True),
+        "vae_plain": ConvDecoder(),
+        "vae": ConvDecoder(channels=(32, 16), residual=True),
     }
     print(f"{options.threads} thread(s), {N} images, median of {options.rounds} rounds\n")
     print("| decoder | one call (s) | " + " | ".join(f"chunks of {s}" for s in SIZES[1:]) + " |")
