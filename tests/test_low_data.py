@@ -137,7 +137,8 @@ def test_a_run_records_the_choice_and_a_generator_of_other_data_is_refused(tmp_p
     monkeypatch.chdir(ROOT)
     runs = ["--config", DEBUG, f"--run.folder={tmp_path}", "--run.wandb=off"]
     low = ["--data.low_data.classes=30", "--data.low_data.images_per_class=10"]
-    assert main(["fit", "--config", VAE, *low, *runs]) == 0
+    quick = ["--data.feature_steps=2", "--model.importance_samples=2"]
+    assert main(["fit", "--config", VAE, *quick, *low, *runs]) == 0
     (folder,) = tmp_path.glob("*/001")
     facts = json.loads((folder / "run.json").read_text())
     assert facts["low_data"] == {
