@@ -69,7 +69,7 @@ bench-generators: $(STAMP) ## speed of a GAN's step and of decoding
 	$(BIN)/python benchmarks/gan_step.py $(ARGS)
 	$(BIN)/python benchmarks/decoding.py $(ARGS)
 
-test: $(STAMP) ## the tests (under 5 minutes)
+test: $(STAMP) ## the tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(STAMP) ## the tests, slow ones included

@@ -127,12 +127,13 @@ def drawing(seed: int) -> bytes:
 
 def omniglot(root: Path) -> None:
     split = json.loads((SPLITS_FOLDER / "omniglot.json").read_text())
-    for name, classes in (
-        ("images_background", split["train"] + split["val"]),
-        ("images_evaluation", split["test"]),
+    background = split["train"] + split["val"]
+    for name, classes, first in (
+        ("images_background", background, 0),
+        ("images_evaluation", split["test"], len(background)),  # other drawings: a learner is not tested on what it saw
     ):
         with zipfile.ZipFile(root / f"{name}.zip", "w") as archive:
-            for i, character in enumerate(classes):
+            for i, character in enumerate(classes, first):
                 content = drawing(i)
                 for drawer in range(1, N + 1):
                     archive.writestr(f"{name}/{character}/{i:04d}_{drawer:02d}.png", content)

@@ -15,8 +15,8 @@ class LatentDecoder(nn.Module, ABC):
         image_shape: `(C, H, W)` of the images.
         init_args: what the constructor needs to build this network again (numbers, texts and lists only): it is written
             into checkpoints.
-        chunk_size: codes decoded together on a CPU. Convolutions are 1.5 times as fast in chunks whose feature maps fit
-            the cache as in one giant call (benchmarks/decoding.py).
+        chunk_size: codes decoded together on a CPU. Convolutions are 1.5 to 2.5 times as fast in chunks whose feature
+            maps fit the cache as in one giant call (benchmarks/decoding.py).
     """
 
     latent_dim: int

@@ -38,7 +38,7 @@ class FullyConnectedGenerator(Generator):
         image_shape: `[C, H, W]`; the data's if left out.
     """
 
-    chunk_size = 4096  # one matrix product is fastest whole
+    chunk_size = 1024  # large matrix products are fast
 
     def __init__(
         self,
