@@ -47,7 +47,7 @@ train-gan: $(STAMP) ## pretrain a GAN (GAN=gan, a YAML) on the meta-train classe
 train-vae: $(STAMP) ## pretrain a VAE (VAE=vae, a YAML) on the meta-train classes of DATA
 	$(GENMETA) fit --config configs/generator/$(VAE).yaml --config configs/data/$(DATA).yaml --run.name $(VAE)-$(DATA) --seed_everything $(SEED) $(ARGS)
 
-compare-generators: $(STAMP) ## train all generators on DATA with two seeds (half an hour on two cores) and write their table
+compare-generators: $(STAMP) ## train all generators on DATA with two seeds (an hour on two cores) and write their table
 	$(BIN)/python scripts/compare_generators.py --data $(DATA) --out docs/generators-$(DATA).md $(ARGS)
 
 meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
