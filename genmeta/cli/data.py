@@ -1,10 +1,8 @@
 """`genmeta data`: which data sets there are, prepare one, look at one."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import yaml
@@ -12,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from genmeta.cli.options import OptionParser
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import find_duplicates
 from genmeta.data.source import CachedSource, DataSource
@@ -24,22 +23,17 @@ _COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes
 _TILE = 56  # side of a picture on it, in pixels
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def data(args: Sequence[str]) -> None:
     """List the data sets, prepare one (make its table in the cache), or show one (counts, contact sheets, checks).
 
     Raises:
         UserError: there is no such data set, its files are missing or wrong, or two parts of its split share an image.
     """
-    parser = _Parser(prog="genmeta data", description=data.__doc__, allow_abbrev=False)
+    parser = OptionParser("genmeta data", data.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is, and what of it is prepared")
     for name, text in (("prepare", "make the table, with progress"), ("show", "counts, hash, contact sheets, checks")):
-        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        command = commands.add_parser(name, help=text)
         command.add_argument("data", help="name of a YAML in configs/data, or its path")
         command.add_argument("--folder", help="where its files are, in place of the YAML's data.source.folder")
         if name == "show":

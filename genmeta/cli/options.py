@@ -14,7 +14,7 @@ class OptionParser(argparse.ArgumentParser):
         docstring: of the command's function; its first paragraph stands in the help.
     """
 
-    def __init__(self, prog: str, docstring: str | None) -> None:
+    def __init__(self, prog: str, docstring: str | None = None) -> None:
         super().__init__(prog=prog, description=(docstring or "").split("\n\n")[0], allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import Redrawer
 from genmeta.models.networks import Down, Shape, Up, three
+from genmeta.models.vae_networks import ConvEncoder
 
 
 class PairEncoder(nn.Module):
-    """q(z | x, x'): both images as channels, `Down`, a hidden layer, mean and log variance."""
+    """q(z | x, x'): a `ConvEncoder` of both images as channels."""
 
     def __init__(
         self,
@@ -28,18 +29,13 @@ class PairEncoder(nn.Module):
         hidden: int = 128,
     ) -> None:
         super().__init__()
-        require_positive("PairEncoder", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
         c, h, w = self.image_shape = three(image_shape)
         self.latent_dim = latent_dim
-        body = Down((2 * c, h, w), channels)
-        self.layers = nn.Sequential(
-            body, nn.Flatten(), nn.Linear(prod(body.out_shape), hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim)
-        )
+        self.of_both = ConvEncoder(latent_dim, (2 * c, h, w), channels, hidden)
 
     def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each `[n, latent_dim]`, for pairs of images `[n, C, H, W]` in [0, 1]."""
-        mean, log_var = self.layers(torch.cat([x, other], 1)).chunk(2, 1)
-        return mean, log_var.clamp(-12, 6)
+        return self.of_both(torch.cat([x, other], 1))
 
 
 class PixelRedrawer(Redrawer):

@@ -45,6 +45,11 @@ def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
     return kl.mean(0).clamp(min=free_bits).sum()
 
 
+def warmup(step: int, steps: int) -> float:
+    """Return the share of its weight that the KL term has at optimiser step `step` (from 0): 1 after `steps` steps."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0
+
+
 def importance_bound(
     posterior: tuple[Tensor, Tensor],
     log_likelihood: Callable[[Tensor, Tensor], Tensor],

@@ -8,7 +8,7 @@ from genmeta.errors import UserError
 from genmeta.models.decoder import Redrawer
 from genmeta.models.likelihoods import Bernoulli
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer, blurred_error, roughness
-from genmeta.models.vae import kl_to_prior, sample_posterior
+from genmeta.models.vae import kl_to_prior, sample_posterior, warmup
 from genmeta.modules.generative_module import GenerativeModule, evenly
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
 from genmeta.modules.vae_module import adam
@@ -71,7 +71,7 @@ class RedrawModule(GenerativeModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         error, kl = self._terms(batch)
-        warm = min(1.0, (self.global_step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        warm = warmup(self.global_step, self.warmup_steps)
         loss = (error + warm * kl).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(kl))
         self.log_dict({"train/error": error.mean(), "train/kl": kl.mean()}, prog_bar=True, batch_size=len(kl))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genmeta.errors import UserError
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
 from genmeta.models.likelihoods import Bernoulli, Likelihood
-from genmeta.models.vae import importance_bound, sample_posterior, with_free_bits
+from genmeta.models.vae import importance_bound, sample_posterior, warmup, with_free_bits
 from genmeta.models.vae_priors import ClassPrior, Prior, StandardNormal
 from genmeta.modules.generative_module import CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
@@ -133,7 +133,7 @@ class VAEModule(CodesModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         log_likelihood, kl = self._terms(batch)
-        warm = min(1.0, (self.global_step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        warm = warmup(self.global_step, self.warmup_steps)
         loss = self.beta * warm * with_free_bits(kl, self.free_bits) - log_likelihood.mean()
         elbo = (log_likelihood - kl.sum(1)).mean()
         self.log("train/loss", loss, batch_size=len(kl))
