@@ -113,6 +113,7 @@ class EpisodeBatch(_Movable):
         support_y: int64 `[task, way * shot]` in `[0, way)`.
         query_x, query_y: the same with `way * query` images.
         is_latent: bool `[task, way]`, indexed by **label**: was the class with this label generated?
+        support_weight: float32 `[task, way * shot]`, how much each support image counts in its class; None: all alike.
     """
 
     support_x: Tensor
@@ -120,6 +121,7 @@ class EpisodeBatch(_Movable):
     query_x: Tensor
     query_y: Tensor
     is_latent: Tensor
+    support_weight: Tensor | None = None
 
     @property
     def n_way(self) -> int:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
@@ -19,6 +20,11 @@ class Learner(nn.Module, ABC):
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Return logits `[task, way * query, way]`."""
 
+    def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        """Return what training minimises, a scalar, and the logits: the queries' cross-entropy unless overridden."""
+        logits = self(batch)
+        return cross_entropy(logits, batch.query_y), logits
+
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the learner cannot work with such episodes (any will do unless overridden)."""
 
@@ -31,3 +37,8 @@ def check_image_shape(backbone: nn.Module, image_shape: tuple[int, int, int]) ->
             f"the learner's backbone {type(backbone).__name__} is for images of shape {list(expected)}, "
             f"but the data have {list(image_shape)} (channels, height, width)"
         )
+
+
+def cross_entropy(logits: Tensor, query_y: Tensor) -> Tensor:
+    """Mean cross-entropy over all queries of logits `[task, query, way]` and labels `[task, query]`."""
+    return F.cross_entropy(logits.flatten(0, 1), query_y.flatten())

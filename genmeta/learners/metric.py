@@ -10,9 +10,15 @@ from genmeta.learners.learner import Learner, check_image_shape
 from genmeta.models.backbones import uses_batch_statistics
 
 
-def prototypes(features: Tensor, labels: Tensor, n_way: int) -> Tensor:
-    """Return the mean of each class's features, `[task, way, d]`, from `[task, n, d]` and labels `[task, n]`."""
+def prototypes(features: Tensor, labels: Tensor, n_way: int, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of each class's features, `[task, way, d]`, from `[task, n, d]` and labels `[task, n]`.
+
+    Args:
+        weight: `[task, n]`, how much each counts in its class's mean; all alike by default.
+    """
     members = F.one_hot(labels, n_way).to(features.dtype).mT
+    if weight is not None:
+        members = members * weight[:, None]
     return members @ features / members.sum(2, keepdim=True)
 
 
@@ -48,7 +54,7 @@ class ProtoNet(Learner):
         n_support = batch.support_x.shape[1]
         x = torch.cat([batch.support_x, batch.query_x], 1)
         features = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        centres = prototypes(features[:, :n_support], batch.support_y, batch.n_way)
+        centres = prototypes(features[:, :n_support], batch.support_y, batch.n_way, batch.support_weight)
         return -squared_distances(features[:, n_support:], centres)
 
 

@@ -6,20 +6,19 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from genmeta.data.seen import Seen
 from genmeta.episode import EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
-from genmeta.learners.learner import Learner
+from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
 from genmeta.modules.episodic_data import EpisodicDataModule
 
 
 class MetaModule(LightningModule):
-    """Minimises the cross-entropy of the query images; evaluates on fixed episodes.
+    """Minimises the learner's loss, usually the cross-entropy of the query images; evaluates on fixed episodes.
 
     Args:
         learner: episodes to query logits.
@@ -62,8 +61,7 @@ class MetaModule(LightningModule):
         return optimizer if self.lr_scheduler is None else ([optimizer], [self.lr_scheduler(optimizer)])
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
-        logits = self.learner(batch)
-        loss = cross_entropy(logits, batch.query_y)
+        loss, logits = self.learner.loss(batch)
         right = (logits.argmax(2) == batch.query_y).float()
         n = len(logits)
         self.log("train/loss", loss, prog_bar=True, batch_size=n)
@@ -130,8 +128,3 @@ class MetaModule(LightningModule):
         if not isinstance(data, EpisodicDataModule):
             raise UserError(f"MetaModule needs an EpisodicDataModule as data, found {type(data).__name__}")
         return data
-
-
-def cross_entropy(logits: Tensor, query_y: Tensor) -> Tensor:
-    """Mean cross-entropy over all queries of logits `[task, query, way]` and labels `[task, query]`."""
-    return F.cross_entropy(logits.flatten(0, 1), query_y.flatten())
