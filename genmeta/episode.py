@@ -1,9 +1,9 @@
 """The two forms of a meta-batch: a plan (a few kilobytes, made on the CPU) and the batch rendered from it."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -48,17 +48,30 @@ class _Movable:
         return type(self)(**moved)
 
 
+TABLE, DECODER, BANK = 0, 1, 2  # where an image of a plan comes from
+
+
 @dataclass(frozen=True)
 class EpisodePlan(_Movable):
     """A meta-batch as indices and codes. The first `n_shot` images of a class slot are its support images.
 
+    An image is a row of the table, a decoded code or a row of the bank of generated images; turned with its class;
+    then, where there are codes for it, drawn again by another hand and deformed.
+
     Attributes:
         n_shot: support images per class.
-        rows: int64 `[task, way, shot + query]`, rows of the image table; 0 and unused in generated slots.
-        turns: int64 `[task, way]`, quarter turns (0 to 3) that make a rotated class of a real one.
+        rows: int64 `[task, way, shot + query]`, rows of the image table, or of the bank; 0 and unused where decoded.
+        turns: int64 `[task, way]`, quarter turns (0 to 3) that make a rotated class of a class.
         labels: int64 `[task, way]`, the label of each class slot, a permutation of `0 … way - 1`.
-        is_latent: bool `[task, way]`, which class slots are generated.
-        z: float32 `[is_latent.sum(), shot + query, latent_dim]`, codes of the generated slots in row-major order.
+        is_latent: bool `[task, way]`, which class slots are generated classes.
+        source: int8 `[task, way, shot + query]`, where each image comes from: `TABLE`, `DECODER` or `BANK`.
+        z: float32 `[(source == DECODER).sum(), latent_dim]`, their codes in row-major order.
+        hands: float32 `[task, way, shot + query, k]`, codes of the redrawer, NaN for images that it leaves alone; None
+            if it leaves all.
+        elastic: float32 `[task, way, shot + query, e]`, parameters of a deformation (`genmeta.tasks.elastic`), 0 for
+            none; None if there is none at all.
+        support_weight: float32 `[task, way, shot]`, how much each support image counts in its class; None: all alike.
+        period: which filling of the bank its rows mean; None if it has no rows of a bank.
     """
 
     n_shot: int
@@ -66,41 +79,108 @@ class EpisodePlan(_Movable):
     turns: Tensor
     labels: Tensor
     is_latent: Tensor
+    source: Tensor
     z: Tensor
+    hands: Tensor | None = None
+    elastic: Tensor | None = None
+    support_weight: Tensor | None = None
+    period: int | None = None
+
+    @classmethod
+    def of_rows(cls, n_shot: int, rows: Tensor, turns: Tensor, labels: Tensor, latent: bool = False) -> "EpisodePlan":
+        """Return a plan of images of the table; all of its classes count as generated or none does."""
+        return cls(
+            n_shot=n_shot,
+            rows=rows,
+            turns=turns,
+            labels=labels,
+            is_latent=torch.full(labels.shape, latent),
+            source=torch.zeros(rows.shape, dtype=torch.int8),
+            z=torch.empty(0, 0),
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, tasks: slice) -> "EpisodePlan":
         """Return the tasks of a slice, with the codes that belong to them."""
-        slots_before = self.is_latent.sum(1).cumsum(0) - self.is_latent.sum(1)
-        chosen = torch.arange(len(self))[tasks]
-        slots = [torch.arange(int(slots_before[t]), int(slots_before[t] + self.is_latent[t].sum())) for t in chosen]
-        z = self.z[torch.cat(slots)] if slots else self.z[:0]
-        return EpisodePlan(
-            self.n_shot, self.rows[tasks], self.turns[tasks], self.labels[tasks], self.is_latent[tasks], z
-        )
+        return self.take(torch.arange(len(self))[tasks])
+
+    def take(self, tasks: Tensor) -> "EpisodePlan":
+        """Return these tasks (int64 `[n]`), in this order."""
+        return self._reindexed(lambda x: x[tasks])
+
+    def take_images(self, images: Tensor, n_shot: int) -> "EpisodePlan":
+        """Return the plan with these images (int64 `[m]`, repetitions allowed) of each slot; the first are support."""
+        plan = self._reindexed(lambda x: x[:, :, images] if x.dim() > 2 else x)
+        return replace(plan, n_shot=n_shot)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all images are rows of the table, as they are there but for the turns."""
+        return len(self.z) == 0 and self.period is None and self.hands is None and self.elastic is None
+
+    @property
+    def code_numbers(self) -> Tensor:
+        """Which code each image is decoded from, int64 `[task, way, shot + query]`; -1 for images that are not."""
+        decoded = self.source == DECODER
+        return torch.where(decoded, decoded.flatten().cumsum(0).view(decoded.shape) - 1, -1)
+
+    def _reindexed(self, pick: Callable[[Tensor], Tensor]) -> "EpisodePlan":
+        """Return the plan with `pick` applied to every tensor with a task axis."""
+        numbers = pick(self.code_numbers)
+        values = {name: getattr(self, name) for name in _WITH_TASK_AXIS}
+        picked: dict[str, Any] = {name: None if value is None else pick(value) for name, value in values.items()}
+        return replace(self, z=self.z[numbers[numbers >= 0]], **picked)
+
+
+_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_latent", "source", "hands", "elastic", "support_weight")
 
 
 def concatenate(plans: Sequence[EpisodePlan]) -> EpisodePlan:
-    """Join plans of one shape along the task axis. Plans without generated slots may have any latent dim."""
+    """Join plans of one shape along the task axis; what one plan has and another has not is filled in."""
     with_codes = [plan.z for plan in plans if len(plan.z)]
-    return EpisodePlan(
-        n_shot=plans[0].n_shot,
-        rows=torch.cat([plan.rows for plan in plans]),
-        turns=torch.cat([plan.turns for plan in plans]),
-        labels=torch.cat([plan.labels for plan in plans]),
-        is_latent=torch.cat([plan.is_latent for plan in plans]),
-        z=torch.cat(with_codes) if with_codes else plans[0].z,
-    )
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(plan, name) for plan in plans])
+        for name in ("rows", "turns", "labels", "is_latent", "source")
+    }
+    for name, fill in (("hands", torch.nan), ("elastic", 0.0), ("support_weight", 1.0)):
+        joined[name] = _joined([getattr(plan, name) for plan in plans], [len(plan) for plan in plans], fill)
+    z = torch.cat(with_codes) if with_codes else plans[0].z
+    period = next((plan.period for plan in plans if plan.period is not None), None)
+    return EpisodePlan(plans[0].n_shot, z=z, period=period, **joined)
+
+
+def _joined(tensors: Sequence[Tensor | None], sizes: Sequence[int], fill: float) -> Tensor | None:
+    some = next((x for x in tensors if x is not None), None)
+    if some is None:
+        return None
+    full = [some.new_full((n, *some.shape[1:]), fill) if x is None else x for x, n in zip(tensors, sizes, strict=True)]
+    return torch.cat(full)
+
+
+def choose_slots(first: EpisodePlan, second: EpisodePlan, take_second: Tensor) -> EpisodePlan:
+    """Return the plan with the class slots of `second` where `take_second` (bool `[task, way]`), else of `first`.
+
+    The labels are those of `first`.
+    """
+    n = len(first)
+    both = concatenate([first, second])
+    # slots as tasks of one slot each, picked, and put together again
+    number = torch.arange(n)[:, None] + n * take_second
+    way = torch.arange(take_second.shape[1])
+    plan = both._reindexed(lambda x: x[number, way])
+    return replace(plan, labels=first.labels)
 
 
 def plan_hash(plan: EpisodePlan) -> str:
     """Return 16 hex digits of SHA-256 over everything that decides what the episodes look like."""
-    digest = hashlib.sha256(str(plan.n_shot).encode())
-    for tensor in (plan.rows, plan.turns, plan.labels, plan.is_latent, plan.z):
-        digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(f"{plan.n_shot}/{plan.period}".encode())
+    for name in (*_WITH_TASK_AXIS, "z"):
+        tensor = getattr(plan, name)
+        if tensor is not None:
+            digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -7,15 +7,18 @@ import pytest
 import torch
 from conftest import make_table
 
-from genmeta.episode import EpisodeShape, concatenate, plan_hash
+from genmeta.episode import DECODER, EpisodeShape, concatenate, plan_hash
 from genmeta.errors import UserError
 from genmeta.rng import derived_seed, make_rng
-from genmeta.tasks.latent import LatentTasks, OtherClass, PriorNoise, RandomOther, draw_anchors
+from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
+from genmeta.tasks.policies import OtherClass, PriorNoise, RandomOther, draw_classes
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import render
-from genmeta.tasks.sampler import TaskPool, draw_distinct, shuffle_tasks
+from genmeta.tasks.sampler import TaskPool
+from genmeta.tasks.sampling import draw_distinct
+from genmeta.tasks.space import LatentSpace
 
 DIM = 8
 TABLE = make_table(counts=(20, 7, 12))
@@ -31,8 +34,8 @@ SAMPLERS = [
 
 
 def decode(z):
-    """Stand-in for a network: every pixel is the code's first number, squeezed into [0, 1]."""
-    return torch.sigmoid(z[:, 0])[:, None, None, None].expand(-1, 1, 16, 16)
+    """Stand-in for a network: a picture of the first two numbers of a code that no turn leaves alone."""
+    return torch.sigmoid(z[:, :1, None, None] + z[:, 1:2, None, None] * torch.linspace(-1, 1, 256).view(16, 16))
 
 
 @pytest.mark.parametrize(("n", "k"), [(6, 3), (1000, 3), (40, 6), (37, 6)])
@@ -97,7 +100,7 @@ def test_a_meta_batch_follows_from_its_generator_alone(sampler):
 @pytest.mark.parametrize(("n_way", "n_images"), [(2, 2), (5, 16), (7, 3), (20, 20)])
 def test_policies_work_for_any_way_and_shot_and_give_class_structure(policy, n_way, n_images):
     anchors = torch.randn(30, n_way, 64, generator=make_rng(1))
-    codes = policy.instances(anchors, n_images, GaussianMixture.standard(64), make_rng(2))
+    codes = policy.instances({"centre": anchors}, n_images, LatentSpace(GaussianMixture.standard(64)), make_rng(2))
     assert codes.shape == (30, n_way, n_images, 64)
     own = (codes - anchors[:, :, None]).norm(dim=3)
     others = (codes[:, :, :, None] - anchors[:, None, None]).norm(dim=4)
@@ -108,16 +111,17 @@ def test_policies_work_for_any_way_and_shot_and_give_class_structure(policy, n_w
 
 
 def test_policies_follow_their_formulas():
-    prior = GaussianMixture.standard(64)
+    space = LatentSpace(GaussianMixture.standard(64))
     anchors = torch.randn(400, 3, 64, generator=make_rng(1))
-    noise = PriorNoise(0.5).instances(anchors, 4, prior, make_rng(2)) - anchors[:, :, None]
+    classes = {"centre": anchors}
+    noise = PriorNoise(0.5).instances(classes, 4, space, make_rng(2)) - anchors[:, :, None]
     assert abs(noise.std().item() - 0.5) < 0.01
-    codes = RandomOther(0.25).instances(anchors, 4, prior, make_rng(2))
+    codes = RandomOther(0.25).instances(classes, 4, space, make_rng(2))
     v = (codes - 0.75 * anchors[:, :, None]) / 0.25
     assert abs(v.std().item() - 1) < 0.01
     assert abs(v.mean().item()) < 0.01
     # with two other classes and two images, each image lies 0.4 of the way to another of them
-    codes = OtherClass(0.4).instances(anchors, 2, prior, make_rng(2))
+    codes = OtherClass(0.4).instances(classes, 2, space, make_rng(2))
     for c in range(3):
         others = [d for d in range(3) if d != c]
         expected = torch.stack([anchors[:, c] + 0.4 * (anchors[:, d] - anchors[:, c]) for d in others], 1)
@@ -126,23 +130,24 @@ def test_policies_follow_their_formulas():
 
 
 def test_anchors_keep_their_separation_and_impossible_ones_are_refused():
-    prior = GaussianMixture.standard(16)
-    anchors = draw_anchors(500, 5, prior, 0.9, make_rng(0))
+    space = LatentSpace(GaussianMixture.standard(16))
+    anchors = draw_classes(PriorNoise(), space, 500, 5, 0.9, make_rng(0))["centre"]
     distances = torch.cdist(anchors, anchors)[:, ~torch.eye(5, dtype=torch.bool)]
     assert distances.min() >= 0.9 * (2 * 16) ** 0.5 - 1e-4
     assert abs(anchors.mean()) < 0.02, "still centred"
     with pytest.raises(UserError, match="separation 3"):
-        draw_anchors(4, 5, prior, 3.0, make_rng(0))
+        draw_classes(PriorNoise(), space, 4, 5, 3.0, make_rng(0))
 
 
 def test_units_follow_the_spread_of_the_prior():
     """A prior ten times as wide gives ten times the distances for the same settings."""
     wide = GaussianMixture(torch.ones(1), torch.zeros(1, 16), torch.full((1, 16), 10.0))
     narrow = GaussianMixture.standard(16)
-    anchors = [draw_anchors(50, 5, prior, 0.9, make_rng(0)) for prior in (narrow, wide)]
-    torch.testing.assert_close(anchors[1], 10 * anchors[0])
+    spaces = [LatentSpace(prior) for prior in (narrow, wide)]
+    classes = [draw_classes(PriorNoise(), space, 50, 5, 0.9, make_rng(0)) for space in spaces]
+    torch.testing.assert_close(classes[1]["centre"], 10 * classes[0]["centre"])
     for policy in POLICIES:
-        codes = [policy.instances(a, 6, p, make_rng(1)) for a, p in zip(anchors, (narrow, wide), strict=True)]
+        codes = [policy.instances(c, 6, s, make_rng(1)) for c, s in zip(classes, spaces, strict=True)]
         torch.testing.assert_close(codes[1], 10 * codes[0], atol=1e-4, rtol=1e-4)
 
 
@@ -155,7 +160,7 @@ def test_mixing_ratio_is_exact(share, n_tasks):
         assert len(plan) == n_tasks
         per_task = plan.is_latent.float().mean(1)
         assert set(per_task.tolist()) <= {0.0, 1.0}
-        assert plan.z.shape == (int(plan.is_latent.sum()), SHAPE.n_images, DIM)
+        assert len(plan.z) == int(plan.is_latent.sum()) * SHAPE.n_images
         generated += int(per_task.sum())
         assert generated == int((step + 1) * n_tasks * share + 1e-6)
 
@@ -166,7 +171,7 @@ def test_shuffling_and_slicing_keep_codes_with_their_tasks():
         [RealTasks().sample(POOL, SHAPE, 3, 0, make_rng(1)), latent.sample(POOL, SHAPE, 2, 0, make_rng(2))]
     )
     order = [4, 0, 3, 2, 1]
-    shuffled = shuffle_tasks(plan, order)
+    shuffled = plan.take(torch.tensor(order))
     whole = render(shuffled, TABLE.images, decode)
     for place, task in enumerate(order):
         one = render(plan[slice(task, task + 1)], TABLE.images, decode)
@@ -180,22 +185,24 @@ def test_shuffling_and_slicing_keep_codes_with_their_tasks():
 def test_render_equals_a_slow_loop():
     sampler = MixedTasks(RealTasks(rotations=True), LatentTasks(PriorNoise(), 0.5), 0.5)
     plan = sampler.sample(POOL, SHAPE, 4, 0, make_rng(0))
-    # a hybrid episode: the first task's second class becomes a generated one
-    hybrid = plan.is_latent.clone()
+    # a hybrid episode: the first real task's second class becomes a generated one, and one image of its third
+    hybrid, source = plan.is_latent.clone(), plan.source.clone()
     task = int((~plan.is_latent.any(1)).nonzero()[0])
     hybrid[task, 1] = True
-    slots_before = int(plan.is_latent[:task].sum())
-    z = torch.cat([plan.z[:slots_before], torch.full((1, 5, DIM), 0.7), plan.z[slots_before:]])
-    plan = type(plan)(plan.n_shot, plan.rows, plan.turns, plan.labels, hybrid, z)
+    source[task, 1], source[task, 2, 3] = DECODER, DECODER
+    before = int((plan.source[:task] == DECODER).sum())
+    new = torch.randn(6, DIM, generator=make_rng(9))
+    plan = replace(plan, is_latent=hybrid, source=source, z=torch.cat([plan.z[:before], new, plan.z[before:]]))
     batch = render(plan, TABLE.images, decode)
-    slot = 0
+    code = 0
     for t in range(4):
         for w in range(5):
             label = plan.labels[t, w]
             assert batch.is_latent[t, label] == hybrid[t, w]
             for i in range(5):
-                if hybrid[t, w]:
-                    expected = decode(z[slot, i][None])[0]
+                if source[t, w, i] == DECODER:
+                    expected = torch.rot90(decode(plan.z[code][None])[0], int(plan.turns[t, w]), (1, 2))
+                    code += 1
                 else:
                     image = TABLE.images[plan.rows[t, w, i]].float() / 255
                     expected = torch.rot90(image, int(plan.turns[t, w]), (1, 2))
@@ -206,7 +213,6 @@ def test_render_equals_a_slow_loop():
                 )
                 torch.testing.assert_close(x[t, k], expected)
                 assert y[t, k] == label
-            slot += int(hybrid[t, w])
     assert torch.equal(batch.query_is_latent, hybrid.repeat_interleave(3, 1))
     assert batch.support_x.dtype == torch.float32
     assert 0 <= batch.query_x.min() <= batch.query_x.max() <= 1

@@ -68,7 +68,20 @@ class LatentModel:
         Raises:
             UserError: the model is not conditioned on images.
         """
-        return self._network("redrawer", "does not draw given images again").to(x.device).redraw(x, z)
+        redrawer = self._redrawer.to(x.device)
+        chunk = LatentDecoder.chunk_size if x.device.type == "cpu" else len(x)
+        parts = zip(x.split(max(1, chunk)), z.split(max(1, chunk)), strict=True)
+        return torch.cat([redrawer.redraw(images, codes) for images, codes in parts])
+
+    def check_redraws(self) -> None:
+        """Raise UserError if there is no redrawer."""
+        _ = self._redrawer
+
+    @property
+    def _redrawer(self) -> Any:
+        return self._network(
+            "redrawer", "does not draw given images again; train one with make train-vae VAE=vae_deformation"
+        )
 
     def check_draws_from_codes(self) -> None:
         """Raise UserError if there is no decoder."""

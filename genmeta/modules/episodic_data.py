@@ -1,26 +1,55 @@
 """Episodes for meta-training, validation and test: planned on the CPU, rendered on the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from genmeta.data.low_data import LowData
 from genmeta.data.seen import Seen
 from genmeta.data.source import DataSource
 from genmeta.data.splits import DrawnSplit, Part, Split, find_split, read_split
-from genmeta.data.table import ImageTable
+from genmeta.data.table import ImageTable, gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
 from genmeta.rng import make_rng
+from genmeta.tasks.bank import BankedTasks
+from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import Grouping, RealTasks
+from genmeta.tasks.redrawn import Hands, SupportHands
 from genmeta.tasks.render import quarter_turns, render
 from genmeta.tasks.sampler import TaskPool, TaskSampler
+from genmeta.tasks.share import Adaptive
+from genmeta.tasks.space import Encodings
 
 EVALUATION_SEED = 0  # evaluation episodes are the same for every training seed, so that runs compare pairwise
+BANK_CHUNK = 20  # episodes of the bank that are rendered at a time, for the memory's sake
 TURNED_TABLE_BYTES = 2**30  # a table of the four rotations may take this much; larger images are turned as they come
+
+
+@dataclass(frozen=True)
+class Support:
+    """Generated images beside each support image; see `SupportHands`.
+
+    Attributes:
+        hands: how the support image is drawn again.
+        n: how many, for each support image.
+        weight: their share of a class's prototype.
+    """
+
+    hands: Hands = field(default_factory=Hands)
+    n: int = 30
+    weight: float = 0.7
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of episodes: `+30hands`, `+30elastic` if nothing learned is used."""
+        return f"+{self.n}{'hands' if self.hands.learned else 'elastic'}"
 
 
 @dataclass(frozen=True)
@@ -31,6 +60,7 @@ class Episodes:
         n_way, n_shot, n_query: size of an episode.
         n_episodes: how many; the 95 % interval shrinks with its square root.
         groups: classes of `any` groups, all `within` one group, or each from another (`across`); see `RealTasks`.
+        support: generated images beside each support image, of the class that is tested; none by default.
     """
 
     n_way: int = 5
@@ -38,6 +68,7 @@ class Episodes:
     n_query: int = 15
     n_episodes: int = 600
     groups: Grouping = "any"
+    support: Support | None = None
 
     @property
     def shape(self) -> EpisodeShape:
@@ -46,13 +77,19 @@ class Episodes:
 
     @property
     def name(self) -> str:
-        """Name in metrics and hashes: `5w1s`, `20w1s_within`."""
+        """Name in metrics and hashes: `5w1s`, `20w1s_within`, `5w1s+30hands`."""
+        return self.base_name + (self.support.suffix if self.support else "")
+
+    @property
+    def base_name(self) -> str:
+        """Name of the real images in them."""
         return str(self.shape) if self.groups == "any" else f"{self.shape}_{self.groups}"
 
     @property
-    def tasks(self) -> RealTasks:
-        """What draws the episodes."""
-        return RealTasks(groups=self.groups)
+    def tasks(self) -> TaskSampler:
+        """What draws the episodes; the real images are the same whatever is generated beside them."""
+        tasks = RealTasks(groups=self.groups)
+        return SupportHands(tasks, self.support.hands, self.support.n, self.support.weight) if self.support else tasks
 
 
 class EpisodicDataModule(StepDataModule):
@@ -72,7 +109,9 @@ class EpisodicDataModule(StepDataModule):
         val: validation episodes.
         test: test episodes, one entry a shape.
         test_part: the part of the split that is tested on: `test`, or `val` while choosing settings.
-        generator: checkpoint of a GAN or VAE; needed if `train_tasks` has generated tasks.
+        generator: checkpoint of a GAN or VAE; needed if `train_tasks` draws images from codes.
+        redrawer: checkpoint of a VAE that draws given images again; needed if `train_tasks`, `val` or `test`
+            have learned hands.
         tasks_per_eval_batch: tasks evaluated together (speed and memory only).
         n_workers: processes that draw plans; 0 is fastest unless tasks are huge.
         low_data: what is kept of the train part; all of it by default.
@@ -91,6 +130,7 @@ class EpisodicDataModule(StepDataModule):
         steps_per_epoch: int = 100,
         test_part: Part = "test",
         generator: str | None = None,
+        redrawer: str | None = None,
         tasks_per_eval_batch: int = 10,
         n_workers: int = 0,
         seed: int = 0,
@@ -107,7 +147,8 @@ class EpisodicDataModule(StepDataModule):
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, found {value}")
-        self.source, self.split_name, self.generator_path = source, split, generator
+        self.source, self.split_name = source, split
+        self.generator_path, self.redrawer_path = generator, redrawer
         self.low_data = low_data or LowData()
         self.train_tasks, self.train_shape, self.val, self.test = train_tasks, train, val, tuple(test)
         self.tasks_per_step, self.steps_per_epoch = tasks_per_step, steps_per_epoch
@@ -115,6 +156,9 @@ class EpisodicDataModule(StepDataModule):
         self.n_workers, self.seed = n_workers, seed
         self.table: ImageTable | None = None
         self.generator: LatentModel | None = None
+        self.redrawer: LatentModel | None = None
+        self._prepared = False  # the training tasks
+        self._bank: tuple[int, Tensor] | None = None  # of a period
 
     def setup(self, stage: str) -> None:
         """Load table, split and generator, once, and check that all episodes asked for can be drawn.
@@ -138,29 +182,69 @@ class EpisodicDataModule(StepDataModule):
                 self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), rows)
                 self.facts["low_data"] = self.low_data.facts(self.split, rows)
             self.table = table
+        needs = {need for sampler in self._samplers(stage) for need in sampler.needs}
+        if "redrawer" in needs and self.redrawer is None:
+            self._load_redrawer()
+        if needs & {"decoder", "encoder"} and self.generator is None:
+            self._load_generator("encoder" in needs)
         if stage in ("fit", "validate"):
             self._check("data.val", self.val.tasks, "val", self.val.shape)
         if stage == "test":
             for number, episodes in enumerate(self.test):
                 self._check(f"data.test.{number}", episodes.tasks, self.test_part, episodes.shape)
         if stage == "fit":
-            if self.train_tasks.uses_latents and self.generator is None:
-                self._load_generator()
+            if sum(isinstance(sampler, BankedTasks) for sampler in self.train_tasks.walk()) > 1:
+                raise UserError("data.train_tasks: there can be one bank of generated tasks only, found more")
+            if not self._prepared:
+                try:
+                    self.train_tasks = self.train_tasks.prepared(self.pools["train"])
+                except UserError as error:
+                    raise UserError(f"data.train_tasks: {error}") from error
+                self._prepared = True
             self._check("data.train", self.train_tasks, "train", self.train_shape)
-            if self.train_tasks.uses_turns:
+            if "turns" in needs:
                 self._prepare_turns()
 
-    def _load_generator(self) -> None:
+    def _samplers(self, stage: str) -> list[TaskSampler]:
+        if stage == "test":
+            return [episodes.tasks for episodes in self.test]
+        return [self.val.tasks, self.train_tasks] if stage == "fit" else [self.val.tasks]
+
+    def _load_generator(self, encodes: bool) -> None:
         if self.generator_path is None:
             raise UserError(
                 "data.train_tasks draws generated tasks, but data.generator is not set; expected a checkpoint"
             )
-        generator = load_generator(self.generator_path)
+        generator = self._load(self.generator_path)
         generator.check_draws_from_codes()
-        generator.check_image_shape(self.image_shape)
-        generator.check_split(self.split)
-        self.pools["train"] = replace(self.pools["train"], prior=generator.prior)
+        pool = replace(self.pools["train"], prior=generator.prior)
+        if encodes:
+            pool = replace(pool, encodings=self._encode(generator, pool))
+        self.pools["train"] = pool
         self.generator = generator
+
+    def _load_redrawer(self) -> None:
+        if self.redrawer_path is None:
+            raise UserError(
+                "the tasks have learned hands, but data.redrawer is not set; expected the checkpoint of a model that "
+                "draws given images again (make train-vae VAE=vae_deformation)"
+            )
+        self.redrawer = self._load(self.redrawer_path)
+        self.redrawer.check_redraws()
+        self.pools = {part: replace(pool, hand_dim=self.redrawer.latent_dim) for part, pool in self.pools.items()}
+
+    def _load(self, path: str) -> LatentModel:
+        model = load_generator(path)
+        model.check_image_shape(self.image_shape)
+        model.check_split(self.split)
+        return model
+
+    def _encode(self, generator: LatentModel, pool: TaskPool) -> Encodings:
+        """Return the bank of encodings of a pool's images, computed once."""
+        rows = pool.all_rows
+        encoded = [generator.encode(gather(self.images, part).float() / 255) for part in rows.split(256)]
+        means, log_vars = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        return Encodings(means, (log_vars / 2).exp(), rows, pool.counts.cumsum(0) - pool.counts, pool.counts)
 
     def _prepare_turns(self) -> None:
         _, height, width = self.image_shape
@@ -211,6 +295,22 @@ class EpisodicDataModule(StepDataModule):
             return tuple(episodes.shape for episodes in self.test)
         return (self.val.shape, self.train_shape) if stage == "fit" else (self.val.shape,)
 
+    @property
+    def schedules(self) -> list[Adaptive]:
+        """The adaptive schedules of the training tasks."""
+        mixed = [sampler for sampler in self.train_tasks.walk() if isinstance(sampler, MixedTasks)]
+        return [sampler.share for sampler in mixed if isinstance(sampler.share, Adaptive)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches handed out, and the states of adaptive schedules."""
+        return {**super().state_dict(), "schedules": [schedule.state_dict() for schedule in self.schedules]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after a saved state."""
+        super().load_state_dict(state_dict)
+        for schedule, state in zip(self.schedules, state_dict["schedules"], strict=True):
+            schedule.load_state_dict(state)
+
     def train_plan(self, step: int) -> EpisodePlan:
         """Return the whole meta-batch of a step, all processes' parts."""
         rng = make_rng(self.seed, "train", step)
@@ -223,7 +323,7 @@ class EpisodicDataModule(StepDataModule):
 
     def eval_plan(self, part: Part, episodes: Episodes) -> EpisodePlan:
         """Return all evaluation episodes of a part and name: the same for every run on this split, low data or not."""
-        rng = make_rng(EVALUATION_SEED, part, self.whole_split.hash, episodes.name, episodes.n_query)
+        rng = make_rng(EVALUATION_SEED, part, self.whole_split.hash, episodes.base_name, episodes.n_query)
         return episodes.tasks.sample(self.pools[part], episodes.shape, episodes.n_episodes, 0, rng)
 
     def train_dataloader(self) -> StepLoader:
@@ -245,18 +345,43 @@ class EpisodicDataModule(StepDataModule):
         return {"val": plan_hash(self.eval_plan("val", self.val))}
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> EpisodeBatch:
-        """Render the plan from the table, which stays on the device unless it is large, and the frozen decoder."""
+        """Render the plan from the table, which stays on the device unless it is large, by the frozen networks."""
         device = batch.rows.device
         assert self.table is not None
         if self.images.device != device and self.table.resident:
             self.images = self.images.to(device)
-        decode = self.generator.decode if self.generator and len(batch.z) else None
-        return render(batch, self.images, decode)
+        bank = None if batch.period is None else self._bank_of(batch.period, device)
+        return self._render(batch, bank)
+
+    def _render(self, plan: EpisodePlan, bank: Tensor | None = None) -> EpisodeBatch:
+        decode = self.generator.decode if self.generator else None
+        return render(plan, self.images, decode, self.redrawer.redraw if self.redrawer else None, bank)
+
+    def _bank_of(self, period: int, device: torch.device) -> Tensor:
+        """Return the bank's images of a period, uint8 `[n, C, H, W]`, rendered when the period begins.
+
+        The networks run in bfloat16 if the trainer's precision says so: what they draw is rounded to 8 bits anyway.
+        """
+        if self._bank is None or self._bank[0] != period or self._bank[1].device != device:
+            [banked] = [sampler for sampler in self.train_tasks.walk() if isinstance(sampler, BankedTasks)]
+            rng = make_rng(self.seed, "bank", period)
+            plan = banked.fill(self.pools["train"], self.train_shape, period, rng)
+            mixed = self.trainer is not None and self.trainer.precision == "bf16-mixed"
+            parts = []
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                for first in range(0, len(plan), BANK_CHUNK):
+                    batch = self._render(plan[first : first + BANK_CHUNK].to(device))
+                    n_way, n_tasks = batch.n_way, len(batch.is_latent)
+                    by_slot = [x.view(n_tasks, n_way, -1, *self.image_shape) for x in (batch.support_x, batch.query_x)]
+                    parts.append((torch.cat(by_slot, 2).flatten(0, 2) * 255).round().to(torch.uint8))
+            self._bank = (period, torch.cat(parts))
+        return self._bank[1]
 
     def _eval_batches(self, plan: EpisodePlan) -> FixedLoader:
         rank, world = self._rank_and_world()
         mine = plan[_slice(len(plan), rank, world)]
-        n = self.tasks_per_eval_batch
+        # many generated support images: fewer tasks at a time, for the memory's sake
+        n = max(1, self.tasks_per_eval_batch // max(1, plan.n_shot // 10))
         return FixedLoader([mine[slice(first, first + n)] for first in range(0, len(mine), n)])
 
     def _rank_and_world(self) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from genmeta.models.checkpoint import KEY, describe_generator
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.rng import make_rng
-from genmeta.tasks.latent import RandomOther
+from genmeta.tasks.policies import RandomOther
 from genmeta.tasks.prior import GaussianMixture
+from genmeta.tasks.space import LatentSpace
 
 N_SAMPLES = 1000  # at most, for each metric of samples; as many real and generated images
 N_CLASSES, N_INSTANCES, N_WAY = 100, 8, 20  # generated classes for recognisability
@@ -154,8 +155,8 @@ class CodesModule(GenerativeModule):
             codes = classes.sample_of(chosen, n_images, rng)
         else:
             prior = self.prior()
-            anchors = prior.sample(1, n_classes, rng=rng)
-            codes = RandomOther(0.3).instances(anchors, n_images, prior, rng)[0]
+            drawn = {"centre": prior.sample(1, n_classes, rng=rng)}
+            codes = RandomOther(0.3).instances(drawn, n_images, LatentSpace(prior), rng)[0]
         return self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
     def reconstruct(self, images: Tensor) -> Tensor:

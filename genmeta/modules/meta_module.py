@@ -70,10 +70,11 @@ class MetaModule(LightningModule):
         self.log("train/latent_share", batch.is_latent.float().mean(), on_step=False, on_epoch=True, batch_size=n)
         # which of the two are logged is the same on all processes: none may skip a collective
         latent = batch.query_is_latent.float()
-        if self.data.train_tasks.latent_share < 1:
+        low, high = self.data.train_tasks.latent_range
+        if low < 1:
             self.acc_real.update(right, 1 - latent)
             self.log("train/acc_real", self.acc_real, on_step=False, on_epoch=True)
-        if self.data.train_tasks.latent_share > 0:
+        if high > 0:
             self.acc_latent.update(right, latent)
             self.log("train/acc_latent", self.acc_latent, on_step=False, on_epoch=True)
         return loss
@@ -88,6 +89,19 @@ class MetaModule(LightningModule):
         self.val_accuracy.reset()
         self.log("val/acc", mean, prog_bar=True)
         self.log("val/acc_ci95", half)
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            for schedule in self.data.schedules:
+                # the same on all processes: these metrics are of all of them
+                schedule.update(self._steps_done, self._so_far(self.acc_real), self._so_far(self.acc_latent), mean)
+
+    @property
+    def _steps_done(self) -> int:
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+    @staticmethod
+    def _so_far(metric: MeanMetric) -> float:
+        """Return what a metric has collected in this epoch, NaN if nothing."""
+        return float(metric.compute()) if metric.update_called else float("nan")
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         metric = self.test_accuracies[dataloader_idx]
@@ -110,6 +124,7 @@ class MetaModule(LightningModule):
         checkpoint[KEY] = {
             **data.seen.state(),
             "generator": None if data.generator is None else str(data.generator.path),  # of the same split
+            "redrawer": None if data.redrawer is None else str(data.redrawer.path),
             "image_shape": list(data.image_shape),
             "learner": self.learner_config,
         }

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
-from genmeta.tasks.sampler import TaskPool, TaskSampler, check_ways, draw_distinct, draw_labels
+from genmeta.tasks.sampler import Need, TaskPool, TaskSampler, check_ways
+from genmeta.tasks.sampling import draw_distinct, draw_labels
 
 Grouping = Literal["any", "within", "across"]
 
@@ -41,8 +42,8 @@ class RealTasks(TaskSampler):
             raise UserError(f"RealTasks: groups must be one of {', '.join(get_args(Grouping))}, found '{self.groups}'")
 
     @property
-    def uses_turns(self) -> bool:
-        return self.rotations
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"turns"} if self.rotations else ())
 
     @property
     def _n_turns(self) -> int:
@@ -60,24 +61,14 @@ class RealTasks(TaskSampler):
             check_ways(len(pool.groups.sizes) * self._n_turns, "groups for classes across groups", shape)
         else:
             check_ways(len(pool.counts) * self._n_turns, "classes", shape)
-        smallest = int(pool.counts.min())
-        if shape.n_images > smallest:
-            raise UserError(
-                f"n_shot + n_query is {shape.n_shot} + {shape.n_query} = {shape.n_images}, "
-                f"but the smallest class has {smallest} images; the sum must be at most that"
-            )
+        pool.check_images(shape)
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         draw = {"any": self._any_classes, "within": self._classes_within, "across": self._classes_across}[self.groups]
         classes, turns = draw(pool, shape.n_way, n_tasks, rng)
         images = draw_distinct(pool.counts[classes], shape.n_images, rng)
-        return EpisodePlan(
-            n_shot=shape.n_shot,
-            rows=pool.table_rows(classes, images),
-            turns=turns,
-            labels=draw_labels(n_tasks, shape.n_way, rng),
-            is_latent=torch.zeros(n_tasks, shape.n_way, dtype=torch.bool),
-            z=torch.empty(0, shape.n_images, pool.latent_dim),
+        return EpisodePlan.of_rows(
+            shape.n_shot, pool.table_rows(classes, images), turns, draw_labels(n_tasks, shape.n_way, rng)
         )
 
     # each returns numbers of the pool's classes and quarter turns, both int64 [task, way]

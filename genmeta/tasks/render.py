@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from genmeta.data.table import gather as gather_rows
-from genmeta.episode import EpisodeBatch, EpisodePlan
+from genmeta.episode import BANK, DECODER, TABLE, EpisodeBatch, EpisodePlan
+from genmeta.tasks.elastic import deform
 
 Decode = Callable[[Tensor], Tensor]
 """Codes `[n, latent_dim]` to images `[n, C, H, W]` in [0, 1]."""
+Redraw = Callable[[Tensor, Tensor], Tensor]
+"""Images `[n, C, H, W]` in [0, 1] and codes `[n, k]` to other instances of the images, `[n, C, H, W]`."""
 
 
 def quarter_turns(images: Tensor) -> Tensor:
@@ -30,9 +33,9 @@ def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Support `[task, way, shot, C, H, W]` and query images `[task, way, query, C, H, W]`, of the table's type
-        (uint8); what stands in generated slots has no meaning.
+        (uint8); what stands in the places of other images has no meaning.
     """
-    rows = plan.rows
+    rows = plan.rows if plan.is_plain else plan.rows.where(plan.source == TABLE, 0)
     if images.dim() == 5:
         rows = rows + (plan.turns * images.shape[1])[..., None]
     table = images.flatten(0, -4)
@@ -49,8 +52,14 @@ def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
     return support, query
 
 
-def render(plan: EpisodePlan, images: Tensor, decode: Decode | None = None) -> EpisodeBatch:
-    """Render a plan: one gather from the table, one call of the decoder, one scatter.
+def render(
+    plan: EpisodePlan,
+    images: Tensor,
+    decode: Decode | None = None,
+    redraw: Redraw | None = None,
+    bank: Tensor | None = None,
+) -> EpisodeBatch:
+    """Render a plan: one gather from the table, one call of the decoder, one scatter; then hands and deformations.
 
     Images stay uint8 until here, the device: a quarter of the memory to read.
 
@@ -58,23 +67,22 @@ def render(plan: EpisodePlan, images: Tensor, decode: Decode | None = None) -> E
         plan: on the device to render on.
         images: uint8 `[N, C, H, W]`, the image table, or its four rotations `[4, N, C, H, W]`; on the same device, or
             on the CPU if it is too large for that.
-        decode: frozen decoder; needed if the plan has generated slots.
+        decode: frozen decoder; needed if the plan has codes.
+        redraw: frozen redrawer; needed if the plan has hands.
+        bank: uint8 `[M, C, H, W]`, the bank's images of the plan's period; needed if the plan has rows of it.
 
     Returns:
         A batch of float32 images in [0, 1].
 
     Raises:
-        ValueError: the plan has generated slots and there is no decoder.
+        ValueError: something that is needed is missing.
     """
     support_x, query_x = (part.float().div_(255) for part in gather(plan, images))
-    if len(plan.z):
-        if decode is None:
-            raise ValueError("the plan has generated slots, but there is no decoder")
-        with torch.no_grad():
-            generated = decode(plan.z.flatten(0, 1)).float()
-        generated = generated.view(*plan.z.shape[:2], *images.shape[-3:])
-        support_x[plan.is_latent] = generated[:, : plan.n_shot]
-        query_x[plan.is_latent] = generated[:, plan.n_shot :]
+    if not plan.is_plain:
+        x = torch.cat([support_x, query_x], 2)
+        _put_generated(x, plan, decode, bank)
+        x = _draw_again(x, plan, redraw)
+        support_x, query_x = x[:, :, : plan.n_shot], x[:, :, plan.n_shot :]
     y = plan.labels[..., None]
     return EpisodeBatch(
         support_x=support_x.flatten(1, 2),
@@ -82,4 +90,38 @@ def render(plan: EpisodePlan, images: Tensor, decode: Decode | None = None) -> E
         query_x=query_x.flatten(1, 2),
         query_y=y.expand(-1, -1, query_x.shape[2]).flatten(1),
         is_latent=torch.zeros_like(plan.is_latent).scatter(1, plan.labels, plan.is_latent),
+        support_weight=None if plan.support_weight is None else plan.support_weight.flatten(1),
     )
+
+
+def _put_generated(x: Tensor, plan: EpisodePlan, decode: Decode | None, bank: Tensor | None) -> None:
+    """Put decoded images, turned, and images of the bank into their places in `x`, `[task, way, image, C, H, W]`."""
+    if len(plan.z):
+        if decode is None:
+            raise ValueError("the plan has codes, but there is no decoder")
+        with torch.no_grad():
+            decoded = decode(plan.z).float()
+        chosen = plan.source == DECODER
+        turns = plan.turns[..., None].expand_as(plan.source)[chosen]
+        for turn in (1, 2, 3):
+            turned = turns == turn
+            decoded[turned] = torch.rot90(decoded[turned], turn, (-2, -1))
+        x[chosen] = decoded
+    if plan.period is not None:
+        if bank is None:
+            raise ValueError("the plan has rows of a bank, but there is no bank")
+        chosen = plan.source == BANK
+        x[chosen] = bank.index_select(0, plan.rows[chosen]).float().div_(255)
+
+
+def _draw_again(x: Tensor, plan: EpisodePlan, redraw: Redraw | None) -> Tensor:
+    """Return images `[task, way, image, C, H, W]` drawn by the plan's hands, then deformed."""
+    if plan.hands is not None:
+        if redraw is None:
+            raise ValueError("the plan has hands, but there is nothing to draw images again with")
+        redrawn = ~plan.hands[..., 0].isnan()
+        with torch.no_grad():
+            x[redrawn] = redraw(x[redrawn], plan.hands[redrawn]).float()
+    if plan.elastic is not None:
+        x = deform(x.flatten(0, 2), plan.elastic.flatten(0, 2)).view(x.shape)
+    return x

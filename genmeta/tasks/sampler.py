@@ -1,11 +1,11 @@
 """What every task sampler is given, and the one method it has."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,17 +13,23 @@ from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.prior import GaussianMixture
+from genmeta.tasks.space import Encodings, LatentSpace
+
+Need = Literal["decoder", "encoder", "redrawer", "turns"]
+"""What plans may ask for: to decode codes, encodings of the images, to draw images again, to turn images."""
 
 
 @dataclass(frozen=True)
 class TaskPool:
-    """Where tasks are drawn from: the classes of one part of a split, and the generator's prior.
+    """Where tasks are drawn from: the classes of one part of a split, and the generator's latent space.
 
     Attributes:
         starts, counts: int64 `[n_classes]`, first table row of each class and its number of images.
         group_ids: int64 `[n_classes]`, the group of each class, numbers `0 … n_groups - 1`.
         prior: distribution of the codes; None if there is no generator.
         rows: int64, the table rows that are used, class by class, if these are not all; `starts` are places in it.
+        encodings: of the images; None if there is no encoder, or no need of one.
+        hand_dim: size of a redrawer's code; 0 if there is none.
     """
 
     starts: Tensor
@@ -31,6 +37,8 @@ class TaskPool:
     group_ids: Tensor
     prior: GaussianMixture | None = None
     rows: Tensor | None = None
+    encodings: Encodings | None = None
+    hand_dim: int = 0
 
     @classmethod
     def of(cls, table: ImageTable, class_ids: Tensor, rows: Sequence[Tensor] | None = None) -> "TaskPool":
@@ -49,9 +57,31 @@ class TaskPool:
         return places if self.rows is None else self.rows[places]
 
     @property
-    def latent_dim(self) -> int:
-        """Size of a code; 0 if there is no generator."""
-        return self.prior.dim if self.prior else 0
+    def space(self) -> LatentSpace:
+        """The latent space.
+
+        Raises:
+            UserError: there is no generator.
+        """
+        if self.prior is None:
+            raise UserError("generated tasks need a generator, but data.generator is not set")
+        return LatentSpace(self.prior, self.encodings)
+
+    @property
+    def all_rows(self) -> Tensor:
+        """Table rows of all images, class by class, int64 `[n]`."""
+        if self.rows is not None:
+            return self.rows
+        return torch.cat([torch.arange(int(n)) + s for s, n in zip(self.starts, self.counts, strict=True)])
+
+    def check_images(self, shape: EpisodeShape) -> None:
+        """Raise UserError if an episode asks for more images of a class than the smallest class has."""
+        smallest = int(self.counts.min())
+        if shape.n_images > smallest:
+            raise UserError(
+                f"n_shot + n_query is {shape.n_shot} + {shape.n_query} = {shape.n_images}, "
+                f"but the smallest class has {smallest} images; the sum must be at most that"
+            )
 
     @cached_property
     def groups(self) -> "Groups":
@@ -78,96 +108,49 @@ class Groups:
 
 
 class TaskSampler(ABC):
-    """Draws meta-batches. It never touches a pixel or a network, and keeps no state."""
+    """Draws meta-batches. It never touches a pixel or a network.
+
+    Samplers are frozen dataclasses; those in their fields are their parts, which they draw from.
+    """
 
     @property
-    def uses_latents(self) -> bool:
-        """Whether the sampler needs a generator (False unless overridden)."""
-        return False
+    def parts(self) -> "dict[str, TaskSampler]":
+        """The samplers that this one draws from, by the name of the field."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if isinstance(value, TaskSampler)}
 
     @property
-    def uses_turns(self) -> bool:
-        """Whether the sampler turns images by quarter turns (False unless overridden)."""
-        return False
+    def needs(self) -> frozenset[Need]:
+        """What the plans ask of the renderer and the pool: what the parts need unless overridden."""
+        return frozenset().union(*(part.needs for part in self.parts.values()))
 
     @property
-    def latent_share(self) -> float:
-        """Share of the tasks that are generated, in [0, 1]."""
-        return float(self.uses_latents)
+    def latent_range(self) -> tuple[float, float]:
+        """Smallest and largest share of generated class slots in a meta-batch, in [0, 1]."""
+        ranges = [part.latent_range for part in self.parts.values()] or [(0.0, 0.0)]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
 
-    @abstractmethod
+    def walk(self) -> "Iterator[TaskSampler]":
+        """Yield this sampler, its parts and theirs."""
+        yield self
+        for part in self.parts.values():
+            yield from part.walk()
+
+    def prepared(self, pool: TaskPool) -> "TaskSampler":
+        """Return the sampler with all that is computed once from the pool (clusters, fitted mixtures)."""
+        return replace(self, **{name: part.prepared(pool) for name, part in self.parts.items()})  # type: ignore[type-var]
+
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
         """Raise UserError, with the numbers, if episodes of this shape cannot be drawn from the pool."""
+        for part in self.parts.values():
+            part.check(pool, shape)
 
     @abstractmethod
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         """Draw the `n_tasks` tasks of optimiser step `step`; every draw is made with `rng`."""
 
 
-def draw_distinct(counts: Tensor, k: int, rng: torch.Generator) -> Tensor:
-    """Draw `k` distinct indices below each count, in random order, uniformly over all such tuples.
-
-    The cost does not grow with the counts: few candidates are ranked by random keys, many are drawn and the tuples
-    with a repetition drawn again (which happens to fewer than half of them).
-
-    Args:
-        counts: int64 `[...]`, every one at least `k`.
-
-    Returns:
-        int64 `[..., k]`.
-    """
-    largest = int(counts.max())
-    if largest <= max(k * k, 32):
-        keys = torch.rand(*counts.shape, largest, generator=rng)
-        if int(counts.min()) < largest:
-            keys = keys.masked_fill(torch.arange(largest) >= counts[..., None], 2.0)
-        return argsort_rows(keys)[..., :k]
-    flat = counts.numpy().reshape(-1, 1)  # numpy: these are many small operations, which cost torch twice as much
-    picks = (torch.rand(len(flat), k, generator=rng, dtype=torch.float64).numpy() * flat).astype(np.int64)
-    while True:
-        ordered = np.sort(picks, 1)
-        again = (ordered[:, 1:] == ordered[:, :-1]).any(1).nonzero()[0]
-        if again.size == 0:
-            return torch.from_numpy(picks).view(*counts.shape, k)
-        fresh = torch.rand(len(again), k, generator=rng, dtype=torch.float64).numpy()
-        picks[again] = (fresh * flat[again]).astype(np.int64)
-
-
-def draw_labels(n_tasks: int, n_way: int, rng: torch.Generator) -> Tensor:
-    """Return a random permutation of the labels for each task, int64 `[task, way]`."""
-    return argsort_rows(torch.rand(n_tasks, n_way, generator=rng))
-
-
-def argsort_rows(keys: Tensor) -> Tensor:
-    """Return what `keys.argsort(dim=-1, stable=True)` does, for float32 keys of at least 0.
-
-    numpy sorts short rows of whole numbers with vector instructions, four times as fast as torch sorts pairs: so a key
-    and its place are packed into one number, as the bits of floats of at least 0 have the order of the floats.
-    """
-    packed = keys.view(torch.int32).numpy().astype(np.int64)
-    packed <<= 32
-    packed |= np.arange(keys.shape[-1])
-    packed.sort(-1)
-    packed &= 0xFFFFFFFF
-    return torch.from_numpy(packed)
-
-
 def check_ways(n_available: int, what: str, shape: EpisodeShape) -> None:
     """Raise UserError if an episode asks for more classes than there are."""
     if shape.n_way > n_available:
         raise UserError(f"n_way is {shape.n_way}, but there are only {n_available} {what}; n_way must be at most that")
-
-
-def shuffle_tasks(plan: EpisodePlan, order: Sequence[int] | Tensor) -> EpisodePlan:
-    """Return the plan with its tasks in another order, codes included."""
-    order = torch.as_tensor(order)
-    slot_numbers = torch.full(plan.is_latent.shape, -1).masked_scatter(plan.is_latent, torch.arange(len(plan.z)))
-    moved = slot_numbers[order]
-    return EpisodePlan(
-        n_shot=plan.n_shot,
-        rows=plan.rows[order],
-        turns=plan.turns[order],
-        labels=plan.labels[order],
-        is_latent=plan.is_latent[order],
-        z=plan.z[moved[moved >= 0]],
-    )

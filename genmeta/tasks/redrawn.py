@@ -1,0 +1,204 @@
+"""Other instances of an image: drawn by another hand (a learned latent of deformations), or deformed at random.
+
+A `Redrawer` learns from pairs of images of a class how the second differs from the first (`genmeta.models.redraw`);
+with a code of its prior it draws *any* image again, of a class that it has never seen too. So one support image can
+become many. `Elastic` deformation without learning is the control beside it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genmeta.episode import EpisodePlan, EpisodeShape
+from genmeta.errors import UserError
+from genmeta.tasks.elastic import Elastic
+from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
+from genmeta.tasks.sampling import draw_distinct, draw_labels, exact_share
+
+
+@dataclass(frozen=True)
+class Hands:
+    """How images are drawn again.
+
+    Args:
+        learned: scale of the codes of `data.redrawer`, whose prior is N(0, I): 1 draws from it, 0 uses none.
+        elastic: deformation at random on top, or in its place.
+
+    Raises:
+        UserError: neither is used.
+    """
+
+    learned: float = 1.0
+    elastic: Elastic | None = None
+
+    def __post_init__(self) -> None:
+        if self.learned < 0 or (self.learned == 0 and self.elastic is None):
+            raise UserError(
+                f"Hands: learned must be at least 0, and above 0 unless elastic is given; found {self.learned}"
+            )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What plans with these hands ask for."""
+        return frozenset({"redrawer"} if self.learned else ())
+
+    def check(self, pool: TaskPool) -> None:
+        """Raise UserError if there is no redrawer, but one is needed."""
+        if self.learned and not pool.hand_dim:
+            raise UserError("learned hands need a model that draws given images again, but data.redrawer is not set")
+
+    def draw(self, plan: EpisodePlan, redrawn: Tensor, pool: TaskPool, rng: torch.Generator) -> EpisodePlan:
+        """Return the plan with codes for the images that are `redrawn` (bool `[task, way, image]`)."""
+        hands, elastic = plan.hands, plan.elastic
+        if self.learned:
+            if hands is None:
+                hands = torch.full((*redrawn.shape, pool.hand_dim), torch.nan)
+            codes = self.learned * torch.randn(*redrawn.shape, pool.hand_dim, generator=rng)
+            hands = torch.where(redrawn[..., None], codes, hands)
+        if self.elastic:
+            moved = self.elastic.draw(*redrawn.shape, rng=rng) * redrawn[..., None]
+            elastic = moved if elastic is None else elastic + moved
+        return replace(plan, hands=hands, elastic=elastic)
+
+
+@dataclass(frozen=True)
+class RedrawnTasks(TaskSampler):
+    """Tasks whose images are drawn again, each with codes of its own: more instances of the same classes.
+
+    Args:
+        tasks: draws the tasks.
+        hands: how images are drawn again.
+        share: of the images of `which`, in [0, 1].
+        which: `all` images, or only `support` or `query`.
+    """
+
+    tasks: TaskSampler
+    hands: Hands
+    share: float = 1.0
+    which: Literal["all", "support", "query"] = "all"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise UserError(f"RedrawnTasks: share must be in [0, 1], found {self.share}")
+        if self.which not in ("all", "support", "query"):
+            raise UserError(f"RedrawnTasks: which must be all, support or query, found '{self.which}'")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.tasks.needs | self.hands.needs
+
+    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
+        self.hands.check(pool)
+        super().check(pool, shape)
+
+    def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
+        plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
+        redrawn = torch.zeros(plan.rows.shape, dtype=torch.bool)
+        some = {"all": slice(None), "support": slice(plan.n_shot), "query": slice(plan.n_shot, None)}[self.which]
+        redrawn[..., some] = exact_share(tuple(redrawn[..., some].shape), self.share, step, rng)
+        return self.hands.draw(plan, redrawn, pool, rng)
+
+
+@dataclass(frozen=True)
+class SupportHands(TaskSampler):
+    """Tasks with more support images: each real one, and `n` versions of it drawn by other hands.
+
+    In training, or at meta-test with the one image that a class has. A prototype is then `(1 - weight)` of the mean of
+    the real images' embeddings and `weight` of that of the generated ones'.
+
+    Args:
+        tasks: draws the tasks.
+        hands: how images are drawn again.
+        n: generated images for each support image.
+        weight: share of the generated images in a class's prototype, in [0, 1].
+    """
+
+    tasks: TaskSampler
+    hands: Hands
+    n: int = 30
+    weight: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not 0 <= self.weight <= 1:
+            raise UserError(f"SupportHands: n must be at least 1 and weight in [0, 1]; found {self.n}, {self.weight}")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.tasks.needs | self.hands.needs
+
+    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
+        self.hands.check(pool)
+        super().check(pool, shape)
+
+    def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
+        plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
+        support, query = torch.arange(shape.n_shot), torch.arange(shape.n_shot, shape.n_images)
+        # the real ones first, then n of each
+        images = torch.cat([support, support.repeat_interleave(self.n), query])
+        n_support = shape.n_shot * (1 + self.n)
+        plan = plan.take_images(images, n_support)
+        redrawn = torch.zeros(plan.rows.shape, dtype=torch.bool)
+        redrawn[..., shape.n_shot : n_support] = True
+        generated = redrawn[..., :n_support].float()
+        weight = generated * self.weight / self.n + (1 - generated) * (1 - self.weight)
+        return replace(self.hands.draw(plan, redrawn, pool, rng), support_weight=weight)
+
+
+@dataclass(frozen=True)
+class SingleImageTasks(TaskSampler):
+    """Tasks of classes that are one image each: all images of a slot are the same, to be told apart by who wraps this.
+
+    With `RedrawnTasks(which="query")` it is UMTRA (Khodadadeh, Bölöni and Shah, NeurIPS 2019): N random images are N
+    classes, the query is an augmented copy. Labels are not used: two of the images may be of one class.
+
+    Args:
+        rotations: turn each class by 0, 90, 180 or 270 degrees.
+    """
+
+    rotations: bool = False
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"turns"} if self.rotations else ())
+
+    @property
+    def latent_range(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
+    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
+        if shape.n_way > len(pool.all_rows):
+            raise UserError(f"n_way is {shape.n_way}, but there are only {len(pool.all_rows)} images")
+
+    def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
+        rows = pool.all_rows
+        chosen = rows[draw_distinct(torch.full((n_tasks,), len(rows)), shape.n_way, rng)]
+        turns = torch.zeros_like(chosen)
+        if self.rotations:
+            turns = torch.randint(4, turns.shape, generator=rng)
+        repeated = chosen[..., None].repeat(1, 1, shape.n_images)
+        return EpisodePlan.of_rows(shape.n_shot, repeated, turns, draw_labels(n_tasks, shape.n_way, rng), latent=True)
+
+
+@dataclass(frozen=True)
+class DeformedClasses(TaskSampler):
+    """Tasks of new classes: real ones, all images of a class deformed alike. Plain augmentation as new classes.
+
+    Args:
+        tasks: draws the tasks.
+        elastic: how strongly a class is deformed.
+    """
+
+    tasks: TaskSampler
+    elastic: Elastic
+
+    @property
+    def latent_range(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
+    def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
+        plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
+        of_class = self.elastic.draw(n_tasks, shape.n_way, 1, rng=rng).expand(-1, -1, plan.rows.shape[2], -1)
+        elastic = of_class.clone() if plan.elastic is None else plan.elastic + of_class
+        return replace(plan, elastic=elastic, is_latent=torch.ones_like(plan.is_latent))
