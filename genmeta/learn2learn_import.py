@@ -10,13 +10,18 @@ from types import ModuleType
 from genmeta.errors import UserError
 
 
+def leave_out_gym() -> None:
+    """Put the empty module in place, for whoever imports learn2learn by the name of a class (YAMLs do)."""
+    sys.modules.setdefault("learn2learn.gym", ModuleType("learn2learn.gym"))
+
+
 def import_learn2learn() -> ModuleType:
     """Import and return learn2learn, silently.
 
     Raises:
         UserError: it is not installed.
     """
-    sys.modules.setdefault("learn2learn.gym", ModuleType("learn2learn.gym"))
+    leave_out_gym()
     try:
         import learn2learn
     except ModuleNotFoundError as error:

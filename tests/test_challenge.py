@@ -420,7 +420,7 @@ def test_the_command_without_a_learner_tests_the_baseline(folder, capsys):
 
 
 def test_maml_is_tested_with_a_head_of_that_many_classes_and_said_to_be_transductive(folder, tmp_path, capsys):
-    backbone = {**BACKBONE, "running_stats": False}
+    backbone = {**BACKBONE, "norm": "batch"}
     for n_way, code in ((N_WAY, 0), (5, 2)):
         learner = MAML(Conv4(**backbone), n_way=n_way)
         path = save(tmp_path / "a.ckpt", learner, config(MAML, backbone, n_way=n_way), SEEN)

@@ -431,7 +431,7 @@ def test_conv4_shapes_and_statistics():
     assert Conv4(3, 32, 84)(torch.rand(2, 3, 84, 84)).shape == (2, 32 * 25)
     assert keeps_running_statistics(Conv4())
     assert not uses_batch_statistics(Conv4())
-    assert uses_batch_statistics(Conv4(running_stats=False))
+    assert uses_batch_statistics(Conv4(norm="batch"))
     with pytest.raises(UserError, match="at least 16"):
         Conv4(image_size=15)
 

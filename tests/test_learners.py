@@ -44,7 +44,7 @@ def seeded(make):
 
 LEARNERS = {
     "protonet": lambda: ProtoNet(Conv4(1, 8, 16)).double().eval(),
-    "maml": lambda: MAML(Conv4(1, 8, 16, running_stats=False), n_way=3, inner_steps=2).double(),
+    "maml": lambda: MAML(Conv4(1, 8, 16, norm="batch"), n_way=3, inner_steps=2).double(),
     "pixels": lambda: PixelNearestNeighbour(),
 }
 
@@ -169,7 +169,7 @@ def test_maml_agrees_with_learn2learn(first_order, steps):
     """Losses and meta-gradients of a whole network with batch norm, in float64."""
     l2l = import_learn2learn()
     batch = make_batch(n_tasks=2, size=16)
-    ours = seeded(lambda: MAML(Conv4(1, 6, 16, False), 3, 0.1, steps, first_order=first_order)).double()
+    ours = seeded(lambda: MAML(Conv4(1, 6, 16, "batch"), 3, 0.1, steps, first_order=first_order)).double()
     theirs = l2l.algorithms.MAML(ours.network, lr=0.1, first_order=first_order)
     loss = F.cross_entropy(ours(batch).flatten(0, 1), batch.query_y.flatten())
     expected_loss = 0
@@ -230,23 +230,23 @@ def test_first_and_second_order_differ_and_second_order_is_the_true_gradient():
 
 def test_maml_adapts_more_in_evaluation_when_asked():
     batch = make_batch()
-    learner = seeded(lambda: MAML(Conv4(1, 8, 16, False), 3, 0.1, inner_steps=1, eval_inner_steps=5).double())
+    learner = seeded(lambda: MAML(Conv4(1, 8, 16, "batch"), 3, 0.1, inner_steps=1, eval_inner_steps=5).double())
     training = learner.train()(batch)
     evaluation = learner.eval()(batch)
     assert not torch.allclose(training, evaluation)
-    five = seeded(lambda: MAML(Conv4(1, 8, 16, False), 3, 0.1, inner_steps=5).double())
+    five = seeded(lambda: MAML(Conv4(1, 8, 16, "batch"), 3, 0.1, inner_steps=5).double())
     torch.testing.assert_close(evaluation, five(batch))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ProtoNet(Conv4(running_stats=False)), "running_stats: true"),
-        (lambda: MAML(Conv4()), "running_stats: false"),
+        (lambda: ProtoNet(Conv4(norm="batch")), "norm: running or group"),
+        (lambda: MAML(Conv4()), "norm: batch or group"),
         (lambda: MAML(nn.Flatten()), "n_features"),
-        (lambda: MAML(Conv4(running_stats=False), inner_lr=-1), "inner_lr"),
+        (lambda: MAML(Conv4(norm="batch"), inner_lr=-1), "inner_lr"),
         (
-            lambda: MAML(Conv4(running_stats=False), 5).check(EpisodeShape(7, 1, 1), (1, 28, 28)),
+            lambda: MAML(Conv4(norm="batch"), 5).check(EpisodeShape(7, 1, 1), (1, 28, 28)),
             "n_way=5, but .* n_way=7",
         ),
         (

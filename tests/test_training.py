@@ -43,7 +43,7 @@ def protonet() -> MetaModule:
 
 def maml(dtype=torch.float64) -> MetaModule:
     torch.manual_seed(0)
-    learner = MAML(Conv4(1, 4, 16, running_stats=False), n_way=5, inner_lr=0.1)
+    learner = MAML(Conv4(1, 4, 16, norm="batch"), n_way=5, inner_lr=0.1)
     return MetaModule(learner.to(dtype), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from genmeta.cli.memory import keep_freed_memory
 from genmeta.errors import UserError, nearest
 
 USAGE = """usage: genmeta COMMAND ...
@@ -27,6 +28,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"no command '{args[0]}'; there are {', '.join(COMMANDS)}{nearest(args[0], COMMANDS)}")
+        keep_freed_memory()
         # imported here, so that a wrong command is told at once
         if args[0] in TRAINING:
             from genmeta.cli.training import TrainingCLI

@@ -36,6 +36,7 @@ from genmeta.cli.tracking import finish_tracking, make_loggers
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
+from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import GenerativeModule
@@ -76,6 +77,7 @@ class TrainingCLI(LightningCLI):
         self.started = time.monotonic()
         self.check_only = check_only
         quiet()
+        leave_out_gym()
         super().__init__(
             LightningModule,
             LightningDataModule,

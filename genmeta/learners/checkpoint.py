@@ -10,6 +10,7 @@ from torch import nn
 
 from genmeta.data.seen import Seen
 from genmeta.errors import UserError
+from genmeta.learn2learn_import import leave_out_gym
 from genmeta.learners.learner import Learner
 from genmeta.models.checkpoint import KEY, read_checkpoint
 
@@ -54,11 +55,12 @@ def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> n
     """Build `{class_path, init_args}` and what is nested in it; only networks, so that a file can run nothing else."""
     class_path = config["class_path"]
     module, _, name = class_path.rpartition(".")
+    leave_out_gym()
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"checkpoint {path}: its class {class_path} is not installed") from error
-    if not (isinstance(found, type) and issubclass(found, expected)):
+    if not (_is_of_torchvision(found) or (isinstance(found, type) and issubclass(found, expected))):
         raise UserError(f"checkpoint {path}: {class_path} is not a {expected.__name__}")
     args = {
         key: _build(value, nn.Module, path) if isinstance(value, Mapping) and "class_path" in value else value
@@ -68,3 +70,12 @@ def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> n
         return found(**args)
     except TypeError as error:
         raise UserError(f"checkpoint {path}: {class_path} cannot be built ({error})") from error
+
+
+def _is_of_torchvision(found: Any) -> bool:
+    """Whether it is a function such as `torchvision.models.resnet18`, which returns a network."""
+    if not getattr(found, "__module__", "").startswith("torchvision.models."):
+        return False
+    from torchvision.models import get_model_builder, list_models
+
+    return any(found is get_model_builder(name) for name in list_models())

@@ -66,7 +66,7 @@ class MAML(Learner):
                 f"inner_steps={inner_steps}, eval_inner_steps={eval_inner_steps}"
             )
         if keeps_running_statistics(backbone):
-            raise UserError("MAML needs a backbone whose batch norm uses the batch at hand: running_stats: false")
+            raise UserError("MAML needs a backbone without running statistics: norm: batch or group")
         n_features = getattr(backbone, "n_features", None)
         if not isinstance(n_features, int):
             raise UserError(f"MAML needs a backbone with an attribute n_features; {type(backbone).__name__} has none")

@@ -44,7 +44,9 @@ class ProtoNet(Learner):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         if uses_batch_statistics(backbone):
-            raise UserError("ProtoNet needs a backbone whose batch norm keeps running statistics: running_stats: true")
+            raise UserError(
+                "ProtoNet needs a backbone whose batch norm keeps running statistics: norm: running or group"
+            )
         self.backbone = backbone
 
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:

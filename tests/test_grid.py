@@ -1,0 +1,99 @@
+"""The runner of tables: what is finished is not run again, and what failed is told and stops only what needs it."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+from conftest import ROOT
+
+# stands in for genmeta: writes its run file, unless it is told to fail, and records that it ran
+PROGRAM = """
+import json, os, pathlib, sys, time
+args = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[2:])
+folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
+folder.mkdir(parents=True)
+assert os.environ["OMP_NUM_THREADS"] == "1"
+log = pathlib.Path(args["run.folder"], "log")
+with log.open("a") as file:
+    file.write(args["run.name"] + "\\n")
+if "meet" in args:  # wait for another one that runs at the same time
+    end = time.monotonic() + 20
+    while log.read_text().count("meet") < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+if "fail" in args:
+    sys.exit("genmeta: error: a reason")
+(folder / "run.json").write_text(json.dumps({"seconds": 60, "metrics": args}))
+"""
+
+
+@pytest.fixture(scope="module")
+def grid():
+    spec = importlib.util.spec_from_file_location("grid", ROOT / "scripts" / "grid.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["grid"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["grid"]
+
+
+@pytest.fixture
+def program(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return [sys.executable, str(tmp_path / "program.py")]
+
+
+def names(tmp_path):
+    return (tmp_path / "log").read_text().split() if (tmp_path / "log").exists() else []
+
+
+def test_runs_wait_for_those_they_need_and_are_not_repeated(grid, program, tmp_path, capsys):
+    fit = grid.Run("fit", ("fit", "--a=1"), str(tmp_path))
+    test = grid.Run("test", ("test", f"--ckpt_path={fit.checkpoint}"), str(tmp_path), after=(fit,))
+    other = grid.Run("other", ("fit", "--a=2"), str(tmp_path))
+    assert grid.run_all([test, other, fit], 1, program) == []
+    assert names(tmp_path) == ["other", "fit", "test"]
+    assert test.summary["metrics"]["ckpt_path"] == str(fit.folder / "checkpoints" / "best.ckpt")
+    out = capsys.readouterr().out
+    # one run of 60 s done: the others are expected to take as long
+    assert "other: done (1 of 3, 2 min left)" in out
+    assert "test: done (3 of 3, 0 min left)" in out
+    (other.folder / "run.json").unlink()  # as if stopped in the middle: the folder is there
+    assert grid.run_all([test, other, fit], 1, program) == []
+    assert names(tmp_path) == ["other", "fit", "test", "other"]
+    assert "3 runs, 2 finished before" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_told_and_stops_only_what_needs_it(grid, program, tmp_path, capsys):
+    bad = grid.Run("bad", ("fit", "--fail=1"), str(tmp_path))
+    after = grid.Run("after", ("test",), str(tmp_path), after=(bad,))
+    good = grid.Run("good", ("fit",), str(tmp_path))
+    assert grid.run_all([bad, after, good], 2, program) == [bad, after]
+    assert sorted(names(tmp_path)) == ["bad", "good"]
+    captured = capsys.readouterr()
+    assert "bad: FAILED" in captured.out
+    assert captured.err.strip() == "genmeta: error: a reason"
+
+
+def test_runs_share_the_time(grid, program, tmp_path):
+    runs = [grid.Run(f"meet{i}", ("fit", "--meet=1"), str(tmp_path)) for i in range(2)]  # each waits for the other
+    assert grid.run_all(runs, 2, program) == []
+
+
+def test_another_option_or_another_text_of_a_yaml_is_another_run(grid, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 1")
+    first = grid.Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder
+    assert grid.Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder == first
+    path.write_text("a: 2")
+    folders = {first, *(grid.Run("x", args, "").folder for args in (("fit", f"--config={path}"), ("fit", "--b=1")))}
+    assert len(folders) == 3
+
+
+def test_a_run_of_genmeta_lands_where_it_is_looked_for(grid, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args = ("test", "--config=configs/baseline/pixels.yaml", "--config=configs/trainer/debug.yaml", "--run.wandb=off")
+    run = grid.Run("pixels", args, str(tmp_path))
+    assert grid.run_all([run], 1) == []
+    assert "test/acc_5w1s" in json.loads((run.folder / "run.json").read_text())["metrics"]
