@@ -1,4 +1,4 @@
-"""Meta-train a ProtoNet by every policy of configs/policy, with several seeds, and write the table: make compare-policies.
+"""Meta-train a ProtoNet by every policy of configs/policy and write the table: make compare-policies.
 
 python scripts/compare_policies.py --data omniglot_minimal --seeds 0 1 2 --workers 2 --out docs/latent-tasks-omniglot.md
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "configs" / "policy"
 CONTROLS = ("real", "rotations", "elastic", "deformed_classes", "umtra", "untrained")
 WITH_GAN = {"generator_classes": "generator_classes", "random_other_gan": "random_other"}
-AT_TEST = ("rotations", "elastic", "hands", "hands_elastic")  # also tested with generated support images
+AT_TEST = ("rotations", "elastic", "hands_elastic")  # also tested with generated support images
 HANDS = {
     "+30hands": "{n: 30, weight: 0.7, hands: {learned: 1.0}}",
     "+30elastic": "{n: 30, weight: 0.7, hands: {learned: 0.0, elastic: {}}}",
@@ -42,23 +42,22 @@ def main() -> None:
         add(f"--{role}", type=Path, help="its checkpoint, if it is not to be trained")
     add("options", nargs="*", help="more options of all learners' runs, after --")
     options = parser.parse_args()
-    names = options.policies or [
-        *sorted(path.stem for path in POLICIES.glob("*.yaml")),
-        "untrained",
-        "random_other_gan",
-    ]
+    shipped = sorted(path.stem for path in POLICIES.glob("*.yaml"))
+    names = options.policies or [*shipped, "untrained", "random_other_gan"]
 
     generators = {role: generator(role, options) for role in ("vae", "gan", "vae_deformation", "untrained")}
     fits = {(name, seed): fit(name, seed, generators, options) for seed in options.seeds for name in names}
-    tests = {
-        (name, seed, part): test(name, run, seed, part, generators, options)
+    tests = {key: test(run, "test", [""], options) for key, run in fits.items()}
+    hands = {
+        (name, seed, part): test(run, part, list(HANDS.values()), options)
         for (name, seed), run in fits.items()
+        if name in AT_TEST
         for part in ("val", "test")
     }
     trained = [run for run in generators.values() if isinstance(run, Run)]
-    if run_all([*trained, *fits.values(), *tests.values()], options.workers):
+    if run_all([*trained, *fits.values(), *tests.values(), *hands.values()], options.workers):
         sys.exit("some runs failed: see above; run again to go on")
-    text = table(names, fits, tests, options)
+    text = table(names, fits, tests, hands, options)
     print(text)
     if options.out:
         options.out.write_text(text)
@@ -101,16 +100,16 @@ def fit(name: str, seed: int, generators: dict[str, Run | Path], options: argpar
     return Run(f"{name}-{options.data}-seed{seed}", args, options.runs, after)
 
 
-def test(
-    name: str, trained: Run, seed: int, part: str, generators: dict[str, Run | Path], options: argparse.Namespace
-) -> Run:
-    """Return the run that tests a learner on the validation or the test classes."""
+def test(trained: Run, part: str, supports: list[str], options: argparse.Namespace) -> Run:
+    """Return the run that tests a learner on the validation or the test classes, with these kinds of support images."""
     n_way = WITHIN[options.data][part == "test"]
+    plain = supports == [""]  # generated support images take many times the time
     shapes = [
-        "n_way: 5, n_shot: 1, n_query: 15, n_episodes: 600",
-        f"n_way: {n_way}, n_shot: 1, n_query: 5, n_episodes: 300, groups: within",
+        f"n_way: 5, n_shot: 1, n_query: 15, n_episodes: {600 if plain else 300}",
+        f"n_way: {n_way}, n_shot: 1, n_query: 5, n_episodes: {300 if plain else 100}, groups: within",
     ]
-    supports = ["", *(f", support: {hands}" for hands in HANDS.values())] if name in AT_TEST else [""]
+    if not plain:
+        supports = ["", *(f", support: {support}" for support in supports)]  # and without, on the same episodes
     episodes = ", ".join(f"{{{shape}{support}}}" for shape in shapes for support in supports)
     args = (
         "test",
@@ -119,7 +118,7 @@ def test(
         f"--data.test_part={part}",
         f"--ckpt_path={trained.checkpoint}",
     )
-    return Run(f"{name}-{options.data}-seed{seed}-{part}", args, options.runs, (trained,))
+    return Run(f"{trained.name}-{part}{'' if plain else '-hands'}", args, options.runs, (trained,))
 
 
 def checkpoint(of: Run | Path) -> Path:
@@ -127,43 +126,58 @@ def checkpoint(of: Run | Path) -> Path:
     return of.checkpoint if isinstance(of, Run) else of
 
 
-def table(names: list[str], fits: dict, tests: dict, options: argparse.Namespace) -> str:
-    """Return the Markdown table: mean over seeds ± half width of the 95 % interval, best validation first."""
-    val_within, test_within = WITHIN[options.data]
-    columns = [
-        ("val", "5w1s", "validation 5w1s"),
-        ("val", f"{val_within}w1s_within", f"validation {val_within}w1s within"),
-        ("test", "5w1s", "test 5w1s"),
-        ("test", f"{test_within}w1s_within", f"test {test_within}w1s within"),
-    ]
+def table(names: list[str], fits: dict, tests: dict, hands: dict, options: argparse.Namespace) -> str:
+    """Return the Markdown tables: mean over seeds ± half width of the 95 % interval, best validation accuracy first."""
+    val_within, test_within = (f"{n_way}w1s_within" for n_way in WITHIN[options.data])
     rows = []
     for name in names:
-        for suffix in ["", *HANDS] if name in AT_TEST else [""]:
+        of_seeds = [(fits[name, seed].summary, tests[name, seed].summary) for seed in options.seeds]
+        validation = [100 * fitted["best"]["val/acc"] for fitted, _ in of_seeds]
+        accuracies = [[100 * mean(t["episode_accuracies"][s]) for _, t in of_seeds] for s in ("5w1s", test_within)]
+        seconds = mean(fitted["seconds"] for fitted, _ in of_seeds)
+        cells = [label(name), *map(over_seeds, [validation, *accuracies]), f"{seconds:.0f}"]
+        rows.append((mean(validation), cells))
+    head = ["policy", "validation 5w1s", "test 5w1s", f"test {test_within.replace('_', ' ')}", "training (s)"]
+    first = fits[names[0], options.seeds[0]].summary
+    text = [
+        markdown(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])]),
+        f"Data: {options.data}, split {first['split']['name']} ({first['split']['hash']}). Accuracy in %, mean over "
+        f"seeds {', '.join(map(str, options.seeds))} ± half the 95 % interval over seeds (Student's t); the same test "
+        f"episodes for all rows: 600 of 5w1s, 300 within an alphabet; {first['steps']} steps of 60 images for all rows. "
+        f"Sorted by validation accuracy (300 episodes). {options.workers} runs at a time, one thread each.",
+    ]
+    pairs = (("validation", val_within), ("test", test_within))
+    rows = []
+    for name in (name for name in names if name in AT_TEST):
+        for suffix in ["", *HANDS]:
             values = [
                 [
-                    100 * mean(tests[name, seed, part].summary["episode_accuracies"][shape + suffix])
+                    100 * mean(hands[name, seed, part].summary["episode_accuracies"][s + suffix])
                     for seed in options.seeds
                 ]
-                for part, shape, _ in columns
+                for part, within in (("val", val_within), ("test", test_within))
+                for s in ("5w1s", within)
             ]
-            label = f"`{name}`{' (control)' if name in CONTROLS else ''}"
-            if suffix:
-                label += f", {suffix[1:3]} {suffix[3:]} at test"
-            seconds = mean(fits[name, seed].summary["seconds"] for seed in options.seeds)
-            rows.append((mean(values[0]) + mean(values[1]), [label, *map(over_seeds, values), f"{seconds:.0f}"]))
-    head = ["policy", *(title for _, _, title in columns), "training (s)"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cells) + " |" for _, cells in sorted(rows, key=lambda row: -row[0])]
-    first = fits[names[0], options.seeds[0]].summary
-    notes = [
-        "",
-        f"Data: {options.data}, split {first['split']['name']} ({first['split']['hash']}). Accuracy in %, mean over "
-        f"seeds {', '.join(map(str, options.seeds))} ± half the 95 % interval over seeds (Student's t); 600 episodes of "
-        f"5w1s, 300 within an alphabet, the same for all rows. {first['steps']} steps. Sorted by the two validation "
-        f"columns. {options.workers} runs at a time.",
-        "",
-    ]
-    return "\n".join([*lines, *notes])
+            beside = f"and {suffix[1:3]} {suffix[3:]}" if suffix else "one real image"
+            rows.append([label(name), beside, *map(over_seeds, values)])
+    if rows:
+        parts = [f"{part} {shape.replace('_', ' ')}" for part, within in pairs for shape in ("5w1s", within)]
+        text += [
+            markdown(["trained by", "support", *parts], rows),
+            "The same learners with 30 generated versions beside the one support image of each class, 70 % of its "
+            "prototype: by learned hands, and by hand-made elastic deformation; the first 300 and 100 of the episodes.",
+        ]
+    return "\n\n".join(text) + "\n"
+
+
+def label(name: str) -> str:
+    """Return the name of a row."""
+    return f"`{name}`{' (control)' if name in CONTROLS else ''}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def over_seeds(values: list[float]) -> str:
