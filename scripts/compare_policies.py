@@ -143,7 +143,7 @@ def table(names: list[str], fits: dict, tests: dict, hands: dict, options: argpa
         markdown(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])]),
         f"Data: {options.data}, split {first['split']['name']} ({first['split']['hash']}). Accuracy in %, mean over "
         f"seeds {', '.join(map(str, options.seeds))} ± half the 95 % interval over seeds (Student's t); the same test "
-        f"episodes for all rows: 600 of 5w1s, 300 within an alphabet; {first['steps']} steps of 60 images for all rows. "
+        f"episodes for all rows: 600 of 5w1s, 300 within an alphabet; {first['steps']} steps of 60 images for all. "
         f"Sorted by validation accuracy (300 episodes). {options.workers} runs at a time, one thread each.",
     ]
     pairs = (("validation", val_within), ("test", test_within))
