@@ -93,6 +93,20 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a VAE, which has an encoder."""
+    quick = ["--data.feature_steps=2", "--model.importance_samples=2"]
+    return _three_steps(tmp_path_factory.mktemp("vae"), "--config", "configs/generator/vae_plain.yaml", *quick)
+
+
+@pytest.fixture(scope="session")
+def redrawer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a model that draws given images again."""
+    config = ["--config", "configs/generator/vae_deformation.yaml"]
+    return _three_steps(tmp_path_factory.mktemp("redrawer"), *config, "--data.feature_steps=2")
+
+
+@pytest.fixture(scope="session")
 def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ProtoNet's checkpoint, trained on real tasks."""
     configs = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml"]

@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import csv
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from genmeta.rng import make_rng
 
 DEBUG = "configs/trainer/debug.yaml"
 GAN = "configs/generator/gan_classic.yaml"
+CLASSES_GAN = "configs/generator/gan.yaml"
 QUICK = "--data.feature_steps=2"  # the network that samples are measured with
 PROTONET = "configs/learner/protonet.yaml"
 REAL = "configs/arm/real_only.yaml"
@@ -41,7 +43,7 @@ def run(tmp_path, *args: str) -> int:
 
 def test_every_shipped_yaml_is_run_by_a_test():
     kinds = {Path(path).parts[1] for path in YAMLS}
-    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer", "test"}
+    assert kinds == {"generator", "learner", "data", "arm", "baseline", "trainer", "test", "policy", "table"}
     for path in YAMLS:
         assert (ROOT / path).read_text(encoding="utf-8").startswith("# "), f"{path} does not open with what it is"
 
@@ -93,13 +95,42 @@ def test_baselines_test(tmp_path, path):
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if "/test/" in p])
-def test_tests_of_other_shapes(tmp_path, path):
+def test_tests_of_other_shapes(tmp_path, path, redrawer):
     if "omniglot" in path and not OMNIGLOT.is_dir():
         pytest.skip("the Omniglot zip files are not here")
-    pixels = ["--config", "configs/baseline/pixels.yaml", "--config", "configs/data/omniglot_minimal.yaml"]
-    assert run(tmp_path, "test", *pixels, "--config", path, "--config", DEBUG) == 0
+    data = ["--config", "configs/data/omniglot_minimal.yaml"] if "omniglot" in path else []
+    args = ["--config", "configs/baseline/pixels.yaml", *data, "--config", path, f"--data.redrawer={redrawer}"]
+    assert run(tmp_path, "test", *args, "--config", DEBUG) == 0
     (folder,) = tmp_path.glob("*/001")
-    assert "test/acc_20w1s_within" in json.loads((folder / "run.json").read_text())["metrics"]
+    metrics = json.loads((folder / "run.json").read_text())["metrics"]
+    expected = {"test/acc_20w1s_within"} if "within" in path else {"test/acc_5w1s+30hands", "test/acc_5w1s+30elastic"}
+    assert expected <= set(metrics)
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/policy/" in p])
+def test_policies_train(tmp_path, path, generator, vae, redrawer):
+    """Each laid over a learner's YAML, with the checkpoints that its first lines name."""
+    text = (ROOT / path).read_text()
+    codes = {"generator_classes": CLASSES_GAN}.get(Path(path).stem, vae)
+    args = ["--config", PROTONET, "--config", "configs/table/policies.yaml", "--config", path, "--config", DEBUG]
+    if codes is CLASSES_GAN:
+        assert run(tmp_path / "gan", "fit", "--config", codes, "--config", DEBUG, QUICK) == 0
+        (codes,) = (tmp_path / "gan").glob("*/001/checkpoints/best.ckpt")
+        os.environ.pop("GENMETA_RUN_FOLDER")
+    args += [f"--data.generator={codes}"] if "--data.generator" in text else []
+    args += [f"--data.redrawer={redrawer}"] if "--data.redrawer" in text else []
+    assert run(tmp_path, "fit", *args) == 0
+    (folder,) = tmp_path.glob("protonet-glyphs/001")
+    assert (folder / "pictures" / "episodes.png").is_file()
+    with open(folder / "metrics.csv") as file:
+        shares = [float(row["train/latent_share"]) for row in csv.DictReader(file) if row["train/latent_share"]]
+    low, high = {
+        **dict.fromkeys(["real", "rotations", "elastic", "hands", "hands_elastic"], (0, 0)),
+        **dict.fromkeys(["instances_encoded", "instances_transferred"], (0, 0)),
+        **dict.fromkeys(["umtra", "umtra_hands", "clusters_only", "random_other_only"], (1, 1)),
+        **dict.fromkeys(["interpolation_adaptive", "hands_interpolation"], (0.2, 0.3)),
+    }.get(Path(path).stem, (0.45, 0.55))
+    assert low <= shares[0] <= high
 
 
 @pytest.mark.parametrize("name", ["glyphs", "glyphs_full", "omniglot_minimal"])  # others: tests/test_data_sets.py
@@ -326,7 +357,9 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path, capsys):
         (["--data", "glyfs"], "'glyfs' is no file and none of .*glyphs, .* did you mean 'glyphs'"),
         (["--learner", "protonets"], "did you mean 'protonet'"),
         (["--generator", "gna"], "did you mean 'gan'"),
-        (["--generator", "vae_deformation"], "which draws given images again"),
+        (["--policy", "interpolation", "--generator", "vae_deformation"], "which draws given images again"),
+        (["--policy", "hands", "--redrawer", "vae_plain"], "which draws from codes"),
+        (["--policy", "interpolate"], "did you mean 'interpolation'"),
         (["--seed", "x"], "invalid int value"),
         (["--sede", "1"], "--sede"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),

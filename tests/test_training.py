@@ -25,8 +25,9 @@ from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.step_loader import StepLoader
 from genmeta.modules.vae_module import VAEModule
-from genmeta.tasks.latent import LatentTasks, PriorNoise
+from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
+from genmeta.tasks.policies import PriorNoise
 from genmeta.tasks.real import RealTasks
 
 

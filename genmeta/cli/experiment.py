@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -13,37 +14,45 @@ from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folde
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError, nearest
 from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule
+from genmeta.modules.redraw_module import RedrawModule
 
 CONFIGS = Path("configs")
 
 
 def experiment(args: Sequence[str]) -> None:
-    """Pretrain a generator if there is none, meta-train on the mix and on real tasks only, meta-test all arms, compare.
+    """Pretrain the generators that are needed if there are none, meta-train with them and without, meta-test, compare.
 
     Raises:
         UserError: an option, a file or a size is wrong.
     """
     options = _parse(args)
     started = time.monotonic()
-    name = f"{options.data.stem}-{options.learner.stem}-{options.generator.stem}"
     learner = _configs(options, options.learner)
-    _check_arms(options, learner)
+    mixed = _configs(options, options.learner, options.policy)
+    roles = _roles(options, mixed)
+    name = "-".join([options.data.stem, options.learner.stem, *(config.stem for config in _in_name(options, roles))])
+    _check_arms(options, learner, roles)
 
-    print(f"generator  {options.generator} on {options.data}")
-    generator = _run(
-        "fit",
-        *_configs(options, options.generator),
-        *_settings(f"{options.generator.stem}-{options.data.stem}", options.runs, options, name),
-        "--run.reuse=true",
-    )
-    print(f"           {'found' if generator.reused else 'trained'}: {generator.run_folder}", flush=True)
+    checkpoints, generators = [], {}
+    for role, config in roles.items():
+        print(f"{role:10} {config} on {options.data}")
+        run = _run(
+            "fit",
+            *_configs(options, config),
+            *_settings(f"{config.stem}-{options.data.stem}", options.runs, options, name),
+            "--run.reuse=true",
+        )
+        print(f"           {'found' if run.reused else 'trained'}: {run.run_folder}", flush=True)
+        checkpoints.append(f"--data.{role}={best_checkpoint(run.run_folder)}")
+        generators[role] = str(run.run_folder)
 
     folder = claim_run_folder(RunSettings(name=name, folder=options.runs))
-    checkpoint = best_checkpoint(generator.run_folder)
     trained = {
-        "mixed": ("mixed: real and generated tasks", [*learner, f"--data.generator={checkpoint}"]),
-        "real_only": ("real tasks only, same steps", [*learner, f"--config={CONFIGS / 'arm' / 'real_only.yaml'}"]),
+        "mixed": ("with the generator", mixed),
+        "real_only": ("real only, with rotations", [*learner, f"--config={CONFIGS / 'arm' / 'real_only.yaml'}"]),
+        "elastic": ("real only, elastic deformation", [*learner, f"--config={CONFIGS / 'arm' / 'elastic.yaml'}"]),
     }
     untrained = {
         "from_scratch": ("from scratch on each task", _configs(options, CONFIGS / "baseline" / "from_scratch.yaml")),
@@ -52,17 +61,52 @@ def experiment(args: Sequence[str]) -> None:
     arms: dict[str, Arm] = {}
     for arm, (title, configs) in {**trained, **untrained}.items():
         settings = [*_settings(arm, str(folder), options, name), "--run.version"]
-        weights = []
+        weights: list[str] = []
         if arm in trained:
             print(f"training   {title}", flush=True)
-            fit = _run("fit", *configs, *settings, "fit")
-            weights = [f"--ckpt_path={best_checkpoint(fit.run_folder)}"]
+            fit = _run("fit", *configs, *checkpoints, *settings, "fit")
+            weights = [f"--ckpt_path={best_checkpoint(fit.run_folder)}", *checkpoints]
         print(f"testing    {title}", flush=True)
         test = _run("test", *configs, *settings, "test", *weights)
-        summary = read_run_file(test.run_folder)
-        arms[arm] = Arm(title, summary["episode_accuracies"], summary["episodes"])
+        arms |= _with_support(arm, title, read_run_file(test.run_folder))
     check_same_episodes(list(arms.values()))
-    _report(folder, arms, generator.run_folder, options, time.monotonic() - started)
+    _report(folder, arms, generators, options, time.monotonic() - started)
+
+
+def _roles(options: argparse.Namespace, mixed: list[str]) -> dict[str, Path]:
+    """Return which kinds of generators the learner's tasks need, and the YAML of each."""
+    data = TrainingCLI(["fit", *mixed], check_only=True, set_up=False).datamodule
+    if not isinstance(data, EpisodicDataModule):
+        raise UserError(f"--learner: {options.learner} has no episodes")
+    samplers = [data.train_tasks, data.val.tasks, *(episodes.tasks for episodes in data.test)]
+    needs = {need for sampler in samplers for need in sampler.needs}
+    roles = {}
+    if needs & {"decoder", "encoder"}:
+        roles["generator"] = options.generator
+    if "redrawer" in needs:
+        roles["redrawer"] = options.redrawer
+    return roles
+
+
+def _in_name(options: argparse.Namespace, roles: dict[str, Path]) -> list[Path]:
+    return [*([options.policy] if options.policy else []), *roles.values()]
+
+
+def _with_support(arm: str, title: str, summary: dict[str, Any]) -> dict[str, Arm]:
+    """Return an arm, and one more for each kind of generated support images that it was tested with.
+
+    Episodes with generated support images are the same real ones, so that all of them pair.
+    """
+    arms: dict[str, Arm] = {}
+    for name, accuracies in summary["episode_accuracies"].items():
+        base, plus, kind = name.partition("+")
+        n, what = re.fullmatch(r"(\d*)(.*)", kind).groups()  # type: ignore[union-attr]
+        row = f"… and {n} {what} beside each support image" if plus else title
+        entry = arms.setdefault(f"{arm}{plus}{kind}", Arm(row, {}, {}))
+        entry.accuracies[base] = accuracies  # type: ignore[index]
+        hashes = summary["episodes"]
+        entry.hashes[f"test/{base}"] = hashes.get(f"test/{base}", hashes[f"test/{name}"])  # type: ignore[index]
+    return arms
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
@@ -70,7 +114,9 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", default="glyphs", help="name of a YAML in configs/data, or its path")
     add("--learner", default="protonet", help="name of a YAML in configs/learner, or its path")
-    add("--generator", default="vae", help="name of a YAML in configs/generator, or its path")
+    add("--policy", help="name of a YAML in configs/policy, or its path, laid over the learner's; none by default")
+    add("--generator", default="vae", help="name of a YAML in configs/generator, or its path: draws from codes")
+    add("--redrawer", default="vae_deformation", help="the same, of a model that draws given images again")
     add(
         "--seed",
         type=int,
@@ -86,8 +132,9 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         help="YAML laid over those of all runs, e.g. configs/trainer/debug.yaml",
     )
     options = parser.parse_args(args)
-    for kind in ("data", "learner", "generator"):
-        setattr(options, kind, _find(kind, getattr(options, kind)))
+    for kind in ("data", "learner", "policy", "generator", "redrawer"):
+        if name := getattr(options, kind):
+            setattr(options, kind, _find(kind, name))
     for config in options.config:
         if not Path(config).is_file():
             raise UserError(f"--config: {config}: no such file")
@@ -95,7 +142,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 
 def _find(kind: str, name: str) -> Path:
-    folder = CONFIGS / kind
+    folder = CONFIGS / ("generator" if kind == "redrawer" else kind)
     known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     path = known.get(name, Path(name))
     if not path.is_file():
@@ -105,10 +152,11 @@ def _find(kind: str, name: str) -> Path:
     return path
 
 
-def _configs(options: argparse.Namespace, first: Path) -> list[str]:
-    """Return the options of a run: its YAML, the data's, one device, then what the user lays over them."""
+def _configs(options: argparse.Namespace, first: Path, policy: Path | None = None) -> list[str]:
+    """Return the options of a run: its YAML, the data's, the policy's, one device, then what is laid over them."""
+    configs = [first, options.data, *([policy] if policy else [])]
     laid_over = [f"--config={path}" for path in options.config]
-    return [f"--config={first}", f"--config={options.data}", "--trainer.devices=1", *laid_over]
+    return [*(f"--config={path}" for path in configs), "--trainer.devices=1", *laid_over]
 
 
 def _settings(run: str, folder: str, options: argparse.Namespace, group: str) -> list[str]:
@@ -121,30 +169,40 @@ def _settings(run: str, folder: str, options: argparse.Namespace, group: str) ->
     ]
 
 
-def _check_arms(options: argparse.Namespace, learner: list[str]) -> None:
-    """Check what can be checked of the arms before time is spent on the generator."""
-    TrainingCLI(["fit", *learner, f"--config={CONFIGS / 'arm' / 'real_only.yaml'}"], check_only=True)
-    TrainingCLI(["test", *learner], check_only=True)
-    generator = TrainingCLI(["fit", *_configs(options, options.generator)], check_only=True).model
-    if not isinstance(generator, CodesModule):
-        raise UserError(
-            f"--generator: {options.generator} is a {type(generator).__name__}, which draws given images again, "
-            f"not new classes from codes; choose a GAN or a VAE of codes"
-        )
+def _check_arms(options: argparse.Namespace, learner: list[str], roles: dict[str, Path]) -> None:
+    """Check what can be checked of the arms before time is spent on generators."""
+    for arm in ("real_only", "elastic"):
+        TrainingCLI(["fit", *learner, f"--config={CONFIGS / 'arm' / f'{arm}.yaml'}"], check_only=True)
+    for role, config in roles.items():
+        model = TrainingCLI(["fit", *_configs(options, config)], check_only=True).model
+        if role == "generator" and not isinstance(model, CodesModule):
+            raise UserError(
+                f"--generator: {config} is a {type(model).__name__}, which draws given images again, not new classes "
+                f"from codes; choose a GAN or a VAE of codes, or name it as --redrawer"
+            )
+        if role == "redrawer" and not isinstance(model, RedrawModule):
+            raise UserError(
+                f"--redrawer: {config} is a {type(model).__name__}, which draws from codes; choose a model that draws "
+                f"given images again, such as vae_deformation"
+            )
 
 
 def _run(*args: str) -> TrainingCLI:
     return TrainingCLI(list(args))
 
 
-def _report(folder: Path, arms: dict[str, Arm], generator: Path, options: argparse.Namespace, seconds: float) -> None:
+def _report(
+    folder: Path, arms: dict[str, Arm], generators: dict[str, str], options: argparse.Namespace, seconds: float
+) -> None:
     summary = read_run_file(folder / "mixed" / "test")
     n_episodes = {shape: len(values) for shape, values in arms["mixed"].accuracies.items()}
+    beside = [name for name in arms if name.startswith("mixed+")]
+    pairs = [("mixed", "real_only"), ("mixed", "elastic"), *((name, "mixed") for name in beside)]
     text = "\n".join(
         [
             table(list(arms.values())),
             "",
-            difference(arms["mixed"], arms["real_only"]),
+            *(difference(arms[first], arms[second]) for first, second in pairs),
             "",
             f"Accuracy in % on classes that neither generator nor learner has seen (split {summary['split']['name']}, "
             f"hash {summary['split']['hash']}), mean ± 95 % interval over test episodes ("
@@ -159,7 +217,7 @@ def _report(folder: Path, arms: dict[str, Arm], generator: Path, options: argpar
         "arms": {name: {"title": a.name, "accuracies": dict(a.accuracies)} for name, a in arms.items()},
         "episodes": dict(arms["mixed"].hashes),
         "split": summary["split"],
-        "generator": str(generator),
+        **generators,
         "seed": options.seed,
         "seconds": round(seconds, 1),
     }
@@ -167,6 +225,7 @@ def _report(folder: Path, arms: dict[str, Arm], generator: Path, options: argpar
     print(f"\n{text}\n")
     print(f"results      {folder}/results.md, results.json  ({seconds:.0f} s)")
     print(f"checkpoints  {best_checkpoint(folder / 'mixed' / 'fit')}, {best_checkpoint(folder / 'real_only' / 'fit')}")
-    print(f"generator    {best_checkpoint(generator)}, pictures in {generator / 'pictures'}")
+    for role, run in generators.items():
+        print(f"{role:12} {best_checkpoint(Path(run))}, pictures in {run}/pictures")
     print(f"episodes     {folder / 'mixed' / 'fit' / 'pictures' / 'episodes.png'} (blue: real, orange: generated)")
     sys.stdout.flush()

@@ -63,6 +63,7 @@ class TrainingCLI(LightningCLI):
     Args:
         args: subcommand and options.
         check_only: stop after the checks: make no folder, run nothing.
+        set_up: load data and checkpoints for the checks; without, only what is configured is made.
 
     Attributes:
         run_folder: of this run, or of the earlier one that is used in its place.
@@ -73,9 +74,9 @@ class TrainingCLI(LightningCLI):
     reused = False
     subcommand: str
 
-    def __init__(self, args: ArgsType, check_only: bool = False) -> None:
+    def __init__(self, args: ArgsType, check_only: bool = False, set_up: bool = True) -> None:
         self.started = time.monotonic()
-        self.check_only = check_only
+        self.check_only, self.set_up = check_only, set_up
         quiet()
         leave_out_gym()
         super().__init__(
@@ -141,7 +142,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self.config[self.subcommand]
         run = RunSettings(**config.run.as_dict())
-        self._check()
+        if self.set_up:
+            self._check()
         if self.check_only:
             return Trainer(logger=False, barebones=True)
         text = self._parser(self.subcommand).dump(config, skip_unset=False, skip_link_targets=False)

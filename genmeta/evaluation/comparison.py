@@ -25,9 +25,10 @@ class Arm:
 
 
 def check_same_episodes(arms: Sequence[Arm]) -> None:
-    """Raise UserError if two arms were not tested on the same episodes."""
+    """Raise UserError if two arms were not tested on the same episodes of the shapes that both were tested on."""
     for arm in arms[1:]:
-        if arm.hashes != arms[0].hashes:
+        both = arm.hashes.keys() & arms[0].hashes.keys()
+        if not both or any(arm.hashes[name] != arms[0].hashes[name] for name in both):
             raise UserError(f"'{arm.name}' and '{arms[0].name}' were tested on different episodes; they do not compare")
 
 
@@ -41,7 +42,7 @@ def table(arms: Sequence[Arm]) -> str:
     """Return the accuracies of all arms as a Markdown table, aligned for a terminal."""
     shapes = list(arms[0].accuracies)
     rows = [["", *(re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", s).strip() for s in shapes)]]
-    rows += [[arm.name, *(percent(arm.accuracies[s]) for s in shapes)] for arm in arms]
+    rows += [[arm.name, *(percent(arm.accuracies[s]) if s in arm.accuracies else "" for s in shapes)] for arm in arms]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
@@ -57,7 +58,7 @@ def difference(first: Arm, second: Arm) -> str:
     """
     check_same_episodes([first, second])
     sentences = []
-    for shape in first.accuracies:
+    for shape in (shape for shape in first.accuracies if shape in second.accuracies):
         deltas = [a - b for a, b in zip(first.accuracies[shape], second.accuracies[shape], strict=True)]
         mean, half = mean_and_ci95(deltas)
         verdict = "no difference that these episodes can show" if abs(mean) <= half else "more" if mean > 0 else "less"

@@ -147,6 +147,9 @@ class EpisodicDataModule(StepDataModule):
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, found {value}")
+        names = [episodes.name for episodes in test]
+        if len(set(names)) < len(names):
+            raise UserError(f"data.test: entries must differ in shape, groups or support, found {', '.join(names)}")
         self.source, self.split_name = source, split
         self.generator_path, self.redrawer_path = generator, redrawer
         self.low_data = low_data or LowData()
