@@ -20,13 +20,13 @@ class BankedTasks(TaskSampler):
 
     Args:
         tasks: draws the episodes; all of their classes are generated, or none is.
-        episodes: in the bank.
+        episodes: in the bank. An episode comes up `refresh · share · tasks_per_step / episodes` times on average.
         refresh: steps after which the bank is filled anew.
     """
 
     tasks: TaskSampler
-    episodes: int = 200
-    refresh: int = 500
+    episodes: int = 100
+    refresh: int = 1000
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.refresh < 1:
