@@ -7,7 +7,9 @@ PYTHON ?= python3# that makes the virtual environment: 3.11 to 3.13
 TORCH_INDEX ?=# address of a wheel index for torch, e.g. that of the CPU-only builds on pytorch.org
 DATA ?= glyphs# configs/data/*.yaml
 LEARNER ?= protonet# configs/learner/*.yaml
-GENERATOR ?= vae# configs/generator/*.yaml: of meta-train
+POLICY ?=# configs/policy/*.yaml, laid over LEARNER in meta-train: how tasks are generated
+GENERATOR ?= vae# configs/generator/*.yaml that draws from codes: of meta-train, if its tasks need one
+REDRAWER ?= vae_deformation# configs/generator/*.yaml that draws given images again: the same
 GAN ?= gan# configs/generator/gan*.yaml: of train-gan
 VAE ?= vae# configs/generator/vae*.yaml: of train-vae
 SEED ?= 0
@@ -20,13 +22,14 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators meta-train meta-test challenge bench-generators bench-sampling test test-all check format clean
+.PHONY: help setup train-gan train-vae compare-generators compare-policies meta-train meta-test challenge bench-generators bench-sampling bench-tasks test test-all check format clean
 
 help: ## list the targets
-	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
+	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
 	@echo; echo "  DATA:      $(notdir $(basename $(wildcard configs/data/*.yaml)))"
 	@echo "  LEARNER:   $(notdir $(basename $(wildcard configs/learner/*.yaml)))"
+	@echo "  POLICY:    $(notdir $(basename $(wildcard configs/policy/*.yaml)))"
 	@echo "  GENERATOR: $(notdir $(basename $(wildcard configs/generator/*.yaml)))"
 
 setup: $(STAMP) ## install everything into .venv (TORCH_INDEX=... for a CPU-only torch)
@@ -51,7 +54,7 @@ compare-generators: $(STAMP) ## train all generators on DATA with two seeds (an 
 	$(BIN)/python scripts/compare_generators.py --data $(DATA) --out docs/generators-$(DATA).md $(ARGS)
 
 meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
-	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) --generator $(GENERATOR) --seed $(SEED) $(ARGS)
+	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) $(if $(POLICY),--policy $(POLICY)) --generator $(GENERATOR) --redrawer $(REDRAWER) --seed $(SEED) $(ARGS)
 
 meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newest mixed one) again
 	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed/fit" >&2; exit 2; }
@@ -60,6 +63,12 @@ meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newes
 challenge: $(STAMP) ## the Omniglot Challenge: RUNS (all_runs.zip or its folder), with the learner of RUN
 	@test -n "$(RUNS)" || { echo "give RUNS=all_runs.zip (of the Omniglot release), or the folder in it" >&2; exit 2; }
 	$(GENMETA) challenge --runs $(RUNS) $(if $(RUN),--ckpt $(RUN)/checkpoints/best.ckpt) $(ARGS)
+
+compare-policies: $(STAMP) ## meta-train by all policies on DATA with three seeds and write their table (see docs/latent_tasks.md)
+	$(BIN)/python scripts/compare_policies.py --data $(DATA) --out docs/latent-tasks-$(DATA).md $(ARGS)
+
+bench-tasks: $(STAMP) ## what a step with generated classes costs
+	$(BIN)/python benchmarks/generated_tasks.py $(ARGS)
 
 bench-sampling: $(STAMP) ## how fast episodes are made, beside learn2learn and easyfsl
 	@$(BIN)/python -c 'import easyfsl' 2>/dev/null || $(BIN)/pip install --quiet --editable ".[bench]"

@@ -256,9 +256,8 @@ class DoubleData(EpisodicDataModule):
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int):
         rendered = super().on_after_batch_transfer(batch, dataloader_idx)
         fields = vars(rendered)
-        return type(rendered)(
-            **{k: v.double() if v is not None and v.is_floating_point() else v for k, v in fields.items()}
-        )
+        floats = {k for k, v in fields.items() if v is not None and v.is_floating_point()}
+        return type(rendered)(**{k: v.double() if k in floats else v for k, v in fields.items()})
 
 
 def test_two_processes_equal_one(tmp_path, toy_data, toy_split_file):
