@@ -1,10 +1,10 @@
 """Does a better generator make a better learner? Meta-train against one generator at several ages: make generator-ages.
 
-python scripts/generator_ages.py --data omniglot_minimal --ages 0 25 100 400 --seeds 0 1 2 --out docs/generator-ages.md
+python scripts/generator_ages.py --data omniglot_minimal --ages 0 30 200 --seeds 0 1 2 --out docs/generator-ages.md
 
-For each seed: a generator is trained once and kept at several ages (in steps; 0 is untrained; its best checkpoint is the
-last row), each is measured by `genmeta validate`, a learner with the same seed is meta-trained against each, and one on
-real tasks only; all are tested on the same episodes. Writes a table, and a picture of metric against accuracy.
+For each seed: a generator is trained once and kept at several ages (in steps; 0 is untrained; its best checkpoint is
+the last row), each is measured by `genmeta validate`, a learner with the same seed is meta-trained against each, and
+one on real tasks only; all are tested on the same episodes. Writes a table, and a picture of metric against accuracy.
 Runs that are finished are not repeated. What stands after `--` are options of all the learners' runs, e.g.
 `-- --data.train_tasks.share=1`.
 """
@@ -134,7 +134,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def table(reports: dict[Key, dict], accuracies: dict[Key, dict], options: argparse.Namespace) -> str:
-    """Return the Markdown table: means over seeds; metrics ± half their range, accuracies ± 95 % interval over seeds."""
+    """Return the Markdown table: means over seeds; metrics ± half their range, accuracies ± their 95 % interval."""
     shapes = list(next(iter(accuracies.values())))
     head = ["generator", *(title for title, _ in METRICS.values())]
     head += [cell for shape in shapes for cell in (f"{shape} (%)", f"{shape} − real only")]
@@ -163,13 +163,16 @@ def notes(generators: dict[int, Run], tests: dict[Key, Run], options: argparse.N
     width = max(100 * mean_and_ci95(v)[1] for run in tests.values() for v in run.summary["episode_accuracies"].values())
     steps = sorted({run.summary["steps"] for run in generators.values()})
     learner_steps = sorted({fit.summary["steps"] for test in tests.values() for fit in test.after})
+    more = f" with `{' '.join(options.options)}`" if options.options else ""
+    split = some.summary["split"]
+    episodes = ", ".join(f"{n} of {s} ({some.summary['episodes'][f'test/{s}']})" for s, n in n_episodes.items())
     return (
-        f"Generator `{options.generator.stem}`, {steps} steps in all; learner `{options.learner.stem}`, {learner_steps} "
-        f"steps{' (' + ' '.join(options.options) + ')' if options.options else ''}; seeds {options.seeds}, a generator "
-        f"and its learners have the same; split {some.summary['split']['name']} ({some.summary['split']['hash']}).\n"
-        f"Accuracies are means over seeds ± 95 % interval over seeds (Student's t), differences paired by seed; metrics "
-        f"± half the range. {n_episodes} test episodes, the same in all runs, hashes "
-        f"{sorted(some.summary['episodes'].values())}; they measure one trained learner to ± {width:.2f}.\n"
+        f"Generator `{options.generator.stem}`, {' or '.join(map(str, steps))} steps in all; learner "
+        f"`{options.learner.stem}`, {' or '.join(map(str, learner_steps))} steps{more}; seeds "
+        f"{', '.join(map(str, options.seeds))}: a generator and its learners have the same; split {split['name']} "
+        f"({split['hash']}). Accuracies are means over seeds ± 95 % interval over seeds (Student's t), differences are "
+        f"paired by seed; metrics ± half their range. Test episodes, the same in all runs: {episodes}; they measure "
+        f"one trained learner to at most ± {width:.2f}.\n"
     )
 
 
