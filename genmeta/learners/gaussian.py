@@ -180,8 +180,8 @@ class DistributionCalibration(_GaussianLearner):
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, frozen.
         k: nearest base classes.
-        pull: share of the base classes in the mean: `(1 - pull) x̃ + pull · (mean of the k μ_i)`; the paper's
-            k / (k + 1) if left out.
+        pull: share of the base classes in the mean, `(1 - pull) x̃ + pull · (mean of the k μ_i)`, in [0, 1]. The paper's
+            is k / (k + 1), which is too much for Conv4 and encoders on Omniglot (chosen on validation classes).
         power: λ of Tukey's transform `x^λ` in (0, 1], 1: none. Below 1 the features must not be negative: the output of
             a ReLU, not posterior means.
         shrinkage: of the covariance, in [0, 1].
@@ -197,18 +197,18 @@ class DistributionCalibration(_GaussianLearner):
     def __init__(
         self,
         backbone: nn.Module,
-        k: int = 2,
-        pull: float | None = None,
+        k: int = 8,
+        pull: float = 0.3,
         power: float = 1.0,
-        shrinkage: float = 0.1,
+        shrinkage: float = 0.2,
     ) -> None:
         super().__init__(backbone, shrinkage)
-        if k < 1 or not 0 < power <= 1 or not 0 <= (pull or 0) <= 1:
+        if k < 1 or not 0 < power <= 1 or not 0 <= pull <= 1:
             raise UserError(
                 f"DistributionCalibration needs k >= 1, pull in [0, 1] and power in (0, 1]; "
                 f"found k={k}, pull={pull}, power={power}"
             )
-        self.k, self.pull, self.power = k, k / (k + 1) if pull is None else pull, power
+        self.k, self.pull, self.power = k, pull, power
         self.register_buffer("means", torch.empty(0, 0, dtype=torch.float64))
         self.register_buffer("covariances", torch.empty(0, 0, 0, dtype=torch.float64))
 

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmeta.errors import UserError
-
 
 class LatentDecoder(nn.Module, ABC):
     """Maps codes to images.
@@ -52,14 +50,6 @@ class LatentEncoder(nn.Module, ABC):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each `[n, latent_dim]`, for images `[n, C, H, W]` in [0, 1]."""
 
-    def trunk(self, x: Tensor) -> Tensor:
-        """Return what mean and log variance are computed from by one layer, `[n, d]` (transfer alone needs it).
-
-        Raises:
-            UserError: unless overridden.
-        """
-        raise UserError(f"{type(self).__name__} has no trunk; use its posterior mean: EncoderBackbone")
-
 
 class Discriminator(nn.Module, ABC):
     """A GAN's discriminator; `forward` returns **logits** `[n]`: > 0 means "real".
@@ -73,7 +63,9 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, x: Tensor) -> Tensor:
-        """Return the features `[n, d]` that the logit is a function of, for images `[n, C, H, W]` in [-1, 1]."""
+        """Return features `[n, d]` of images `[n, C, H, W]` in [-1, 1]: those before the logit, maps averaged over
+        places.
+        """
 
 
 class Redrawer(nn.Module, ABC):

@@ -196,4 +196,4 @@ class ConvDiscriminator(Discriminator):
         return logits + (features.sum((2, 3)) * self.classes(labels)).sum(1)
 
     def trunk(self, x: Tensor) -> Tensor:
-        return self.body(x).flatten(1)
+        return self.body(x).mean((2, 3))

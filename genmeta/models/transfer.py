@@ -82,7 +82,10 @@ class PretrainedBackbone(nn.Module, ABC):
 
 
 class EncoderBackbone(PretrainedBackbone):
-    """The encoder of a VAE, or of a GAN that has one: features are the posterior means of the codes."""
+    """The encoder of a VAE, or of a GAN that has one: features are the posterior means of the codes.
+
+    The layer before them does as well on validation classes, not better, with eight times the entries.
+    """
 
     def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
         return _network_of(checkpoint, "encoder", "has no encoder; expected a VAE's, or a GAN's with model.encoder")
@@ -92,19 +95,12 @@ class EncoderBackbone(PretrainedBackbone):
         return self.network(x)[0]
 
 
-class EncoderTrunkBackbone(EncoderBackbone):
-    """The encoder but for its last layer: features are what the posterior is a linear function of."""
-
-    def features(self, x: Tensor) -> Tensor:
-        assert isinstance(self.network, LatentEncoder)
-        return self.network.trunk(x)
-
-
 class DiscriminatorBackbone(PretrainedBackbone):
-    """The trunk of a GAN's discriminator, as DCGAN's authors used it: features are its last feature maps, flat.
+    """The trunk of a GAN's discriminator; features are its last feature maps, averaged over places.
 
-    Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional GANs", ICLR 2016, section
-    5.1 (they pool the maps of all layers; here the last layer's are used as they are).
+    After Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional GANs", ICLR 2016,
+    section 5.1, who pool the maps of all layers to 4×4 places. A discriminator with projection compares the sum over
+    places with its classes, and a mean has few enough entries for a covariance.
     """
 
     def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:

@@ -48,9 +48,6 @@ class ConvEncoder(LatentEncoder):
         # a log variance beyond these is a step that went astray: exp() of it would end the run in NaN
         return mean, log_var.clamp(-12, 6)
 
-    def trunk(self, x: Tensor) -> Tensor:
-        return self.layers[:-1](x)
-
 
 class ConvDecoder(LatentDecoder):
     """The encoder's mirror image; `forward` returns logits, whose sigmoid is the mean image under every likelihood."""
