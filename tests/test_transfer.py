@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, ToySource, make_table
-from test_cli import assert_one_line, run
+from test_cli import DEBUG, assert_one_line, run
 from test_generator_training import gan, images_of
 from test_learners import Smooth, make_batch, replaced
 from test_training import trainer_for
 from torch import nn
 
+from genmeta.data.splits import load_split
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
 from genmeta.learners.checkpoint import LearnerBackbone, load_learner
@@ -20,7 +21,8 @@ from genmeta.learners.gaussian import DistributionCalibration, GaussianDiscrimin
 from genmeta.learners.maml import MAML
 from genmeta.learners.metric import ProtoNet
 from genmeta.models.backbones import Conv4
-from genmeta.models.checkpoint import load_generator
+from genmeta.models.checkpoint import describe_generator, load_generator
+from genmeta.models.gan_networks import ConvDiscriminator
 from genmeta.models.transfer import (
     DiscriminatorBackbone,
     EncoderBackbone,
@@ -30,6 +32,7 @@ from genmeta.models.vae_networks import ConvEncoder
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.rng import make_rng
+from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.real import RealTasks
 
 D = 6
@@ -438,16 +441,50 @@ def test_a_learner_is_built_again_without_its_generators_file(tmp_path, split_fi
     nested.check_split(module.data.split)
 
 
-def test_from_the_command_line(tmp_path, learner, capsys, monkeypatch):
-    """A ProtoNet's backbone in the YAML of calibration: of its own split it runs, of another it is refused."""
+@pytest.fixture(scope="module")
+def glyphs_generator(folder) -> Path:
+    """A checkpoint of untrained networks that says it is of the shipped split."""
+    torch.manual_seed(0)
+    networks = {"encoder": ConvEncoder(4, None, (4, 4), 8), "discriminator": ConvDiscriminator(None, (4, 6))}
+    entry = describe_generator(
+        {role: (network, f"{role}.") for role, network in networks.items()},
+        GaussianMixture.standard(4),
+        load_split("glyphs_minimal"),
+    )
+    weights = {f"{role}.{k}": v for role, network in networks.items() for k, v in network.state_dict().items()}
+    torch.save({"state_dict": weights, "genmeta": entry}, folder / "glyphs.ckpt")
+    return folder / "glyphs.ckpt"
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "transfer").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_yaml_runs(tmp_path, learner, glyphs_generator, monkeypatch, config):
+    """And what it trains is built again without the generator's file."""
     monkeypatch.chdir(ROOT)
-    config = ["--config", "configs/transfer/calibration.yaml", "--config", "configs/trainer/debug.yaml"]
-    args = ["test", *config, f"--model.learner.backbone.checkpoint={learner}"]
-    assert run(tmp_path, *args, "--run.wandb=off") == 0
-    capsys.readouterr()
-    assert run(tmp_path / "no", *args, "--run.wandb=off", "--data.split=glyphs_full") == 2
-    assert_one_line(capsys, r"was trained on split 'glyphs_minimal' .* uses split 'glyphs_full'")
-    assert not (tmp_path / "no").exists()
+    text = config.read_text()
+    (tmp_path / "begin.ckpt").write_bytes((learner if "LearnerBackbone" in text else glyphs_generator).read_bytes())
+    command = "test" if "frozen: true" in text else "fit"
+    more = [f"--config={DEBUG}", f"--model.learner.backbone.checkpoint={tmp_path / 'begin.ckpt'}", "--run.wandb=off"]
+    assert run(tmp_path, command, f"--config={config}", *more) == 0
+    (tmp_path / "begin.ckpt").unlink()
+    if command == "fit":
+        (path,) = tmp_path.glob("*/001/checkpoints/best.ckpt")
+        trained = torch.load(path, weights_only=True)["state_dict"]
+        for name, value in load_learner(str(path)).learner.state_dict().items():
+            assert torch.equal(value, trained[f"learner.{name}"])
+    else:
+        (path,) = tmp_path.glob("*/001/run.json")
+        assert set(json.loads(path.read_text())["episode_accuracies"]) == {"5w1s", "5w5s"}
+
+
+def test_another_split_is_refused_before_any_folder_is_made(tmp_path, learner, glyphs_generator, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, file in (("calibration", learner), ("latent_gaussian", glyphs_generator)):
+        args = ["test", f"--config=configs/transfer/{name}.yaml", f"--model.learner.backbone.checkpoint={file}"]
+        assert run(tmp_path / "no", *args, f"--config={DEBUG}", "--run.wandb=off", "--data.split=glyphs_full") == 2
+        assert_one_line(capsys, r"was trained on split 'glyphs_minimal' .* uses split 'glyphs_full'")
+        assert not (tmp_path / "no").exists()
+    assert run(tmp_path / "no", "test", "--config=configs/transfer/latent_gaussian.yaml", "--run.wandb=off") == 2
+    assert_one_line(capsys, "EncoderBackbone: checkpoint is not set; expected the path")
 
 
 def test_smooth_networks_without_image_shape_are_refused():

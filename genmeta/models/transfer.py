@@ -38,7 +38,11 @@ class PretrainedBackbone(nn.Module, ABC):
     def __init__(self, checkpoint: str | None = None, frozen: bool = True, network: nn.Module | None = None) -> None:
         super().__init__()
         if (checkpoint is None) == (network is None):
-            raise UserError(f"{type(self).__name__}: checkpoint is not set; expected the path of a trained network's")
+            raise UserError(
+                f"{type(self).__name__}: checkpoint is not set; expected the path of a trained network's checkpoint"
+                if network is None
+                else f"{type(self).__name__}: found both checkpoint and network; expected one of them"
+            )
         self.checkpoint, self.frozen = checkpoint, frozen
         self.split_name: str | None = None
         self.split_hash: str | None = None
