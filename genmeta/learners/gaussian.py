@@ -170,9 +170,10 @@ class DistributionCalibration(_GaussianLearner):
 
     Departures:
     - The paper draws hundreds of features from these Gaussians and trains a logistic regression on them. Here the
-      Gaussians themselves classify, which is what ever more draws tend to, needs no draw and takes one product of
-      matrices: with one covariance for all classes of the task, the mean of theirs, the log odds are linear in the
-      features, as logistic regression's are. A class with several support images has the mean of their means.
+      Gaussians themselves classify: exact, without draws, and one product of matrices. With one covariance for all
+      classes of the task, the mean of theirs, the log odds are linear in the features, as logistic regression's are:
+      the limit of a linear discriminant fitted to ever more draws. A class with several support images has the mean
+      of their means.
     - α adds to every entry of the covariance in the paper, also to those between dimensions, in units of its features.
       Here the covariance is shrunk towards a multiple of I, as `GaussianDiscriminant`'s, which knows no units.
     - Base statistics are of transformed features too, so that like is compared with like.
