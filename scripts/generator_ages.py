@@ -1,6 +1,6 @@
 """Does a better generator make a better learner? Meta-train against one generator at several ages: make generator-ages.
 
-python scripts/generator_ages.py --data omniglot_minimal --ages 0 30 200 --seeds 0 1 2 --out docs/generator-ages.md
+python scripts/generator_ages.py --data omniglot_minimal --ages 0 200 400 700 --seeds 0 1 2 --out docs/generator-ages.md
 
 For each seed: a generator is trained once and kept at several ages (in steps; 0 is untrained; its best checkpoint is
 the last row), each is measured by `genmeta validate`, a learner with the same seed is meta-trained against each, and
@@ -56,7 +56,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     add("--data", default="glyphs", help="name of a YAML in configs/data, or its path")
     add("--generator", default="vae", help="name of a YAML in configs/generator, or its path")
     add("--learner", default="protonet", help="name of a YAML in configs/learner, or its path")
-    add("--ages", nargs="+", type=int, default=[0, 25, 100, 400], help="steps of the generator; its best comes last")
+    add("--ages", nargs="+", type=int, default=[0, 200, 400, 700], help="steps of the generator; its best comes last")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the generator and the learners")
     add("--workers", type=int, default=1, help="runs at the same time, each of one thread")
     add("--runs", default="runs", help="folder of all runs")
