@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genmeta.data.seen import Seen
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.learners.learner import Learner
 from genmeta.models.checkpoint import KEY, read_checkpoint
+from genmeta.models.transfer import PretrainedBackbone
 
 PREFIX = "learner."  # of a learner's weights in the checkpoint of the module that trains it
 
@@ -49,6 +50,49 @@ def load_learner(path: str) -> LoadedLearner:
         raise UserError(f"checkpoint {path}: weights do not fit {entry['learner']['class_path']}") from error
     channels, height, width = entry["image_shape"]
     return LoadedLearner(learner.requires_grad_(False).eval(), (channels, height, width), seen)
+
+
+def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
+    """Return how to build a learner again from its own checkpoint alone.
+
+    That is its configuration, with the description of the network in place of the file that a pretrained backbone
+    began with: its weights are among the learner's.
+
+    Args:
+        config: `{class_path, init_args}` of the learner, or None if it was made in Python.
+        learner: made of it.
+    """
+    read = {
+        (f"{type(part).__module__}.{type(part).__qualname__}", part.checkpoint): part.description
+        for part in learner.modules()
+        if isinstance(part, PretrainedBackbone)
+    }
+
+    def described(node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        init_args = node.get("init_args")
+        key = (node.get("class_path"), init_args.get("checkpoint") if isinstance(init_args, Mapping) else None)
+        if key in read:
+            return {**node, "init_args": {**node["init_args"], "checkpoint": None, "network": read[key]}}
+        return {name: described(value) for name, value in node.items()}
+
+    return described(config)
+
+
+class LearnerBackbone(PretrainedBackbone):
+    """The backbone of a meta-trained learner's checkpoint, e.g. of a ProtoNet."""
+
+    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
+        loaded = load_learner(checkpoint)
+        network = getattr(loaded.learner, "backbone", None)
+        if not isinstance(network, nn.Module):
+            raise UserError(f"checkpoint {checkpoint}: a {type(loaded.learner).__name__} has no backbone of its own")
+        description = read_checkpoint(checkpoint)[KEY]["learner"]["init_args"]["backbone"]
+        return network, description, loaded.seen.split_name, loaded.seen.split_hash
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.network(x)
 
 
 def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> nn.Module:

@@ -14,7 +14,13 @@ class Learner(nn.Module, ABC):
 
     `forward` must work with gradients on, under `no_grad` and in inference mode (Lightning's test loop): learners that
     adapt by gradients use `torch.func.grad`, which works in all three.
+
+    Attributes:
+        uses_base_classes: whether it wants to see the base (meta-train) classes as a whole before a run:
+            `fit_statistics`.
     """
+
+    uses_base_classes = False
 
     @abstractmethod
     def forward(self, batch: EpisodeBatch) -> Tensor:
@@ -27,6 +33,19 @@ class Learner(nn.Module, ABC):
 
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the learner cannot work with such episodes (any will do unless overridden)."""
+
+    def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
+        """Compute what the learner takes from the base classes, into buffers, so that checkpoints carry it.
+
+        Called once when a run is set up, if `uses_base_classes`; a checkpoint that is loaded then overrides it.
+
+        Args:
+            images: uint8 `[n, C, H, W]`, all images of the train part that the run may see (low data counts).
+            labels: int64 `[n]`, number of the class, `0 … n_classes - 1`.
+
+        Raises:
+            UserError: they do not do for it.
+        """
 
 
 def check_image_shape(backbone: nn.Module, image_shape: tuple[int, int, int]) -> None:

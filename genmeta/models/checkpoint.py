@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from genmeta.data.splits import Split
 from genmeta.errors import UserError
-from genmeta.models.decoder import LatentDecoder, LatentEncoder, Redrawer
+from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
-_ROLES: dict[str, type[nn.Module]] = {"decoder": LatentDecoder, "encoder": LatentEncoder, "redrawer": Redrawer}
+_ROLES: dict[str, type[nn.Module]] = {
+    "decoder": LatentDecoder,
+    "encoder": LatentEncoder,
+    "redrawer": Redrawer,
+    "discriminator": Discriminator,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class LatentModel:
         prior: what codes are drawn from.
         split_name, split_hash: the split that it was trained on.
         path: of its checkpoint.
-        networks: by role: `decoder` and, where there is one, `encoder`; or `redrawer`.
+        networks: by role: `decoder` and, where there are such, `encoder` and `discriminator`; or `redrawer`.
     """
 
     prior: GaussianMixture
@@ -115,8 +120,8 @@ def describe_generator(
     """Return the checkpoint's entry of a generative model.
 
     Args:
-        networks: by role (`decoder`, `encoder`, `redrawer`): the network, and the prefix of its weights in the state
-            dict.
+        networks: by role (`decoder`, `encoder`, `redrawer`, `discriminator`): the network, and the prefix of its
+            weights in the state dict.
         prior: what codes are drawn from.
         split: that it is trained on.
     """

@@ -51,6 +51,23 @@ class LatentEncoder(nn.Module, ABC):
         """Return mean and log variance, each `[n, latent_dim]`, for images `[n, C, H, W]` in [0, 1]."""
 
 
+class Discriminator(nn.Module, ABC):
+    """A GAN's discriminator; `forward` returns **logits** `[n]`: > 0 means "real".
+
+    Attributes:
+        image_shape, init_args: as of a `LatentDecoder`.
+    """
+
+    image_shape: tuple[int, int, int]
+    init_args: dict[str, Any]
+
+    @abstractmethod
+    def trunk(self, x: Tensor) -> Tensor:
+        """Return features `[n, d]` of images `[n, C, H, W]` in [-1, 1]: those before the logit, maps averaged over
+        places.
+        """
+
+
 class Redrawer(nn.Module, ABC):
     """Draws an image again with another code: other instances of the class of *one given image*.
 

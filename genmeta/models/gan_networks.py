@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 from genmeta.errors import UserError, require_positive
-from genmeta.models.decoder import LatentDecoder
+from genmeta.models.decoder import Discriminator, LatentDecoder
 from genmeta.models.networks import Down, Shape, Up, three
 from genmeta.tasks.prior import GaussianMixture
 
@@ -62,13 +62,14 @@ class FullyConnectedGenerator(Generator):
         return self.layers(z).unflatten(1, self.image_shape)
 
 
-class FullyConnectedDiscriminator(nn.Module):
+class FullyConnectedDiscriminator(Discriminator):
     """pixels → hidden layers → one **logit** (no sigmoid): > 0 means "real"."""
 
     def __init__(self, image_shape: Shape = None, hidden: Sequence[int] = (512, 256)) -> None:
         super().__init__()
         require_positive("FullyConnectedDiscriminator", layers=len(hidden), smallest=min(hidden, default=1))
         self.image_shape = three(image_shape)
+        self.init_args = {"image_shape": list(self.image_shape), "hidden": list(hidden)}
         sizes = [prod(self.image_shape), *hidden]
         layers: list[nn.Module] = []
         for n_in, n_out in zip(sizes, hidden, strict=False):
@@ -78,6 +79,9 @@ class FullyConnectedDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `[n]` for images `[n, C, H, W]` in [-1, 1]."""
         return self.layers(x).squeeze(1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return self.layers[:-1](x)
 
 
 class ConvGenerator(Generator):
@@ -139,7 +143,7 @@ class ConvGenerator(Generator):
         return GaussianMixture(torch.full((n_classes,), 1 / n_classes), means, scales)
 
 
-class ConvDiscriminator(nn.Module):
+class ConvDiscriminator(Discriminator):
     """A convolutional discriminator: `Down`, then one **logit**.
 
     With `projection` it knows the class: `logit = w · φ(x) + v_y · Σ φ(x)` with a learned vector v for each class and
@@ -166,6 +170,14 @@ class ConvDiscriminator(nn.Module):
         super().__init__()
         require_positive("ConvDiscriminator", channels=min(channels, default=1))
         self.image_shape = three(image_shape)
+        self.init_args = {
+            "image_shape": list(self.image_shape),
+            "channels": list(channels),
+            "residual": residual,
+            "spectral_norm": spectral_norm,
+            "projection": projection,
+            "max_classes": max_classes,
+        }
         self.body = Down(self.image_shape, channels, residual, spectral_norm)
         linear = nn.Linear(prod(self.body.out_shape), 1)
         self.logit = torch_spectral_norm(linear) if spectral_norm else linear
@@ -182,3 +194,6 @@ class ConvDiscriminator(nn.Module):
         if labels is None:
             raise ValueError("a discriminator with projection needs labels")
         return logits + (features.sum((2, 3)) * self.classes(labels)).sum(1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((2, 3))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from genmeta.errors import UserError
-from genmeta.models.decoder import LatentDecoder, LatentEncoder
+from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder
 from genmeta.models.diff_augment import DiffAugment
 from genmeta.models.gan_networks import Generator
 from genmeta.models.gan_objectives import GANObjective, NonSaturating, gradient_penalty, r1_penalty
@@ -107,7 +107,10 @@ class GANModule(CodesModule):
     def networks(self) -> dict[str, tuple[nn.Module, str]]:
         prefix = "average.module." if self.average is not None else "generator."
         encoder: dict[str, tuple[nn.Module, str]] = {"encoder": (self.encoder, "encoder.")} if self.encoder else {}
-        return {"decoder": (self.decoder, prefix), **encoder}
+        networks = {"decoder": (self.decoder, prefix), **encoder}
+        if isinstance(self.discriminator, Discriminator):  # for its trunk, which a learner may begin with
+            networks["discriminator"] = (self.discriminator, "discriminator.")
+        return networks
 
     def prior(self) -> GaussianMixture:
         decoder = self.decoder

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from genmeta.data.seen import Seen
+from genmeta.data.table import gather
 from genmeta.episode import EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
+from genmeta.learners.checkpoint import describe_learner
 from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
+from genmeta.models.transfer import PretrainedBackbone
 from genmeta.modules.episodic_data import EpisodicDataModule
 
 
@@ -50,11 +53,26 @@ class MetaModule(LightningModule):
         """Raise UserError if the learner cannot work with the episodes of a stage."""
         for shape in data.shapes(stage):
             self.learner.check(shape, data.image_shape)
+        pretrained = [part for part in self.learner.modules() if isinstance(part, PretrainedBackbone)]
+        for backbone in pretrained:
+            backbone.check_split(data.split)
+        if stage == "test" and data.test_part == "train" and (pretrained or self.learner.uses_base_classes):
+            raise UserError(
+                f"data.test_part is 'train', but {type(self.learner).__name__} knows the train classes, by its "
+                f"pretrained backbone or their statistics; test on unseen classes: test, or val to choose settings"
+            )
         if stage == "fit" and not any(p.requires_grad for p in self.learner.parameters()):
             raise UserError(f"{type(self.learner).__name__} has nothing to train; use it with genmeta test")
 
     def setup(self, stage: str) -> None:
         self.test_accuracies = nn.ModuleList(EpisodeAccuracy() for _ in self.data.test)
+        if self.learner.uses_base_classes:  # here, so that statistics of a checkpoint, which comes later, count
+            assert self.data.table is not None
+            pool = self.data.pools["train"]
+            labels = torch.repeat_interleave(pool.counts)
+            places = torch.arange(len(labels)) - (pool.counts.cumsum(0) - pool.counts)[labels]
+            rows = pool.table_rows(labels, places[:, None]).squeeze(1)
+            self.learner.fit_statistics(gather(self.data.table.images, rows), labels)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.learner.parameters())
@@ -126,7 +144,7 @@ class MetaModule(LightningModule):
             "generator": None if data.generator is None else str(data.generator.path),  # of the same split
             "redrawer": None if data.redrawer is None else str(data.redrawer.path),
             "image_shape": list(data.image_shape),
-            "learner": self.learner_config,
+            "learner": describe_learner(self.learner_config, self.learner),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
