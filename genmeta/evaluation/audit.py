@@ -49,7 +49,7 @@ def generated_classes(batch: EpisodeBatch) -> Tensor:
     """
     by_label = []
     for x, y in ((batch.support_x, batch.support_y), (batch.query_x, batch.query_y)):
-        order = y.argsort(1, stable=True)
+        order = y.argsort(dim=1, stable=True)
         ordered = x[torch.arange(len(x), device=x.device)[:, None], order]
         by_label.append(ordered.unflatten(1, (batch.n_way, -1)))
     return torch.cat(by_label, 2)[batch.is_latent]

@@ -35,7 +35,7 @@ def strips(starts: Tensor, ends: Tensor, shares: Tensor, spherical: bool = False
 
 
 def traversals(start: Tensor, directions: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
-    """Return codes `[k, m, d]`: from `start` `[d]` along directions `[k, d]`, by `steps` `[m]` times their lengths `[k]`."""
+    """Return codes `[k, m, d]`: from `start` `[d]` along directions `[k, d]`, by steps `[m]` times their lengths `[k]`."""
     return start + steps[None, :, None] * (lengths[:, None] * directions)[:, None]
 
 
@@ -61,7 +61,7 @@ def change_of_image(draw: Callable[[Tensor], Tensor], codes: Tensor, step: float
 
 def principal_changes(metric: Tensor) -> tuple[Tensor, Tensor]:
     """Return directions `[d, d]` (orthonormal rows, the one that changes the image most first) and the root mean
-    squared change of a pixel per unit of each, `[d]`, from `change_of_image`. The largest entry of a direction is positive.
+    squared change of a pixel per unit of each, `[d]`, from `change_of_image`.
     """
     values, vectors = torch.linalg.eigh(metric)
     return signed(vectors.T.flip(0)).float(), values.flip(0).clamp(min=0).sqrt().float()
