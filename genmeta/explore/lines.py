@@ -35,7 +35,7 @@ def strips(starts: Tensor, ends: Tensor, shares: Tensor, spherical: bool = False
 
 
 def traversals(start: Tensor, directions: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
-    """Return codes `[k, m, d]`: from `start` `[d]` along directions `[k, d]`, by steps `[m]` times their lengths `[k]`."""
+    """Return codes `[k, m, d]`: from `start` `[d]` along directions `[k, d]`, steps `[m]` times lengths `[k]`."""
     return start + steps[None, :, None] * (lengths[:, None] * directions)[:, None]
 
 
