@@ -17,6 +17,7 @@ ORDER = [
     ("models",),
     ("learners",),
     ("evaluation",),
+    ("explore",),
     ("modules",),
     ("cli",),
     ("__main__",),
@@ -52,7 +53,7 @@ def test_imports_run_one_way(file):
             assert RANK[target[1]] < RANK[parts[0]], f"{file.name} imports {name}"
         if target[0] == "learn2learn":
             assert file.name == "learn2learn_import.py"
-    if parts[0] in ("tasks", "models", "learners", "evaluation"):
+    if parts[0] in ("tasks", "models", "learners", "evaluation", "explore"):
         assert not any(name.startswith("lightning") for name in names), "tensor mathematics does not import Lightning"
 
 

@@ -10,13 +10,13 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from genmeta.cli.options import OptionParser
+from genmeta.cli.options import OptionParser, find_config
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import find_duplicates
 from genmeta.data.source import CachedSource, DataSource
 from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, find_split, read_split, write_split
 from genmeta.data.table import ImageTable
-from genmeta.errors import UserError, nearest
+from genmeta.errors import UserError
 
 CONFIGS = Path("configs") / "data"
 _COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes
@@ -42,7 +42,7 @@ def data(args: Sequence[str]) -> None:
     if options.command == "list":
         _list()
         return
-    path = _find(options.data)
+    path = find_config("data", options.data)
     source, wanted = read_data_yaml(path, options.folder)
     table = source.load()
     print(f"{path.stem}: {_counts(table)}, {_size(table.images.nbytes)}")
@@ -78,14 +78,6 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, S
             raise UserError(f"--folder: data set {path.stem} is read from no folder")
         source = dataclasses.replace(source, folder=folder)  # type: ignore[type-var]
     return source, read_split(made.split)
-
-
-def _find(name: str) -> Path:
-    known = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        raise UserError(f"'{name}' is no file and none of {', '.join(known) or 'configs/data'}{nearest(name, known)}")
-    return path
 
 
 def _list() -> None:

@@ -13,14 +13,16 @@ USAGE = """usage: genmeta COMMAND ...
   test        evaluate a checkpoint on the test episodes
   experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
   challenge   the Omniglot Challenge: a learner's error beside the published ones
+  explore     look into a generator's latent space: clusters, maps, interpolations, one interactive page
+  audit       are the generated classes of a run fit to learn from? before time is spent on training
   data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
 genmeta COMMAND --help tells the options of one of them."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "challenge", "data")
+COMMANDS = (*TRAINING, "experiment", "challenge", "explore", "audit", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line."""
+    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line (`audit --strict`: 1)."""
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
@@ -38,6 +40,14 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.challenge import challenge
 
             challenge(args[1:])
+        elif args[0] == "explore":
+            from genmeta.cli.explore import explore_command
+
+            explore_command(args[1:])
+        elif args[0] == "audit":
+            from genmeta.cli.audit import audit
+
+            return audit(args[1:])
         elif args[0] == "data":
             from genmeta.cli.data import data
 

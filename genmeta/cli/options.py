@@ -1,9 +1,12 @@
 """Options of the commands that are not training."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
-from genmeta.errors import UserError
+from genmeta.errors import UserError, nearest
+
+CONFIGS = Path("configs")
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -19,3 +22,21 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+
+def find_config(kind: str, name: str) -> Path:
+    """Return the YAML of a part: `name` is a file of `configs/<kind>` without its ending, or a path.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = CONFIGS / kind
+    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        if not known:
+            raise UserError(
+                f"--{kind}: '{name}' is no file, and there is no folder {folder}; run in the project's folder"
+            )
+        raise UserError(f"--{kind}: '{name}' is no file and none of {', '.join(known)}{nearest(name, known)}")
+    return path

@@ -18,14 +18,19 @@ def make_loggers(run: RunSettings, folder: Path, stage: str) -> list[Logger]:
     later with `wandb sync`.
     """
     loggers: list[Logger] = [CSVLogger(folder.parent.parent, name=folder.parent.name, version=folder.name)]
+    if experiment := start_tracking(run, folder, stage):
+        loggers.append(WandbLogger(experiment=experiment))
+    return loggers
+
+
+def start_tracking(run: RunSettings, folder: Path, stage: str) -> Any | None:
+    """Begin a W&B run in the first process; None in the others, and if it is off."""
     mode = wandb_mode(run.wandb)
     if mode == "off":
-        return loggers
+        return None
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        loggers.append(WandbLogger(experiment=_start(run, folder, stage, mode)))
-    return loggers
+    return _start(run, folder, stage, mode) if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
 def _start(run: RunSettings, folder: Path, stage: str, mode: str) -> Any:

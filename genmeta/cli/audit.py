@@ -1,0 +1,173 @@
+"""`genmeta audit`: are the generated classes of a run fit to learn from?"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+
+from genmeta.cli.options import OptionParser
+from genmeta.cli.run_folder import RunSettings, claim_run_folder
+from genmeta.cli.training import TrainingCLI
+from genmeta.data.table import gather
+from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape
+from genmeta.errors import UserError
+from genmeta.evaluation.audit import Reference, audit_numbers, episode_accuracy, generated_classes, verdicts
+from genmeta.evaluation.features import FeatureNetwork
+from genmeta.explore.exploration import encode
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.generative_module import evenly
+from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.meta_module import MetaModule
+from genmeta.modules.pictures import draw_episode
+from genmeta.rng import make_rng
+from genmeta.tasks.real import RealTasks
+from genmeta.tasks.render import quarter_turns, render
+from genmeta.tasks.sampler import TaskPool
+
+N_CLASSES = 200  # generated classes that are looked at
+N_EPISODES = 5  # on the picture
+_MOST_STEPS = 2000  # of training that are searched for them: a schedule may begin without any
+_N_TRAINING = 5000  # training images that a copy is looked for among, times four turns
+
+
+def audit(args: Sequence[str]) -> int:
+    """Look at the generated tasks of a run before time is spent on training: are the classes apart, do their images
+    vary, are they copies, do they reach where real classes are? Takes the options of `genmeta fit`.
+
+    Returns:
+        0; with `--strict` 1 if something is wrong with them.
+
+    Raises:
+        UserError: an option or a file is wrong, or the run has no generated tasks.
+    """
+    parser = OptionParser("genmeta audit", audit.__doc__)
+    parser.epilog = "All other options are those of genmeta fit (genmeta fit --help), e.g. --config RUN/config.yaml"
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a flag is raised")
+    parser.add_argument(
+        "--feature_steps", type=int, default=600, help="training steps of the network that images are measured with"
+    )
+    options, of_fit = parser.parse_known_args(args)
+    cli = TrainingCLI(["fit", *of_fit], check_only=True)
+    data = cli.datamodule
+    if not isinstance(cli.model, MetaModule) or not isinstance(data, EpisodicDataModule):
+        raise UserError("genmeta audit is for the tasks of learners; genmeta validate measures a generator")
+    if not data.train_tasks.uses_latents:
+        raise UserError("data.train_tasks draws no generated tasks: there is nothing to audit")
+    run = RunSettings(**cli.config["fit"].run.as_dict())
+
+    images = ImageDataModule(
+        data.source, data.split_name, batch_size=2, feature_steps=options.feature_steps, low_data=data.low_data
+    )
+    images.setup("fit")
+    classes, accuracy, chance, pictures = collect(data, images.features)
+    reference = real_reference(images, data.train_shape, images.features)
+    generator = data.generator
+    has_encoder = generator is not None and "encoder" in generator.networks
+    with torch.no_grad():
+        numbers = audit_numbers(
+            classes,
+            accuracy,
+            chance,
+            reference,
+            images.features,
+            (lambda x: encode(generator, x)[0]) if generator is not None and has_encoder else None,
+        )
+    lines = verdicts(numbers)
+
+    folder = claim_run_folder(replace(run, name=f"audit-{run.name}", version=None))
+    save_image(torch.cat(pictures, 1).repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
+    facts = {
+        "generator": data.generator_path,
+        "split": {"name": data.split.name, "hash": data.split.hash},
+        "features": images.features.name,
+        "coverage_in": "codes of the generator's encoder" if has_encoder else "features",
+        "n_classes": len(classes),
+        "images_per_class": classes.shape[1],
+    }
+    content = {**facts, "numbers": numbers, "flags": lines}
+    (folder / "audit.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = _text(numbers, lines)
+    said = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+    (folder / "audit.md").write_text(f"{text}\n\n{said}\n", encoding="utf-8")
+    print(f"{text}\n\naudit       {folder}/audit.md, audit.json, episodes.png", flush=True)
+    return 1 if lines and options.strict else 0
+
+
+@torch.no_grad()
+def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor, float, float, list[Tensor]]:
+    """Return the generated classes of a run's first training episodes that have any.
+
+    Returns:
+        Images `[n_classes, n_images, C, H, W]`, the accuracy of prototypes on their queries, that of guessing, and
+        pictures of the first episodes.
+
+    Raises:
+        UserError: there are none in many steps.
+    """
+    classes: list[Tensor] = []
+    right: list[Tensor] = []
+    pictures: list[Tensor] = []
+    for step in range(_MOST_STEPS):
+        plan = data.train_plan(step)
+        if not plan.is_latent.any():
+            continue
+        batch: EpisodeBatch = data.on_after_batch_transfer(plan, 0)
+        classes.append(generated_classes(batch))
+        right.append(episode_accuracy(features, batch, batch.is_latent))
+        with_some = batch.is_latent.any(1).nonzero().flatten().tolist()
+        pictures += [draw_episode(batch, task) for task in with_some[: N_EPISODES - len(pictures)]]
+        if sum(map(len, classes)) >= N_CLASSES and len(pictures) >= N_EPISODES:
+            break
+    if not classes:
+        raise UserError(f"data.train_tasks: no generated class in the first {_MOST_STEPS} steps")
+    return torch.cat(classes), torch.cat(right).mean().item(), 1 / data.train_shape.n_way, pictures
+
+
+@torch.no_grad()
+def real_reference(images: ImageDataModule, wanted: EpisodeShape, features: FeatureNetwork) -> Reference:
+    """Return what generated classes of a shape are held to: real images of the meta-train classes, held-out ones first.
+
+    The episodes have the wanted shape as far as the classes have enough images.
+    """
+    table = images.table
+    assert table is not None
+    usable = [number for number, rows in enumerate(images.class_rows) if len(rows) > 1]
+    held_out = [len(images.class_rows[n]) - len(images.train_of_class[n]) for n in usable]
+    smallest = min(len(images.class_rows[n]) for n in usable)
+    n_images = min(wanted.n_images, smallest)
+    n_shot = min(wanted.n_shot, n_images - 1)
+    shape = EpisodeShape(min(wanted.n_way, len(usable)), n_shot, n_images - n_shot)
+    rows = [images.class_rows[n][-max(n_images, kept) :] for n, kept in zip(usable, held_out, strict=True)]
+    pool = TaskPool.of(table, images.class_ids[usable], rows)
+    plan: EpisodePlan = RealTasks().sample(pool, shape, 50, 0, make_rng("audit", "real"))
+    batch = render(plan, images.images)
+    everything = torch.ones_like(batch.is_latent)
+    training = images.rendered(evenly(images.train_rows, _N_TRAINING))
+    _, height, width = images.image_shape
+    centres = [features(images.rendered(of)).mean(0) for of in images.train_of_class]
+    chosen = torch.stack([of[-n_images:] for of in rows])
+    return Reference(
+        classes=gather(images.images, chosen.flatten()).float().div(255).unflatten(0, chosen.shape),
+        centres=torch.stack(centres),
+        training=quarter_turns(training).flatten(0, 1) if height == width else training,
+        accuracy=episode_accuracy(features, batch, everything).mean().item(),
+        chance=1 / shape.n_way,
+    )
+
+
+def _text(numbers: dict[str, float], flags: list[str]) -> str:
+    """Return the numbers as a Markdown table, and the verdicts."""
+    rows = [("", "generated", "real")]
+    rows += [
+        (name.replace("_", " "), f"{value:.3f}", f"{numbers[real]:.3f}" if (real := f"{name}_real") in numbers else "")
+        for name, value in numbers.items()
+        if not name.endswith("_real") or name == "nearest_real"
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    said = [f"FLAG: {line}" for line in flags] or ["no flag: nothing speaks against these classes"]
+    return "\n".join([lines[0], rule, *lines[1:], "", *said])

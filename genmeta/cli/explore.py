@@ -1,0 +1,247 @@
+"""`genmeta explore`: look into a trained generator's latent space."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genmeta.cli.data import read_data_yaml
+from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
+from genmeta.cli.tracking import finish_tracking, start_tracking
+from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, find_split, load_split
+from genmeta.data.table import ImageTable
+from genmeta.errors import UserError
+from genmeta.explore.exploration import Findings, Looked, explore
+from genmeta.explore.maps import check_umap
+from genmeta.explore.page import page
+from genmeta.models.checkpoint import LatentModel, load_generator
+from genmeta.modules.generative_module import evenly
+
+N_IMAGES = 4000
+"""At most so many images are looked at, evenly spaced over the classes: t-SNE and the page grow slow beyond."""
+
+
+def explore_command(args: Sequence[str]) -> None:
+    """Look into a trained generator: clusters, maps, strips, traversals, which dimensions carry information; as PNG
+    files, `report.json`, and one interactive page.
+
+    Raises:
+        UserError: an option or a file is wrong.
+    """
+    options = _parse(args)
+    if options.umap:
+        check_umap()
+    model = load_generator(options.ckpt)
+    source, wanted = read_data_yaml(_data_yaml(options))
+    table = source.load()
+    split = find_split(wanted, table)
+    model.check_image_shape(table.image_shape)
+    looked = look(table, split, _seen_classes(model, split, table), options.part)
+    folder = _claim(options)
+    print(
+        f"looking     {len(looked.images)} images of {len(looked.class_names)} classes, generator {options.ckpt}",
+        flush=True,
+    )
+    facts = _facts(options, model, looked, split)
+    for fact in facts:
+        print(f"            {fact}", flush=True)
+    found = explore(model, looked, options.tsne, options.umap)
+    facts += [f"Left out: {reason}." for reason in found.skipped]
+    tables = _tables(found)
+    _write(folder, options, model, split, looked, found, facts, tables)
+    _track(options, folder, found, tables)
+    for reason in found.skipped:
+        print(f"left out    {reason}")
+    for row in tables.get("Clusters", []):
+        print("            " + "  ".join(cell.rjust(16 if number == 0 else 13) for number, cell in enumerate(row)))
+    if "active_units" in found.numbers:
+        print(f"            {found.numbers['active_units']} of {model.latent_dim} latent dimensions are active")
+    print(f"page        {folder / 'explore.html'}")
+    print(f"numbers     {folder / 'report.json'}, pictures {folder}/*.png", flush=True)
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = OptionParser("genmeta explore", explore_command.__doc__)
+    add = parser.add_argument
+    add("--ckpt", required=True, help="a generator's checkpoint")
+    add("--data", help="name of a YAML in configs/data, or its path (default: config.yaml of the checkpoint's run)")
+    add(
+        "--part",
+        nargs="+",
+        default=["train", "val"],
+        choices=[*PARTS, "all"],
+        help="parts of the split (default train val: test classes are only looked at when you ask for it)",
+    )
+    add("--out", help="folder for the results (default runs/explore/<next number>)")
+    add("--tsne", action="store_true", help="a t-SNE map too (about 10 s for 3,000 images)")
+    add("--umap", action="store_true", help="a UMAP map too, if umap-learn is installed")
+    add("--wandb", default="auto", choices=["auto", "online", "offline", "off"], help="Weights & Biases")
+    return parser.parse_args(args)
+
+
+def _data_yaml(options: argparse.Namespace) -> Path:
+    if options.data:
+        return find_config("data", options.data)
+    path = Path(options.ckpt).parent.parent / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"--data: not given, and there is no {path} that would say which data the generator is of")
+    return path
+
+
+def _claim(options: argparse.Namespace) -> Path:
+    if options.out is None:
+        return claim_run_folder(RunSettings(name="explore"))
+    folder = Path(options.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"--out: {folder} is not empty; nothing was overwritten")
+    except OSError as error:
+        raise UserError(f"--out: cannot write into {folder} ({error.strerror})") from error
+    return folder
+
+
+def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[str]) -> Looked:
+    """Return the images of some parts of a split (`all`: of every one), at most `N_IMAGES`.
+
+    Args:
+        table: all images.
+        split: which classes are of which part.
+        seen: names of the classes that the generator was trained on.
+        parts: of the split.
+
+    Raises:
+        UserError: there are fewer than two classes.
+    """
+    chosen = PARTS if "all" in parts else tuple(part for part in PARTS if part in parts)
+    part_of = {int(number): part for part in chosen for number in split.class_ids(table, part)}
+    if len(part_of) < 2:
+        raise UserError(f"--part: {' '.join(chosen)} has {len(part_of)} class of split '{split.name}'; give more parts")
+    order = sorted(part_of)
+    rows = evenly((torch.isin(table.class_ids, torch.tensor(order))).nonzero().flatten(), N_IMAGES)
+    kept, classes = table.class_ids[rows].unique(
+        return_inverse=True
+    )  # of many classes, evenly spaced rows may skip one
+    numbers = kept.tolist()
+    return Looked(
+        images=table.images.index_select(0, rows).float() / 255,
+        classes=classes,
+        class_names=tuple(table.class_names[number] for number in numbers),
+        groups=tuple(table.groups[number] for number in numbers),
+        parts=tuple(part_of[number] for number in numbers),
+        seen=tuple(table.class_names[number] in set(seen) for number in numbers),
+    )
+
+
+def _seen_classes(model: LatentModel, split: Split, table: ImageTable) -> tuple[str, ...]:
+    """Return the names of the classes of the table that the generator was trained on: by the data's split if it is of
+    it, else by the split that its run wrote, or a committed one of its name.
+
+    Raises:
+        UserError: its split is not to be found.
+    """
+    if model.split_hash == split.hash:
+        return split.train
+    for path in (model.path.parent.parent / SPLIT_FILE, SPLITS_FOLDER / f"{model.split_name}.json"):
+        if path.is_file():
+            own = load_split(str(path))
+            # the run's file says the hash of a split with fewer images too, which its class names alone do not give
+            if model.split_hash in (own.hash, json.loads(path.read_text(encoding="utf-8")).get("hash")):
+                return own.train if own.dataset == table.name else ()
+    model.check_split(split)
+    return ()
+
+
+def _facts(options: argparse.Namespace, model: LatentModel, looked: Looked, split: Split) -> list[str]:
+    n_seen = sum(looked.seen)
+    unseen = [name for name, seen in zip(looked.class_names, looked.seen, strict=True) if not seen]
+    some = ", ".join(dict.fromkeys(g for g, seen in zip(looked.groups, looked.seen, strict=True) if not seen))
+    return [
+        f"Generator {options.ckpt}: {', '.join(model.networks)}; codes of {model.latent_dim} dimensions; trained on "
+        f"split '{model.split_name}' ({model.split_hash}).",
+        f"Data: {len(looked.images)} images of parts {', '.join(dict.fromkeys(looked.parts))} of split '{split.name}' "
+        f"({split.hash}).",
+        f"The generator has seen {n_seen} of the {len(looked.seen)} classes"
+        + (f"; not seen are {len(unseen)} of {some}." if unseen else "."),
+    ]
+
+
+def _tables(found: Findings) -> dict[str, list[list[str]]]:
+    tables: dict[str, list[list[str]]] = {}
+    if clusters := found.numbers.get("clusters"):
+        tables["Clusters"] = [list(clusters[0]), *([_cell(value) for value in row.values()] for row in clusters)]
+    units = found.numbers["units"]
+    rows = zip(*units.values(), strict=True)
+    tables["Latent dimensions"] = [
+        ["dimension", *(name.replace("_", " ") for name in units)],
+        *([str(number), *(_cell(value) for value in row)] for number, row in enumerate(rows)),
+    ]
+    return tables
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _write(
+    folder: Path,
+    options: argparse.Namespace,
+    model: LatentModel,
+    split: Split,
+    looked: Looked,
+    found: Findings,
+    facts: list[str],
+    tables: dict[str, list[list[str]]],
+) -> None:
+    for name, (picture, _) in found.pictures.items():
+        picture.save(folder / f"{name}.png")
+    classes = zip(looked.class_names, looked.groups, looked.parts, looked.seen, strict=True)
+    content = {
+        "generator": {
+            "checkpoint": str(options.ckpt),
+            "split": {"name": model.split_name, "hash": model.split_hash},
+            "latent_dim": model.latent_dim,
+            "networks": list(model.networks),
+        },
+        "data": {
+            "split": {"name": split.name, "hash": split.hash},
+            "n_images": len(looked.images),
+            "classes": [dict(zip(("name", "group", "part", "seen"), one, strict=True)) for one in classes],
+        },
+        "skipped": found.skipped,
+        **found.numbers,
+        "class_of_image": looked.classes.tolist(),
+        "maps": {name: [[round(v, 5) for v in point] for point in of.tolist()] for name, of in found.maps.items()},
+        "cluster_of_image": {name: of.tolist() for name, of in found.clusters.items()},
+    }
+    (folder / "report.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    html = page(f"Latent space of {options.ckpt}", facts, looked, found, tables)
+    (folder / "explore.html").write_text(html, encoding="utf-8")
+
+
+def _track(options: argparse.Namespace, folder: Path, found: Findings, tables: dict[str, list[list[str]]]) -> None:
+    """Send the same panels to W&B: pictures, tables and the page, under `explore/`."""
+    run = start_tracking(RunSettings(name="explore", wandb=options.wandb), folder, "explore")
+    if run is None:
+        return
+    import wandb
+
+    try:
+        run.config.update({"ckpt": str(options.ckpt), "data": options.data, "part": options.part})
+        content: dict[str, Any] = {
+            f"explore/{name}": wandb.Image(p, caption=c) for name, (p, c) in found.pictures.items()
+        }
+        for name, rows in tables.items():
+            content[f"explore/{name.lower().replace(' ', '_')}"] = wandb.Table(columns=rows[0], data=rows[1:])
+        content["explore/page"] = wandb.Html(str(folder / "explore.html"))
+        if "active_units" in found.numbers:
+            content["explore/active_units"] = found.numbers["active_units"]
+        run.log(content)
+    finally:
+        finish_tracking()

@@ -1,0 +1,1 @@
+"""Looking into a trained generator's latent space: clusters, maps, lines, directions."""

@@ -1,0 +1,302 @@
+"""What there is to see in a trained generator: all numbers and pictures of an exploration, nothing written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from genmeta.evaluation.audit import within_and_between
+from genmeta.explore.clusters import METHODS, agreement, cluster
+from genmeta.explore.drawing import bars, scatter, sheet
+from genmeta.explore.lines import SHARES, change_of_image, principal_changes, strips, traversals
+from genmeta.explore.maps import PrincipalAxes, tsne, umap
+from genmeta.explore.units import ACTIVE, active_units, activity, kl_per_dimension
+from genmeta.models.checkpoint import LatentModel
+from genmeta.rng import make_rng
+
+N_STRIPS = 6
+N_DIRECTIONS = 8
+STEPS = tuple(float(number) for number in range(-4, 5))
+"""Places along a traversal, in standard deviations of the codes along it."""
+_N_PROBES = 16  # codes at which the change of the image is measured
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The real images that are looked at.
+
+    Attributes:
+        images: float32 `[n, C, H, W]` in [0, 1].
+        classes: number of each image's class, int64 `[n]`, non-decreasing.
+        class_names, groups, parts: of each class.
+        seen: for each class, whether the generator was trained on it.
+    """
+
+    images: Tensor
+    classes: Tensor
+    class_names: tuple[str, ...]
+    groups: tuple[str, ...]
+    parts: tuple[str, ...]
+    seen: tuple[bool, ...]
+
+    def kinds(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """Return by title (class, group, part, seen) the names of the kinds, and the kind of each image `[n]`."""
+        seen = tuple("seen by the generator" if one else "not seen" for one in self.seen)
+        found = {"class": (self.class_names, self.classes)}
+        for title, of_class in (("group", self.groups), ("part", self.parts), ("seen", seen)):
+            names = tuple(dict.fromkeys(of_class))
+            numbers = torch.tensor([names.index(name) for name in of_class])
+            found[title] = (names, numbers[self.classes])
+        return found
+
+    def first_of(self, classes: Sequence[int]) -> Tensor:
+        """Return the first image of each of some classes, `[k, C, H, W]`."""
+        return torch.stack([self.images[int((self.classes == number).nonzero()[0])] for number in classes])
+
+
+@dataclass
+class Findings:
+    """What came out.
+
+    Attributes:
+        numbers: for `report.json`: plain values only.
+        pictures: by name, with the sentence that explains it.
+        maps: coordinates `[n, 2]` of the images looked at.
+        clusters: by name, number of each image's cluster, int64 `[n]`.
+        skipped: what does not apply to this generator, and why.
+    """
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, tuple[Image.Image, str]] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    clusters: dict[str, Tensor] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def explore(model: LatentModel, looked: Looked, with_tsne: bool = False, with_umap: bool = False) -> Findings:
+    """Look into a generator; the same generator and images give the same findings.
+
+    With encoder and decoder: clusters, maps, strips, traversals, units. Without encoder: strips between codes of the
+    prior, and traversals along directions that change the image most. A redrawer: unseen images drawn again.
+
+    Raises:
+        UserError: UMAP is asked for and not installed.
+    """
+    found = Findings()
+    if "encoder" in model.networks:
+        mean, log_var = encode(model, looked.images)
+        _maps_and_clusters(found, looked, mean, with_tsne, with_umap)
+        if "decoder" in model.networks:
+            _strips(found, model, looked, mean)
+            _traversals(found, model, mean)
+        change = (
+            _change(model, mean[:: max(1, len(mean) // _N_PROBES)][:_N_PROBES]) if "decoder" in model.networks else None
+        )
+        _units(found, mean, log_var, change)
+    elif "decoder" in model.networks:
+        why = "the generator has no encoder"
+        found.skipped += [f"maps, clusters, active units, strips between real images: {why}"]
+        _without_encoder(found, model)
+    else:
+        found.skipped += [
+            "maps, clusters, active units, strips, traversals of encodings: the generator draws given images again; "
+            "its codes say how, not what"
+        ]
+        _redrawn(found, model, looked)
+    return found
+
+
+def encode(model: LatentModel, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and log variance of the codes, each `[n, latent_dim]`, of images `[n, C, H, W]`, in chunks."""
+    means, log_vars = zip(*(model.encode(chunk) for chunk in images.split(256)), strict=True)
+    return torch.cat(means).float(), torch.cat(log_vars).float()
+
+
+def _maps_and_clusters(found: Findings, looked: Looked, mean: Tensor, with_tsne: bool, with_umap: bool) -> None:
+    axes = PrincipalAxes.of(mean)
+    found.maps["PCA"] = axes.project(mean)
+    if with_tsne:
+        found.maps["t-SNE"] = tsne(mean)
+    if with_umap:
+        found.maps["UMAP"] = umap(mean)
+    kinds = looked.kinds()
+    classes, groups = kinds["class"][1], kinds["group"][1]
+    n_classes, n_groups = len(looked.class_names), len(kinds["group"][0])
+    table = []
+    for n_clusters in sorted({n_groups, round((n_groups * n_classes) ** 0.5), n_classes}):
+        for method in METHODS:
+            if 1 < n_clusters <= len(mean):
+                clusters = cluster(mean, n_clusters, method)
+                found.clusters[f"{n_clusters} clusters, {method}"] = clusters
+                row = {"method": method, "clusters": n_clusters}
+                for kind, truth in (("class", classes), ("group", groups)):
+                    row |= {f"{kind} {name}": value for name, value in agreement(clusters, truth).items()}
+                table.append(row)
+    found.numbers["clusters"] = table
+    unit = (2 * mean.shape[1]) ** 0.5
+    within, between = within_and_between(mean, classes)
+    found.numbers["distances"] = {"within_classes": within / unit, "between_classes": between / unit}
+    found.numbers["principal_shares"] = axes.shares.tolist()
+    panels = {kind: kinds[kind] for kind in ("group", "part", "class")}
+    if found.clusters:
+        name, clusters = next(iter(found.clusters.items()))
+        panels[name] = (tuple(str(number) for number in range(int(clusters.max()) + 1)), clusters)
+    for name, points in found.maps.items():
+        caption = "The encodings of real images (posterior means) in two dimensions"
+        if name == "PCA":
+            caption += f", {100 * float(axes.shares[:2].sum()):.0f} % of their variance"
+        found.pictures[f"map-{name.lower()}"] = (scatter(name, points, panels), f"{caption}.")
+
+
+def _strips(found: Findings, model: LatentModel, looked: Looked, mean: Tensor) -> None:
+    pairs = _pairs(len(looked.class_names))
+    firsts = torch.tensor([int((looked.classes == number).nonzero()[0]) for number in range(len(looked.class_names))])
+    class_means = torch.stack([mean[looked.classes == number].mean(0) for number in range(len(looked.class_names))])
+    shares = torch.tensor(SHARES)
+    columns = ["image", *(f"{share:g}" for share in SHARES), "image"]
+    marked = [1 + SHARES.index(0), 1 + SHARES.index(1)]
+    for name, codes, what in (
+        ("strips-images", mean[firsts], "between the encodings of two real images (left and right)"),
+        ("strips-classes", class_means, "between the mean encodings of two classes (an image of each left and right)"),
+    ):
+        rows, names = [], []
+        for start, end in pairs:
+            ends = looked.first_of([start, end])
+            for spherical in (False, True):
+                strip = strips(codes[[start]], codes[[end]], shares, spherical)[0]
+                rows.append(torch.cat([ends[:1], model.decode(strip), ends[1:]]))
+                label = f"{looked.class_names[start]} - {looked.class_names[end]}"
+                names.append("  spherical" if spherical else label)
+        picture = sheet(torch.stack(rows), names, columns, marked)
+        caption = (
+            f"Decoded codes {what}, on a line and on a circle: 0 and 1 (framed) are the ends, beyond is extrapolated."
+        )
+        found.pictures[name] = (picture, caption)
+
+
+def _pairs(n: int) -> list[tuple[int, int]]:
+    """Return pairs of different numbers below n, always the same ones, `N_STRIPS` at most."""
+    order = torch.randperm(n, generator=make_rng("explore", "pairs")).tolist()
+    return [(order[i], order[i + 1]) for i in range(0, min(2 * N_STRIPS, n - 1), 2)]
+
+
+def _traversals(found: Findings, model: LatentModel, mean: Tensor) -> None:
+    axes = PrincipalAxes.of(mean)
+    n = min(N_DIRECTIONS, mean.shape[1])
+    # the image nearest to the mean: decoded means are blurred, a code of an image is not
+    nearest = (mean - axes.mean).norm(dim=1).argmin()
+    names = [f"{number + 1}: {100 * float(axes.shares[number]):.0f} %" for number in range(n)]
+    for name, start, what in (
+        ("traversals-mean", axes.mean, "from the mean of all encodings"),
+        ("traversals-image", mean[nearest], "from the encoding of the image nearest to that mean"),
+    ):
+        codes = traversals(start, axes.directions[:n], axes.deviations[:n], torch.tensor(STEPS))
+        images = model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        found.pictures[name] = (
+            sheet(images, names, [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
+            f"Along the principal directions of the encodings (their share of the variance), {what}, in standard "
+            f"deviations.",
+        )
+
+
+def _change(model: LatentModel, codes: Tensor) -> Tensor:
+    return change_of_image(model.decode, codes)
+
+
+def _units(found: Findings, mean: Tensor, log_var: Tensor, change: Tensor | None) -> None:
+    variance, kl = activity(mean), kl_per_dimension(mean, log_var)
+    panels = {"mean KL (nats)": kl, "variance of the posterior mean": variance}
+    table: dict[str, list[Any]] = {
+        "kl": kl.tolist(),
+        "variance_of_mean": variance.tolist(),
+        "active": (variance > ACTIVE).tolist(),
+    }
+    if change is not None:
+        per_unit = change.diagonal().clamp(min=0).sqrt()
+        panels["change of a pixel per unit (root mean square)"] = per_unit
+        table["change_of_pixel"] = per_unit.tolist()
+    found.numbers["units"] = table
+    found.numbers["active_units"] = active_units(mean)
+    found.pictures["units"] = (
+        bars(panels, {"variance of the posterior mean": ACTIVE}),
+        f"What each latent dimension carries: {active_units(mean)} of {mean.shape[1]} are active (variance of the "
+        f"posterior mean over images above {ACTIVE}, the dashed line).",
+    )
+
+
+def _without_encoder(found: Findings, model: LatentModel) -> None:
+    rng = make_rng("explore", "codes")
+    ends = model.prior.sample(2, N_STRIPS, rng=rng)
+    rows, names = [], []
+    for number in range(N_STRIPS):
+        for spherical in (False, True):
+            codes = strips(ends[0, [number]], ends[1, [number]], torch.tensor(SHARES), spherical)[0]
+            rows.append(model.decode(codes))
+            names.append("spherical" if spherical else "linear")
+    marked = [SHARES.index(0), SHARES.index(1)]
+    found.pictures["strips-prior"] = (
+        sheet(torch.stack(rows), names, [f"{share:g}" for share in SHARES], marked),
+        "Decoded codes between two draws from the prior: 0 and 1 (framed) are the draws, beyond is extrapolated.",
+    )
+    metric = _change(model, model.prior.sample(_N_PROBES, rng=rng))
+    directions, changes = principal_changes(metric)
+    n = min(N_DIRECTIONS, len(directions))
+    start, spread = model.prior.sample(1, rng=rng)[0], torch.full((n,), model.prior.spread)
+    codes = traversals(start, directions[:n], spread, torch.tensor(STEPS))
+    images = model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+    found.pictures["traversals-prior"] = (
+        sheet(images, _names(n), [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
+        "From a draw of the prior along the directions that change the image most, in units of the prior's spread.",
+    )
+    _changes(found, metric, changes)
+
+
+def _redrawn(found: Findings, model: LatentModel, looked: Looked) -> None:
+    rng = make_rng("explore", "codes")
+    unseen = [number for number, seen in enumerate(looked.seen) if not seen]
+    of = unseen or list(range(len(looked.seen)))
+    chosen = [of[i] for i in torch.linspace(0, len(of) - 1, min(12, len(of))).round().long().tolist()]
+    images = looked.first_of(chosen)
+    codes = model.prior.sample(8, len(chosen), rng=rng)
+    drawn = torch.stack([images, *(model.redraw(images, z) for z in codes)])
+    which = "that the generator has not seen" if unseen else "(the generator has seen all of them)"
+    names = ["image", *(f"code {number + 1}" for number in range(len(codes)))]
+    short = [str(number + 1) for number in range(len(chosen))]
+    found.pictures["redrawn"] = (
+        sheet(drawn, names, short),
+        f"Images of classes {which}, and drawn again with codes of the prior: "
+        f"{', '.join(looked.class_names[i] for i in chosen)}.",
+    )
+    probes = looked.images[torch.linspace(0, len(looked.images) - 1, _N_PROBES).round().long()]
+    repeated = probes.repeat_interleave(model.latent_dim, 0)
+    metric = change_of_image(lambda z: model.redraw(repeated, z), model.prior.sample(_N_PROBES, rng=rng))
+    directions, changes = principal_changes(metric)
+    n = min(N_DIRECTIONS, len(directions))
+    along = traversals(torch.zeros(model.latent_dim), directions[:n], torch.ones(n), torch.tensor(STEPS)).flatten(0, 1)
+    for number in range(min(2, len(chosen))):
+        same = images[[number]].expand(len(along), -1, -1, -1)
+        rows = model.redraw(same, along).unflatten(0, (n, len(STEPS)))
+        found.pictures[f"directions-{number + 1}"] = (
+            sheet(rows, _names(n), [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
+            f"One image of {looked.class_names[chosen[number]]} drawn again along the directions of the code that "
+            f"change it most, in standard deviations of the prior.",
+        )
+    _changes(found, metric, changes)
+
+
+def _changes(found: Findings, metric: Tensor, changes: Tensor) -> None:
+    per_unit = metric.diagonal().clamp(min=0).sqrt()
+    found.numbers["units"] = {"change_of_pixel": per_unit.tolist()}
+    found.numbers["principal_changes"] = changes.tolist()
+    found.pictures["units"] = (
+        bars({"change of a pixel per unit (root mean square)": per_unit}, {}),
+        "How much a step along each latent dimension changes the image.",
+    )
+
+
+def _names(n: int) -> list[str]:
+    return [f"direction {number + 1}" for number in range(n)]
