@@ -130,7 +130,9 @@ def test_only_classes_that_there_are_take_part(toy_split_file):
 def test_the_classifier_learns_its_classes(toy_split_file, tmp_path):
     torch.manual_seed(0)
     for make in (SimpleShot, BaselinePlusPlus):
-        module, trainer = fit(tmp_path, make(Conv4(1, 8, 16), 48), class_data(toy_split_file), epochs=10)
+        module, trainer = fit(
+            tmp_path / make.__name__, make(Conv4(1, 8, 16), 48), class_data(toy_split_file), epochs=10
+        )
         x, classes = module.data.on_after_batch_transfer(module.data.train_plan(500), 0).images()
         right = (module.learner.eval().class_logits(x, 48).argmax(1) == classes).float().mean()
         assert right > 0.15, "of 48 classes: chance is 0.02"
@@ -193,13 +195,14 @@ def test_wrong_parts_are_told(toy_split_file, toy_data):
     toy_data.setup("fit")
     data = class_data(toy_split_file)
     latent = MixedTasks(RealTasks(), LatentTasks(PriorNoise(), 0.3), 0.25)
+    simple = SimpleShot(Conv4())
     cases = [
         (
             lambda: ClassifierModule(ProtoNet(Conv4())).check(data, "fit"),
             "trains a PretrainedLearner .* found ProtoNet",
         ),
         (
-            lambda: ClassifierModule(SimpleShot(Conv4())).check(toy_data, "fit"),
+            lambda: ClassifierModule(simple).check(toy_data, "fit"),
             "needs .*ClassDataModule, found Episodic",
         ),
         (lambda: ClassifierModule(SimpleShot(Conv4(1, 4, 16), 47)).check(data, "fit"), "room for 47 .* data have 48"),
