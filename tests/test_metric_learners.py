@@ -30,7 +30,7 @@ def conv(pools: int = 4) -> Conv4:
 INDUCTIVE = {
     "protonet": lambda: ProtoNet(conv()),
     "cosine": lambda: CosineProtoNet(conv(), 7.0),
-    "matching": lambda: MatchingNet(conv()),
+    "matching": lambda: MatchingNet(conv(), scale=3.0),
     "matching_context": lambda: MatchingNet(conv(), context_steps=3),
     "relation": lambda: RelationNet(conv(2)),
     "siamese": lambda: SiameseNet(conv(), 10),
@@ -79,11 +79,11 @@ def test_cosine_protonet_equals_a_loop():
 
 
 def test_matching_equals_its_equations():
-    """Eq. 1: P(y | x) = Σ_i a(x, x_i) y_i, a = softmax of cosines."""
+    """Eq. 1: P(y | x) = Σ_i a(x, x_i) y_i, a = softmax of cosines, here times 3."""
     batch, learner = make_batch(), made("matching")
     logits = learner(batch)
     for t, support, labels, q, f in each_query(learner, batch):
-        kernel = [(f @ g / (f.norm() * g.norm())).exp().item() for g in support]
+        kernel = [(3 * f @ g / (f.norm() * g.norm())).exp().item() for g in support]
         for c in range(3):
             probability = sum(k for k, y in zip(kernel, labels, strict=True) if y == c) / sum(kernel)
             assert logits[t, q, c].exp().item() == pytest.approx(probability, rel=1e-9)
@@ -298,7 +298,8 @@ def test_siamese_ignores_weights():
         (lambda: MatchingNet(Conv4(norm="batch")), "MatchingNet needs a backbone .* norm: running or group"),
         (lambda: CosineProtoNet(Conv4(), 0.0), "scale > 0, found 0"),
         (lambda: TransductiveProtoNet(Conv4(), 0), "steps >= 1, found 0"),
-        (lambda: MatchingNet(Conv4(), -1), "context_steps >= 0, found -1"),
+        (lambda: MatchingNet(Conv4(), -1), "found context_steps=-1"),
+        (lambda: MatchingNet(Conv4(), scale=0.0), "scale > 0; found .* scale=0"),
         (lambda: MatchingNet(nn.Flatten(), 1), "attribute n_features; Flatten has none"),
         (lambda: SiameseNet(nn.Flatten()), "attribute n_features; Flatten has none"),
         (lambda: SiameseNet(Conv4(), 0), "at least 1, found n_units=0"),

@@ -49,17 +49,24 @@ class MatchingNet(Learner):
         context_steps: processing steps K of full-context embeddings, which need `n_features` of the backbone; 0: none.
             With them the order of the support images matters, since an LSTM reads them one after the other; it is
             random in every episode.
+        scale: of the cosines; 1 in the paper. Features behind a ReLU have cosines of 0 to 1, so that with 1 no class
+            gets more than e times the probability of another, and training stops early; Chen et al., ICLR 2019, scale
+            too.
 
     Raises:
-        UserError: the backbone uses batch statistics, or does not say its number of features where it must.
+        UserError: a number is out of range, the backbone uses batch statistics, or does not say its number of features
+            where it must.
     """
 
-    def __init__(self, backbone: nn.Module, context_steps: int = 0) -> None:
+    def __init__(self, backbone: nn.Module, context_steps: int = 0, scale: float = 1.0) -> None:
         super().__init__()
-        if context_steps < 0:
-            raise UserError(f"MatchingNet needs context_steps >= 0, found {context_steps}")
+        if context_steps < 0 or scale <= 0:
+            raise UserError(
+                f"MatchingNet needs context_steps >= 0 and scale > 0; found context_steps={context_steps}, "
+                f"scale={scale}"
+            )
         require_own_statistics(backbone, "MatchingNet")
-        self.backbone = backbone
+        self.backbone, self.scale = backbone, scale
         self.context = (
             FullContextEmbeddings(feature_count(backbone, "MatchingNet"), context_steps) if context_steps else None
         )
@@ -71,7 +78,7 @@ class MatchingNet(Learner):
         support, query = embed(self.backbone, batch)
         if self.context is not None:
             support, query = self.context(support, query)
-        scores = F.normalize(query, dim=2) @ F.normalize(support, dim=2).mT
+        scores = self.scale * F.normalize(query, dim=2) @ F.normalize(support, dim=2).mT
         if batch.support_weight is not None:
             scores = scores + batch.support_weight.log()[:, None]
         attention = scores.log_softmax(2)
