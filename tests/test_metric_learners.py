@@ -125,7 +125,7 @@ def test_full_context_embeddings_equal_their_equations():
 
 
 def test_relation_equals_its_equations():
-    """Maps of the class (their sum over its images) and of the query are joined and convolved, pair by pair."""
+    """Maps of the class (their mean over its images) and of the query are joined and convolved, pair by pair."""
     batch, learner = make_batch(), made("relation")
     with torch.no_grad():
         for norm in (m for m in learner.relation if isinstance(m, nn.BatchNorm2d)):
@@ -145,7 +145,7 @@ def test_relation_equals_its_equations():
         for q in range(12):
             of_query = learner.backbone.maps(batch.query_x[t, q][None])[0]
             for c in range(3):
-                of_class = maps[batch.support_y[t] == c].sum(0)
+                of_class = maps[batch.support_y[t] == c].mean(0)
                 x = F.conv2d(torch.cat([of_class, of_query])[None], joined_weight, one.bias, padding=1)
                 x = F.max_pool2d(F.relu(normalised(x, first)), 2)
                 x = F.conv2d(x, second_conv.weight, second_conv.bias, padding=1)

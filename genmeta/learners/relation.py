@@ -16,8 +16,9 @@ class RelationNet(Learner):
 
     Sung et al., "Learning to Compare: Relation Network for Few-Shot Learning", CVPR 2018, eq. 1 and 2 and figure 2.
     Trained as there by the squared error of the relation scores, in [0, 1], to 1 for the right class and 0 for the
-    others. Logits are the scores before the sigmoid. A class's maps are the sum of those of its support images; with
-    weights, their weighted mean times their number.
+    others. Logits are the scores before the sigmoid. A class's maps are the (weighted) mean of those of its support
+    images where the paper has their sum: the same with one shot, and what is trained with one can be tested with five
+    (with the sum, 49 % in place of 94 % with one).
 
     Args:
         backbone: one with feature maps, at least 4 × 4 of them: of 28-pixel images, Conv4 with `pools: 2`, as in the
@@ -70,7 +71,7 @@ class RelationNet(Learner):
         support = maps.unflatten(0, x.shape[:2])[:, :n_support]
         query = maps.unflatten(0, x.shape[:2])[:, n_support:]
         centres = prototypes(support.flatten(2), batch.support_y, batch.n_way, batch.support_weight)
-        classes = centres.unflatten(2, maps.shape[1:]) * (n_support / batch.n_way)
+        classes = centres.unflatten(2, maps.shape[1:])
         # in training batch norm sees all pairs; in evaluation, where it does not matter, memory does
         parts = 1 if self.training else len(x)
         pairs = zip(classes.chunk(parts), query.chunk(parts), strict=True)
