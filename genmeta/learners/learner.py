@@ -58,6 +58,21 @@ def check_image_shape(backbone: nn.Module, image_shape: tuple[int, int, int]) ->
         )
 
 
+def feature_count(backbone: nn.Module, owner: str) -> int:
+    """Return the number of features of a backbone that states it.
+
+    Raises:
+        UserError: it does not.
+    """
+    n_features = getattr(backbone, "n_features", None)
+    if not isinstance(n_features, int):
+        raise UserError(
+            f"{owner} needs a backbone with an attribute n_features; {type(backbone).__name__} has none: "
+            f"put it into a genmeta.models.backbones.AnyNetwork"
+        )
+    return n_features
+
+
 def cross_entropy(logits: Tensor, query_y: Tensor) -> Tensor:
     """Mean cross-entropy over all queries of logits `[task, query, way]` and labels `[task, query]`."""
     return F.cross_entropy(logits.flatten(0, 1), query_y.flatten())

@@ -27,6 +27,20 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return x.square().sum(2)[:, :, None] - 2 * x @ y.mT + y.square().sum(2)[:, None]
 
 
+def require_own_statistics(backbone: nn.Module, owner: str) -> None:
+    """Raise UserError if a backbone normalises with the images at hand: the tasks of a batch are embedded together."""
+    if uses_batch_statistics(backbone):
+        raise UserError(f"{owner} needs a backbone whose batch norm keeps running statistics: norm: running or group")
+
+
+def embed(backbone: nn.Module, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """Return what a backbone makes of all support and query images in one call: `[task, n, …]`, `[task, m, …]`."""
+    n_support = batch.support_x.shape[1]
+    x = torch.cat([batch.support_x, batch.query_x], 1)
+    features = backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return features[:, :n_support], features[:, n_support:]
+
+
 class ProtoNet(Learner):
     """Prototypical networks: softmax over negative squared Euclidean distances to class means.
 
@@ -43,21 +57,77 @@ class ProtoNet(Learner):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        if uses_batch_statistics(backbone):
-            raise UserError(
-                "ProtoNet needs a backbone whose batch norm keeps running statistics: norm: running or group"
-            )
+        require_own_statistics(backbone, type(self).__name__)
         self.backbone = backbone
 
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
         check_image_shape(self.backbone, image_shape)
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
-        n_support = batch.support_x.shape[1]
-        x = torch.cat([batch.support_x, batch.query_x], 1)
-        features = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        centres = prototypes(features[:, :n_support], batch.support_y, batch.n_way, batch.support_weight)
-        return -squared_distances(features[:, n_support:], centres)
+        support, query = embed(self.backbone, batch)
+        return self.compare(query, prototypes(support, batch.support_y, batch.n_way, batch.support_weight))
+
+    def compare(self, query: Tensor, centres: Tensor) -> Tensor:
+        """Return logits `[task, n, way]` of features `[task, n, d]` for class means `[task, way, d]`."""
+        return -squared_distances(query, centres)
+
+
+class CosineProtoNet(ProtoNet):
+    """ProtoNet with scaled cosine similarity in place of distances: softmax over τ cos(f(x), class mean).
+
+    τ, the inverse of a temperature, is learned and starts at 10: Chen et al., "Meta-Baseline: Exploring Simple
+    Meta-Learning for Few-Shot Learning", ICCV 2021, section 3.2.
+
+    Args:
+        backbone: as ProtoNet's.
+        scale: τ at the start of training.
+
+    Raises:
+        UserError: the backbone uses batch statistics, or the scale is not positive.
+    """
+
+    def __init__(self, backbone: nn.Module, scale: float = 10.0) -> None:
+        super().__init__(backbone)
+        if scale <= 0:
+            raise UserError(f"CosineProtoNet needs a scale > 0, found {scale}")
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def compare(self, query: Tensor, centres: Tensor) -> Tensor:
+        return self.scale * F.normalize(query, dim=2) @ F.normalize(centres, dim=2).mT
+
+
+class TransductiveProtoNet(ProtoNet):
+    """ProtoNet whose class means are refined with the query images of the task, all of them together: transductive.
+
+    Soft k-means of Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", ICLR 2018, eq. 2 and 3,
+    with the queries in the place of their unlabelled images: each query counts in the mean of each class as likely as
+    it is taken for it. In training as in evaluation, as there.
+
+    Args:
+        backbone: as ProtoNet's.
+        steps: of refinement; one in the paper.
+
+    Raises:
+        UserError: the backbone uses batch statistics, or there is no step.
+    """
+
+    def __init__(self, backbone: nn.Module, steps: int = 1) -> None:
+        super().__init__(backbone)
+        if steps < 1:
+            raise UserError(f"TransductiveProtoNet needs steps >= 1, found {steps}; without any it is ProtoNet")
+        self.steps = steps
+
+    def forward(self, batch: EpisodeBatch) -> Tensor:
+        support, query = embed(self.backbone, batch)
+        centres = prototypes(support, batch.support_y, batch.n_way, batch.support_weight)
+        members = F.one_hot(batch.support_y, batch.n_way).to(support.dtype)
+        if batch.support_weight is not None:
+            members = members * batch.support_weight[..., None]
+        both = torch.cat([support, query], 1)
+        for _ in range(self.steps):
+            shares = torch.cat([members, self.compare(query, centres).softmax(2)], 1).mT
+            centres = shares @ both / shares.sum(2, keepdim=True)
+        return self.compare(query, centres)
 
 
 class PixelNearestNeighbour(Learner):
