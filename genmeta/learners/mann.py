@@ -36,7 +36,7 @@ def least_used(usage: Tensor, n: int) -> Tensor:
     return torch.zeros_like(usage).scatter(1, first, 1.0)
 
 
-def access(memory: Memory, keys: Tensor, gates: Tensor, decay: float) -> tuple[Memory, Tensor]:
+def access(memory: Memory, keys: Tensor, gates: Tensor, decay: float, sharpness: float = 1.0) -> tuple[Memory, Tensor]:
     """Write the keys, then read with them: least-recently-used access (eq. 2 to 8).
 
     Args:
@@ -44,6 +44,7 @@ def access(memory: Memory, keys: Tensor, gates: Tensor, decay: float) -> tuple[M
         keys: `[b, head, size]`, k; each head writes its key and reads what is like it.
         gates: `[b, head]`, σ(α) in [0, 1]: 1 writes where the head read last, 0 to the least used slots.
         decay: γ of the usage.
+        sharpness: factor on the cosines before the softmax.
 
     Returns:
         The memory after the step, and what was read, `[b, head, size]`.
@@ -52,7 +53,7 @@ def access(memory: Memory, keys: Tensor, gates: Tensor, decay: float) -> tuple[M
     write_weights = gates[:, :, None] * memory.read_weights + (1 - gates[:, :, None]) * unused[:, None]
     cells = memory.cells * (1 - unused[:, :, None]) + write_weights.mT @ keys
     similarity = F.normalize(keys, dim=2) @ F.normalize(cells, dim=2).mT
-    read_weights = similarity.softmax(2)
+    read_weights = (sharpness * similarity).softmax(2)
     usage = decay * memory.usage + read_weights.sum(1) + write_weights.sum(1)
     return Memory(cells, usage, read_weights), read_weights @ cells
 
@@ -78,8 +79,8 @@ class MANN(Learner):
     Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, "Meta-Learning with Memory-Augmented Neural Networks",
     ICML 2016, sec. 3. An image comes with the label of the one before it; the label of the last support image comes
     with the query. Each query is classified on its own, from the state that the support set has left, and only its
-    answer is trained. The order of the support set matters (`draws.support_order`), and labels are one-hot inputs: permuted
-    labels permute the logits only as far as training has taught it. `support_weight` is ignored.
+    answer is trained. The order of the support set matters (`draws.support_order`), and labels are one-hot inputs:
+    permuted labels permute the logits only as far as training has taught it. `support_weight` is ignored.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.
@@ -88,6 +89,8 @@ class MANN(Learner):
         n_slots, slot_size: size of the memory.
         n_heads: heads, each of which writes and reads; fewer than slots.
         decay: γ of the usage, in [0, 1].
+        sharpness: factor on the cosines before the softmax, as the key strength of neural Turing machines (Graves et
+            al., 2014, eq. 5). 1 is the paper's; there, no slot weighs more than e² times another, and learning is slow.
 
     Raises:
         UserError: a size is out of range, or the backbone uses batch statistics.
@@ -102,16 +105,18 @@ class MANN(Learner):
         slot_size: int = 40,
         n_heads: int = 4,
         decay: float = 0.95,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__()
         n_features = feature_size("MANN", backbone)
         require_positive("MANN", n_way=n_way, hidden=hidden, n_slots=n_slots, slot_size=slot_size, n_heads=n_heads)
-        if n_heads >= n_slots or not 0 <= decay <= 1:
+        if n_heads >= n_slots or not 0 <= decay <= 1 or sharpness <= 0:
             raise UserError(
-                f"MANN needs n_heads < n_slots and 0 <= decay <= 1; found n_heads={n_heads}, n_slots={n_slots}, "
-                f"decay={decay}"
+                f"MANN needs n_heads < n_slots, 0 <= decay <= 1, sharpness > 0; found n_heads={n_heads}, "
+                f"n_slots={n_slots}, decay={decay}, sharpness={sharpness}"
             )
-        self.backbone, self.n_way, self.decay, self.draws = backbone, n_way, decay, Draws()
+        self.backbone, self.n_way, self.draws = backbone, n_way, Draws()
+        self.decay, self.sharpness = decay, sharpness
         self.n_slots, self.slot_size, self.n_heads = n_slots, slot_size, n_heads
         self.lstm = nn.LSTMCell(n_features + n_way + n_heads * slot_size, hidden)
         self.keys = nn.Linear(hidden, n_heads * slot_size)
@@ -133,7 +138,7 @@ class MANN(Learner):
         """Return the next state, and logits `[b, way]`, for features beside the last label, `[b, d + way]`."""
         hidden, cell = self.lstm(torch.cat([x, state.read.flatten(1)], 1), (state.hidden, state.cell))
         keys = self.keys(hidden).tanh().unflatten(1, (self.n_heads, self.slot_size))
-        memory, read = access(state.memory, keys, self.gates(hidden).sigmoid(), self.decay)
+        memory, read = access(state.memory, keys, self.gates(hidden).sigmoid(), self.decay, self.sharpness)
         return State(memory, read, hidden, cell), self.answer(torch.cat([hidden, read.flatten(1)], 1))
 
     def forward(self, batch: EpisodeBatch) -> Tensor:

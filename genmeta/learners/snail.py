@@ -63,8 +63,8 @@ class SNAIL(Learner):
 
     Mishra, Rohaninejad, Chen and Abbeel, "A Simple Neural Attentive Meta-Learner", ICLR 2018, sec. 3 and 5.1:
     attention, TC block, attention, TC block, attention, a linear layer; the loss is that of the last step. Each query
-    has a sequence of its own. The order of the support set matters (`draws.support_order`), and labels are one-hot inputs:
-    permuted labels permute the logits only as far as training has taught it. `support_weight` is ignored.
+    has a sequence of its own. The order of the support set matters (`draws.support_order`), and labels are one-hot
+    inputs: permuted labels permute the logits only as far as training has taught it. `support_weight` is ignored.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.

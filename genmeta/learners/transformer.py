@@ -23,11 +23,11 @@ class InContextTransformer(Learner):
     As CAMeLU (Vettoruzzo, Braccaioli, Vanschoren and Nowaczyk, "Unsupervised Meta-Learning via In-Context Learning",
     ICLR 2025) after CAML (Fifty et al., ICLR 2024): a support token is an image's projected features beside the
     embedding of its label, a query token has a learned vector in the label's place, attention is full, and there is no
-    positional embedding, so that the order of the support set does not matter. The label embeddings are fixed and
-    orthonormal: all are equally long and equally far from each other. Unlike there, logits are dot products with these
-    embeddings, and training gives the classes of each task embeddings at random out of `max_way`, so that any way up to
-    it is known in test. Permuted labels permute the logits only as far as training has taught it. No dropout, which
-    draws on global random state. `support_weight` is ignored.
+    positional embedding, so that the order of the support set does not matter. The label embeddings are fixed,
+    equally long and orthogonal, so that all are equally far from each other. Unlike there, logits are dot products with
+    these embeddings, and training gives the classes of each task embeddings at random out of `max_way`, so that any way
+    up to it is known in test. Permuted labels permute the logits only as far as training has taught it. No dropout,
+    which draws on global random state. `support_weight` is ignored.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.
@@ -64,7 +64,8 @@ class InContextTransformer(Learner):
         self.backbone, self.max_way, self.draws = backbone, max_way, Draws()
         self.project = nn.Linear(n_features, image_dim)
         self.unknown = nn.Parameter(torch.zeros(label_dim))
-        self.register_buffer("classes", orthonormal(max_way, label_dim))
+        # as long as a vector of features with variance 1, which stands beside them in a token
+        self.register_buffer("classes", label_dim**0.5 * orthonormal(max_way, label_dim))
         self.layers = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(dim, n_heads, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
@@ -91,7 +92,7 @@ class InContextTransformer(Learner):
         # one sequence a query, so that queries do not see each other
         tokens = torch.cat([support[:, None].expand(-1, n_query, -1, -1), query[:, :, None]], 2)
         answers = self.layers(tokens.flatten(0, 1))[:, -1].unflatten(0, query.shape[:2])
-        return self.read(answers) @ classes.mT
+        return self.read(answers) @ classes.mT / classes.shape[2] ** 0.5
 
     def _chosen(self, batch: EpisodeBatch) -> Tensor:
         """Return which embedding each class has, int64 `[task, way]`."""
