@@ -1,0 +1,40 @@
+"""What learners over the features of a backbone share: their checks, and the features of an episode."""
+
+import torch
+from torch import Tensor, nn
+
+from genmeta.episode import EpisodeBatch, EpisodeShape
+from genmeta.errors import UserError
+from genmeta.models.backbones import uses_batch_statistics
+
+
+def feature_size(owner: str, backbone: nn.Module) -> int:
+    """Return the backbone's number of features, `n_features`.
+
+    Raises:
+        UserError: it does not state it, or its batch norm uses batch statistics, by which a query's logits would depend
+            on the images beside it. `owner` names the learner.
+    """
+    if uses_batch_statistics(backbone):
+        raise UserError(f"{owner} needs a backbone whose batch norm keeps running statistics: running_stats: true")
+    n_features = getattr(backbone, "n_features", None)
+    if not isinstance(n_features, int):
+        raise UserError(f"{owner} needs a backbone with an attribute n_features; {type(backbone).__name__} has none")
+    return n_features
+
+
+def embed(backbone: nn.Module, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """Return features of the support `[task, way * shot, d]` and query images `[task, way * query, d]`."""
+    n_support = batch.support_x.shape[1]
+    x = torch.cat([batch.support_x, batch.query_x], 1)
+    features = backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return features[:, :n_support], features[:, n_support:]
+
+
+def check_way(owner: str, n_way: int, shape: EpisodeShape) -> None:
+    """Raise UserError if a learner with `n_way` outputs meets episodes of another way."""
+    if shape.n_way != n_way:
+        raise UserError(
+            f"the learner is {owner} with n_way={n_way}, but the episodes have n_way={shape.n_way}; "
+            f"it has one input and one output a class, so the two must be equal"
+        )
