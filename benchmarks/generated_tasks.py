@@ -2,7 +2,8 @@
 
 python benchmarks/generated_tasks.py [--threads 1]
 
-A step is planning, rendering and a ProtoNet's forward and backward pass: 4 tasks of 10 classes with 3 images each. The bank's share is what it takes to fill it (100 episodes), spread over 1,000 steps. The
+A step is planning, rendering and a ProtoNet's forward and backward pass: 4 tasks of 10 classes with 3 images each. The
+bank's share is what it takes to fill it (100 episodes), spread over 1,000 steps. The
 arms take turns within each round; ratios to the real step are taken round by round. Networks are those of the YAMLs
 `vae` and `vae_deformation`, untrained, which costs the same.
 """

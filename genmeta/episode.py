@@ -121,6 +121,16 @@ class EpisodePlan(_Movable):
         return len(self.z) == 0 and self.period is None and self.hands is None and self.elastic is None
 
     @property
+    def has_generated(self) -> Tensor:
+        """Which class slots have a generated image, or one that was drawn again or deformed, bool `[task, way]`."""
+        some = self.is_latent | (self.source != TABLE).any(2)
+        if self.hands is not None:
+            some = some | (~self.hands[..., 0].isnan()).any(2)
+        if self.elastic is not None:
+            some = some | (self.elastic != 0).any(3).any(2)
+        return some
+
+    @property
     def code_numbers(self) -> Tensor:
         """Which code each image is decoded from, int64 `[task, way, shot + query]`; -1 for images that are not."""
         decoded = self.source == DECODER

@@ -54,8 +54,6 @@ def audit(args: Sequence[str]) -> int:
     data = cli.datamodule
     if not isinstance(cli.model, MetaModule) or not isinstance(data, EpisodicDataModule):
         raise UserError("genmeta audit is for the tasks of learners; genmeta validate measures a generator")
-    if not data.train_tasks.uses_latents:
-        raise UserError("data.train_tasks draws no generated tasks: there is nothing to audit")
     run = RunSettings(**cli.config["fit"].run.as_dict())
 
     images = ImageDataModule(
@@ -98,7 +96,7 @@ def audit(args: Sequence[str]) -> int:
 
 @torch.no_grad()
 def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor, float, float, list[Tensor]]:
-    """Return the generated classes of a run's first training episodes that have any.
+    """Return the classes with generated images of a run's first training episodes that have any.
 
     Returns:
         Images `[n_classes, n_images, C, H, W]`, the accuracy of prototypes on their queries, that of guessing, and
@@ -112,17 +110,20 @@ def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor,
     pictures: list[Tensor] = []
     for step in range(_MOST_STEPS):
         plan = data.train_plan(step)
-        if not plan.is_latent.any():
+        generated = torch.zeros_like(plan.is_latent).scatter(1, plan.labels, plan.has_generated)
+        if not generated.any():
             continue
         batch: EpisodeBatch = data.on_after_batch_transfer(plan, 0)
-        classes.append(generated_classes(batch))
-        right.append(episode_accuracy(features, batch, batch.is_latent))
-        with_some = batch.is_latent.any(1).nonzero().flatten().tolist()
+        classes.append(generated_classes(batch, generated))
+        right.append(episode_accuracy(features, batch, generated))
+        with_some = generated.any(1).nonzero().flatten().tolist()
         pictures += [draw_episode(batch, task) for task in with_some[: N_EPISODES - len(pictures)]]
         if sum(map(len, classes)) >= N_CLASSES and len(pictures) >= N_EPISODES:
             break
     if not classes:
-        raise UserError(f"data.train_tasks: no generated class in the first {_MOST_STEPS} steps")
+        raise UserError(
+            f"data.train_tasks draws no generated image in the first {_MOST_STEPS} steps: there is nothing to audit"
+        )
     return torch.cat(classes), torch.cat(right).mean().item(), 1 / data.train_shape.n_way, pictures
 
 

@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genmeta.cli.options import OptionParser
+from genmeta.cli.options import CONFIGS, OptionParser, find_config
 from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folder, read_run_file
 from genmeta.cli.training import TrainingCLI
-from genmeta.errors import UserError, nearest
+from genmeta.errors import UserError
 from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule
 from genmeta.modules.redraw_module import RedrawModule
-
-CONFIGS = Path("configs")
 
 
 def experiment(args: Sequence[str]) -> None:
@@ -134,22 +132,11 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(args)
     for kind in ("data", "learner", "policy", "generator", "redrawer"):
         if name := getattr(options, kind):
-            setattr(options, kind, _find(kind, name))
+            setattr(options, kind, find_config(kind, name))
     for config in options.config:
         if not Path(config).is_file():
             raise UserError(f"--config: {config}: no such file")
     return options
-
-
-def _find(kind: str, name: str) -> Path:
-    folder = CONFIGS / ("generator" if kind == "redrawer" else kind)
-    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        if not known:
-            raise UserError(f"{folder}: no such folder; run genmeta experiment in the project's folder")
-        raise UserError(f"--{kind}: '{name}' is no file and none of {', '.join(known)}{nearest(name, known)}")
-    return path
 
 
 def _configs(options: argparse.Namespace, first: Path, policy: Path | None = None) -> list[str]:

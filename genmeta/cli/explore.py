@@ -238,7 +238,7 @@ def _track(options: argparse.Namespace, folder: Path, found: Findings, tables: d
             f"explore/{name}": wandb.Image(p, caption=c) for name, (p, c) in found.pictures.items()
         }
         for name, rows in tables.items():
-            content[f"explore/{name.lower().replace(' ', '_')}"] = wandb.Table(columns=rows[0], data=rows[1:])
+            content[f"explore/{name.lower().replace(' ', '_')}"] = wandb.Table(columns=[*rows[0]], data=rows[1:])
         content["explore/page"] = wandb.Html(str(folder / "explore.html"))
         if "active_units" in found.numbers:
             content["explore/active_units"] = found.numbers["active_units"]

@@ -24,19 +24,21 @@ class OptionParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def find_config(kind: str, name: str) -> Path:
-    """Return the YAML of a part: `name` is a file of `configs/<kind>` without its ending, or a path.
+def find_config(option: str, name: str) -> Path:
+    """Return the YAML that an option names: a file of its folder in `configs` without its ending, or a path.
+
+    The folder has the option's name, but `redrawer` is one of the generators.
 
     Raises:
         UserError: there is none.
     """
-    folder = CONFIGS / kind
+    folder = CONFIGS / ("generator" if option == "redrawer" else option)
     known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     path = known.get(name, Path(name))
     if not path.is_file():
         if not known:
             raise UserError(
-                f"--{kind}: '{name}' is no file, and there is no folder {folder}; run in the project's folder"
+                f"--{option}: '{name}' is no file, and there is no folder {folder}; run in the project's folder"
             )
-        raise UserError(f"--{kind}: '{name}' is no file and none of {', '.join(known)}{nearest(name, known)}")
+        raise UserError(f"--{option}: '{name}' is no file and none of {', '.join(known)}{nearest(name, known)}")
     return path

@@ -42,8 +42,8 @@ class Rule:
         return not (value >= self.threshold if self.below else value <= self.threshold)
 
 
-def generated_classes(batch: EpisodeBatch) -> Tensor:
-    """Return the images of the generated class slots of a batch, `[n_classes, shot + query, C, H, W]`.
+def generated_classes(batch: EpisodeBatch, of: Tensor) -> Tensor:
+    """Return the images of the classes that `of` marks, bool `[task, way]` by label: `[n, shot + query, C, H, W]`.
 
     Support images first; slots in the order of tasks, then of labels. Every class of a batch has equally many images.
     """
@@ -52,7 +52,7 @@ def generated_classes(batch: EpisodeBatch) -> Tensor:
         order = y.argsort(dim=1, stable=True)
         ordered = x[torch.arange(len(x), device=x.device)[:, None], order]
         by_label.append(ordered.unflatten(1, (batch.n_way, -1)))
-    return torch.cat(by_label, 2)[batch.is_latent]
+    return torch.cat(by_label, 2)[of]
 
 
 def episode_accuracy(embed: Embed, batch: EpisodeBatch, of: Tensor) -> Tensor:
@@ -219,6 +219,8 @@ def _at_most(x: Tensor, n: int) -> Tensor:
 COPY = 0.25
 """See `copies`. A guess with room on both sides; see the measured range beside `RULES`."""
 
+# the thresholds of diversity and precision come from docs/generators.md; the others are guesses that the measured
+# rows of docs/latent_tasks.md do not contradict
 RULES: tuple[Rule, ...] = (
     # generators' own mark (docs/generators.md): untrained 0.17, the trained ones 0.73 and more
     Rule("diversity", 0.5, True, "collapsed: generated images are nearly alike, whatever their class"),

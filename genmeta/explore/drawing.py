@@ -80,7 +80,7 @@ def atlas(images: Tensor, n_columns: int = 64, side: int = 32) -> tuple[Image.Im
     return (picture.convert("L") if c == 1 else picture), h, w
 
 
-def scatter(title: str, points: Tensor, kinds: dict[str, tuple[Sequence[str], Tensor]]) -> Image.Image:
+def scatter(title: str, points: Tensor, kinds: Mapping[str, tuple[Sequence[str], Tensor]]) -> Image.Image:
     """Return a map: points `[n, 2]`, a panel for each way of colouring.
 
     Args:

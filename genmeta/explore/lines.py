@@ -6,27 +6,10 @@ import torch
 from torch import Tensor
 
 from genmeta.explore.maps import signed
+from genmeta.tasks.space import move
 
 SHARES = tuple(number / 4 for number in range(-4, 9))
 """Places on a strip: -1 to 2, of which 0 and 1 are its ends and the others between or beyond them."""
-
-
-def move(start: Tensor, end: Tensor, share: Tensor | float, spherical: bool = False) -> Tensor:
-    """Return the point at `share` of the way from `start` to `end`, `[..., d]`: 0 is the start, 1 the end.
-
-    Args:
-        start, end: `[..., d]`.
-        share: below 0 and above 1 it extrapolates; a tensor broadcasts with `[..., 1]`.
-        spherical: along the great circle instead of the straight line (White, "Sampling Generative Networks", 2016),
-            which keeps the lengths of codes typical; codes in nearly one line with the origin move straight.
-    """
-    straight = start + share * (end - start)
-    if not spherical:
-        return straight
-    angle = torch.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[..., None].arccos()
-    sine = angle.sin()
-    round_ = (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / sine.clamp(min=1e-4)
-    return torch.where(sine < 1e-4, straight, round_)
 
 
 def strips(starts: Tensor, ends: Tensor, shares: Tensor, spherical: bool = False) -> Tensor:

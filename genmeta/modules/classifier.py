@@ -44,7 +44,7 @@ class ClassDataModule(EpisodicDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         assert self.table is not None
-        if self.train_tasks.latent_share > 0:
+        if self.train_tasks.latent_range[1] > 0:
             raise UserError("data.train_tasks draws generated classes, which a classifier has no number for; use real")
         train = self.split.class_ids(self.table, "train")
         self.n_upright = len(train)
@@ -54,7 +54,7 @@ class ClassDataModule(EpisodicDataModule):
     @property
     def n_classes(self) -> int:
         """Number of the training classes, turned ones included (after `setup`)."""
-        return self.n_upright * (4 if self.train_tasks.uses_turns else 1)
+        return self.n_upright * (4 if "turns" in self.train_tasks.needs else 1)
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> ClassBatch:
         assert self.table is not None
