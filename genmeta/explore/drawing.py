@@ -1,7 +1,7 @@
 """Pictures of a latent space: sheets of images, maps, bars."""
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 
 import torch
