@@ -45,7 +45,7 @@ def batch() -> EpisodeBatch:
 
 
 def test_generated_classes_are_gathered_by_label_whatever_their_order():
-    assert generated_classes(batch()).flatten(1).tolist() == [[0, 1, 2], [20, 21, 22], [110, 111, 112]]
+    assert generated_classes(batch(), batch().is_latent).flatten(1).tolist() == [[0, 1, 2], [20, 21, 22], [110, 111, 112]]
 
 
 def test_only_queries_of_generated_classes_are_counted_but_all_classes_compete():
@@ -186,7 +186,7 @@ def test_command_flags_a_generator_of_three_steps(monkeypatch, generator, tmp_pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--config", "configs/arm/real_only.yaml"], "draws no generated tasks: there is nothing to audit"),
+        (["--config", "configs/arm/real_only.yaml"], "draws no generated image in the first 2000 steps"),
         ([], "data.generator is not set"),
         (["--data.train_tasks.shard", "1"], "unknown option 'data.train_tasks.shard'"),
     ],

@@ -69,7 +69,7 @@ class LatentSpace:
         return float((2 * self.dim) ** 0.5 * self.prior.spread)
 
 
-def move(start: Tensor, end: Tensor, share: Tensor | float, spherical: bool) -> Tensor:
+def move(start: Tensor, end: Tensor, share: Tensor | float, spherical: bool = False) -> Tensor:
     """Return the points at `share` of the way from `start` to `end` (`[..., d]`): 0 is the start, 1 the end.
 
     Args:
