@@ -46,9 +46,9 @@ class ImplicitMAML(MAML):
     """Implicit MAML (iMAML): adaptation is held near the initialisation, and its end alone decides the meta-gradient.
 
     Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients", NeurIPS 2019, algorithms 1 and 2.
-    Reference code: github.com/aravindr93/imaml_dev. Adaptation minimises support loss + proximity / 2 · |φ - θ|² (eq. 3);
-    at its end φ the meta-gradient is (I + H / proximity)⁻¹ g, with the support loss's Hessian H and the query loss's
-    gradient g at φ (eq. 6), by conjugate gradients. Memory does not grow with the number of steps.
+    Reference code: github.com/aravindr93/imaml_dev. Adaptation minimises support loss + proximity / 2 · |φ - θ|²
+    (eq. 3); at its end φ the meta-gradient is (I + H / proximity)⁻¹ g, with the support loss's Hessian H and the query
+    loss's gradient g at φ (eq. 6), by conjugate gradients. Memory does not grow with the number of steps.
 
     Args:
         args, kwargs: those of `MAML`; `first_order` and `checkpoint` change nothing and are refused.

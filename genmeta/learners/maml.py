@@ -29,7 +29,8 @@ class MAML(Learner):
 
     Finn, Abbeel and Levine, ICML 2017, algorithm 2; with `first_order`, FOMAML of section 5.2. Reference code:
     github.com/cbfinn/maml. Support images may have weights (`EpisodeBatch.support_weight`): the inner loss is their
-    weighted mean. Under a trainer's mixed precision the queries are classified in it, while adaptation stays in float32.
+    weighted mean. Under a trainer's mixed precision (`bf16-mixed`) the queries are classified in it, while adaptation
+    stays in float32.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d`; no running statistics.

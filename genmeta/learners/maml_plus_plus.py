@@ -31,9 +31,9 @@ class MAMLPlusPlus(MAML):
 
     Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019. Reference code:
     github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch. Of its parts: the multi-step loss and its annealing; a learned
-    learning rate for each layer and step (where evaluation takes more steps than training, they use the last step's);
-    cosine annealing of the outer rate is the trainer's `lr_scheduler`, first-order steps are `first_order`. Not: running
-    statistics and weights of batch norm for each step.
+    learning rate for each layer and step (steps that evaluation takes beyond those of training use the last one's).
+    Annealing of the outer learning rate is `lr_scheduler` of `MetaModule`. Not: first-order steps at the start of
+    training, running statistics and weights of batch norm for each step.
 
     Args:
         args, kwargs: those of `MAML`; `inner_lr` is what all learned rates begin with.
