@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_engine import LEARNERS, loss_and_gradient, make
+from test_engine import LEARNERS, assert_same, loss_and_gradient, make
 from test_learners import make_batch, replaced
 from torch import nn
 from torch.nn import functional as F
@@ -12,11 +12,14 @@ from genmeta.errors import UserError
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.learners.implicit_maml import ImplicitMAML, conjugate_gradient
 from genmeta.learners.inner_loop import weighted_cross_entropy
+from genmeta.learners.low_rank_maml import LowRankMAML
 from genmeta.learners.maml import MAML, MetaSGD
 from genmeta.learners.maml_plus_plus import MAMLPlusPlus, step_weights
 from genmeta.learners.reptile import Reptile
 from genmeta.learners.task_norm import TaskBatchNorm
 from genmeta.models.backbones import Conv4
+from genmeta.models.fully_connected import FullyConnected
+from genmeta.models.patches import PatchConv2d, use_patches
 from genmeta.rng import make_rng
 
 EXACT = {"atol": 1e-8, "rtol": 1e-8}
@@ -329,6 +332,37 @@ def test_batch_norm_by_hand_is_batch_norm():
         torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": (0, 2), "bias": False}, {"stride": 2}])
+def test_convolution_by_patches_is_the_same_function(options):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, (3, 2), **options), nn.Tanh()).double()
+    layer, x = network[0], torch.rand(3, 1, 6, 5, generator=make_rng(0), dtype=torch.float64)
+    state = torch.get_rng_state()
+    expected = [layer(x), *torch.autograd.grad(layer(x).tanh().sum(), list(layer.parameters()))]
+    use_patches(network)
+    assert torch.equal(torch.get_rng_state(), state), "random numbers were used up"
+    assert isinstance(network[0], PatchConv2d) == ("stride" not in options)
+    found = [network[0](x), *torch.autograd.grad(network(x).sum(), list(network.parameters()))]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("statistics", ["batch", "support"])
+def test_low_rank_form_is_maml(first_order, statistics):
+    """Over three steps, with weighted support images."""
+    batch = weighted(make_batch(), torch.rand(2, 6, generator=make_rng(4), dtype=torch.float64))
+    results = []
+    for kind in (MAML, LowRankMAML):
+        torch.manual_seed(0)
+        options = {"first_order": first_order, "query_statistics": statistics}
+        learner = kind(FullyConnected(1, 16, (12, 10, 8)), 3, 0.4, 3, **options).double()
+        for parameter in learner.parameters():
+            nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
+        results.append(loss_and_gradient(learner, batch))
+    assert_same(*results)
+
+
 def test_names_of_weights_do_not_change():
     """Checkpoints of earlier versions load."""
     backbone = Conv4(1, 6, 16, "batch")
@@ -350,6 +384,8 @@ BACKBONE = Conv4(1, 6, 16, "batch")
         (lambda: Reptile(BACKBONE, first_order=True), "leave first_order"),
         (lambda: ImplicitMAML(BACKBONE, proximity=0.0), "proximity=0.0"),
         (lambda: ImplicitMAML(BACKBONE, checkpoint=True), "checkpoint"),
+        (lambda: LowRankMAML(BACKBONE), "found Conv4"),
+        (lambda: LowRankMAML(FullyConnected(), checkpoint=True), "leave checkpoint"),
     ],
 )
 def test_wrong_settings_are_refused(wrong, message):

@@ -22,6 +22,7 @@ from genmeta.learners.inner_loop import (
 from genmeta.learners.learner import Learner, check_image_shape
 from genmeta.learners.task_norm import QueryStatistics, compute_by_hand, statistics_of_first, use_task_norm
 from genmeta.models.backbones import keeps_running_statistics
+from genmeta.models.patches import use_patches
 
 
 class MAML(Learner):
@@ -78,6 +79,7 @@ class MAML(Learner):
             raise UserError(f"{name} needs a backbone with an attribute n_features; {type(backbone).__name__} has none")
         self.network = nn.Sequential(backbone, nn.Linear(n_features, n_way))
         use_task_norm(self.network)
+        use_patches(self.network)
         self.n_way, self.inner_lr, self.first_order = n_way, inner_lr, first_order
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
