@@ -96,7 +96,8 @@ class ImplicitMAML(MAML):
         """Return (I + H / proximity)⁻¹ gradient, with the Hessian H of the support loss at the adapted parameters."""
         with torch.autocast(support[0].device.type, enabled=False):
             # the Hessian is symmetric: a vector times it is it times the vector; its graph is made once
-            _, hessian_product = torch.func.vjp(torch.func.grad(lambda at: self.support_loss(at, *support)), adapted)
+            slope = torch.func.grad(self.support_loss)
+            _, hessian_product = torch.func.vjp(lambda at: slope(at, *support), adapted)  # type: ignore
 
             def product(vector: Parameters) -> Parameters:
                 curved = hessian_product(vector)[0]

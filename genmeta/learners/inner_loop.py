@@ -95,7 +95,7 @@ class _Recomputed(torch.autograd.Function):
                 everything[place] = value
             return ctx.function(*everything)
 
-        _, pull_back = torch.func.vjp(of_needed, *(tensors[i] for i in places))
+        _, pull_back = torch.func.vjp(of_needed, *(tensors[i] for i in places))  # type: ignore[misc]
         found: list[Tensor | None] = [None] * (len(tensors) + 1)
         for place, gradient in zip(places, pull_back(gradients), strict=True):
             found[place + 1] = gradient

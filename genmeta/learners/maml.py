@@ -165,7 +165,7 @@ class ANIL(MAML):
 
         with torch.autocast(support_x.device.type, enabled=False):
             features = backbone(support_x)
-        start = dict(head.named_parameters())
+        start: Parameters = dict(head.named_parameters())
         data = (features, support_y, weight)
         adapted = adapt(loss, start, self.inner_lr, self.n_steps, self.first_order, data, self.checkpoint)
         query_features = self.of_queries(backbone, support_x, query_x)

@@ -65,7 +65,7 @@ class MAMLPlusPlus(MAML):
 
     def adapted_after_each_step(self, support: tuple[Tensor, Tensor, Tensor]) -> list[Parameters]:
         """Return the parameters after each step of adaptation to a support set, the initial ones first."""
-        found = [dict(self.network.named_parameters())]
+        found: list[Parameters] = [dict(self.network.named_parameters())]
         for step in range(self.n_steps):
             options = (1, self.first_order, support, self.checkpoint)
             found.append(adapt(self.support_loss, found[-1], self.step_rates(step), *options))

@@ -1,5 +1,7 @@
 """A network's first convolution as a matrix product."""
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +22,8 @@ class PatchConv2d(nn.Conv2d):
         return made
 
     def forward(self, input: Tensor) -> Tensor:
-        (up, left), (height, width) = self.padding, self.kernel_size  # type: ignore[misc]
+        up, left = cast(tuple[int, int], self.padding)
+        height, width = self.kernel_size
         patches = F.pad(input, (left, left, up, up)).unfold(2, height, 1).unfold(3, width, 1)[:, 0]
         n, rows, columns = patches.shape[:3]
         found = F.linear(patches.reshape(n * rows * columns, -1), self.weight.flatten(1), self.bias)
