@@ -10,7 +10,8 @@ from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
 from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
 from genmeta.learn2learn_import import import_learn2learn
-from genmeta.learners.maml import MAML, adapt
+from genmeta.learners.inner_loop import adapt
+from genmeta.learners.maml import MAML
 from genmeta.learners.metric import PixelNearestNeighbour, ProtoNet
 from genmeta.models.backbones import Conv4
 from genmeta.rng import make_rng
