@@ -45,7 +45,8 @@ def batch() -> EpisodeBatch:
 
 
 def test_generated_classes_are_gathered_by_label_whatever_their_order():
-    assert generated_classes(batch(), batch().is_latent).flatten(1).tolist() == [[0, 1, 2], [20, 21, 22], [110, 111, 112]]
+    some = batch()
+    assert generated_classes(some, some.is_latent).flatten(1).tolist() == [[0, 1, 2], [20, 21, 22], [110, 111, 112]]
 
 
 def test_only_queries_of_generated_classes_are_counted_but_all_classes_compete():
