@@ -22,8 +22,9 @@ from genmeta.models.backbones import Conv4
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.classifier import ClassDataModule, ClassifierModule
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
-from genmeta.tasks.latent import LatentTasks, PriorNoise
+from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
+from genmeta.tasks.policies import PriorNoise
 from genmeta.tasks.real import RealTasks
 
 TRAINED = [
