@@ -222,7 +222,8 @@ def test_wrong_parts_are_told(toy_split_file, toy_data):
 
 def test_generated_classes_have_no_number(toy_split_file, tmp_path, monkeypatch):
     latent = MixedTasks(RealTasks(), LatentTasks(PriorNoise(), 0.3), 0.25)
-    monkeypatch.setattr(EpisodicDataModule, "_load_generator", lambda self: None)
+    monkeypatch.setattr(EpisodicDataModule, "_load_generator", lambda self, encodes: None)
+    monkeypatch.setattr(MixedTasks, "prepared", lambda self, pool: self)
     monkeypatch.setattr(EpisodicDataModule, "_check", lambda self, *args: None)
     with pytest.raises(UserError, match="generated classes, which a classifier has no number for"):
         class_data(toy_split_file, train_tasks=latent)

@@ -318,7 +318,7 @@ def test_noise_gives_chance(name):
     ("make_it", "message"),
     [
         *(
-            (lambda name=name: MAKE[name](Conv4(running_stats=False)), "running_stats: true")
+            (lambda name=name: MAKE[name](Conv4(norm="batch")), "norm: running or group")
             for name in ("r2d2", "leo", "mann", "snail", "cnp", "transformer")
         ),
         *(
