@@ -14,6 +14,7 @@ GAN ?= gan# configs/generator/gan*.yaml: of train-gan
 VAE ?= vae# configs/generator/vae*.yaml: of train-vae
 SEED ?= 0
 RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
+CKPT ?= $(shell ls -t runs/*/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)# a generator's checkpoint, for explore and audit
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
 
 VENV := .venv
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies meta-train meta-test challenge bench-generators bench-sampling bench-tasks test test-all check format clean
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check format clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -56,6 +57,20 @@ compare-generators: $(STAMP) ## train all generators on DATA with two seeds (an 
 meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
 	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) $(if $(POLICY),--policy $(POLICY)) --generator $(GENERATOR) --redrawer $(REDRAWER) --seed $(SEED) $(ARGS)
 
+explore: $(STAMP) ## look into a generator (CKPT=...): clusters, maps, walks between and beyond, a page
+	@test -n "$(CKPT)" || { echo "no generator to explore; make train-vae first, or give CKPT=runs/<name>/<version>/checkpoints/best.ckpt" >&2; exit 2; }
+	$(GENMETA) explore --ckpt $(CKPT) --tsne $(ARGS)
+
+audit: $(STAMP) ## are the generated classes of LEARNER and POLICY with CKPT fit to learn from?
+	@test -n "$(CKPT)" || { echo "no generator to audit; make train-vae first, or give CKPT=runs/<name>/<version>/checkpoints/best.ckpt" >&2; exit 2; }
+	$(GENMETA) audit --config configs/learner/$(LEARNER).yaml --config configs/data/$(DATA).yaml $(if $(POLICY),--config configs/policy/$(POLICY).yaml) --data.generator $(CKPT) $(ARGS)
+
+generator-ages: $(STAMP) ## one generator at several ages: its metrics against the accuracy of learners trained with it
+	$(BIN)/python scripts/generator_ages.py --data $(DATA) --generator $(GENERATOR) --learner $(LEARNER) --out docs/generator-ages.md $(ARGS)
+
+compare-learners: $(STAMP) ## train all learners on real tasks of DATA and write their table
+	$(BIN)/python scripts/compare_learners.py --data $(DATA) --out docs/learners-$(DATA).md $(ARGS)
+
 meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newest mixed one) again
 	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed/fit" >&2; exit 2; }
 	$(GENMETA) test --config $(RUN)/config.yaml --ckpt_path $(RUN)/checkpoints/best.ckpt --run.name meta-test --run.folder runs --run.version null $(ARGS)
@@ -69,6 +84,10 @@ compare-policies: $(STAMP) ## meta-train by all policies on DATA with three seed
 
 bench-tasks: $(STAMP) ## what a step with generated classes costs
 	$(BIN)/python benchmarks/generated_tasks.py $(ARGS)
+
+bench-learners: $(STAMP) ## speed of a step of MAML and of ProtoNet beside learn2learn
+	$(BIN)/python benchmarks/maml_step.py $(ARGS)
+	$(BIN)/python benchmarks/protonet_step.py $(ARGS)
 
 bench-sampling: $(STAMP) ## how fast episodes are made, beside learn2learn and easyfsl
 	@$(BIN)/python -c 'import easyfsl' 2>/dev/null || $(BIN)/pip install --quiet --editable ".[bench]"

@@ -16,9 +16,7 @@ def feature_size(owner: str, backbone: nn.Module) -> int:
             on the images beside it. `owner` names the learner.
     """
     if uses_batch_statistics(backbone):
-        raise UserError(
-            f"{owner} needs a backbone whose batch norm keeps running statistics, or none: norm: running or group"
-        )
+        raise UserError(f"{owner} needs a backbone whose batch norm keeps running statistics: norm: running or group")
     n_features = getattr(backbone, "n_features", None)
     if not isinstance(n_features, int):
         raise UserError(f"{owner} needs a backbone with an attribute n_features; {type(backbone).__name__} has none")
