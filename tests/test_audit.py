@@ -163,6 +163,7 @@ def test_coverage_is_measured_in_codes_if_there_is_an_encoder():
 
 
 ARGS = ("audit", "--feature_steps", "2", "--config", "configs/learner/protonet.yaml")
+ARGS += ("--config", "configs/policy/random_other.yaml")
 
 
 def test_command_flags_a_generator_of_three_steps(monkeypatch, generator, tmp_path, capsys):

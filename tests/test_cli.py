@@ -28,6 +28,7 @@ GAN = "configs/generator/gan_classic.yaml"
 CLASSES_GAN = "configs/generator/gan.yaml"
 QUICK = "--data.feature_steps=2"  # the network that samples are measured with
 PROTONET = "configs/learner/protonet.yaml"
+LATENT = "configs/policy/random_other.yaml"  # laid over it: half of the classes from data.generator
 REAL = "configs/arm/real_only.yaml"
 YAMLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
 
@@ -71,8 +72,9 @@ def test_generators_train(tmp_path, path):
 
 
 @pytest.mark.parametrize("path", [p for p in YAMLS if "/learner/" in p])
-def test_learners_train_and_test(tmp_path, path, generator, capsys):
-    assert run(tmp_path, "fit", "--config", path, "--config", DEBUG, f"--data.generator={generator}") == 0
+def test_learners_train_and_test(tmp_path, path, generator, redrawer, capsys):
+    models = [f"--data.generator={generator}", f"--data.redrawer={redrawer}"]
+    assert run(tmp_path, "fit", "--config", path, "--config", DEBUG, *models) == 0
     (folder,) = tmp_path.glob("*/001")
     assert (folder / "pictures" / "episodes.png").is_file()
     summary = json.loads((folder / "run.json").read_text())
@@ -140,7 +142,8 @@ def test_data_sets_train_both_kinds(tmp_path, name):
         pytest.skip("the Omniglot zip files are not here")
     assert run(tmp_path, "fit", "--config", GAN, "--config", path, "--config", DEBUG, QUICK) == 0
     checkpoint = tmp_path / "gan_classic-glyphs" / "001" / "checkpoints" / "best.ckpt"
-    args = ["--config", PROTONET, "--config", path, "--config", DEBUG, f"--data.generator={checkpoint}"]
+    configs = ["--config", PROTONET, "--config", LATENT, "--config", path, "--config", DEBUG]
+    args = [*configs, f"--data.generator={checkpoint}"]
     assert run(tmp_path, "fit", *args) == 0
 
 
@@ -181,7 +184,7 @@ def test_validating_a_generator_gives_the_report_of_its_training(tmp_path, gener
 
 
 def test_same_seed_gives_the_same_metrics_file_and_another_does_not(tmp_path, generator):
-    args = ["fit", "--config", PROTONET, "--config", DEBUG, f"--data.generator={generator}"]
+    args = ["fit", "--config", PROTONET, "--config", LATENT, "--config", DEBUG, f"--data.generator={generator}"]
     for seed in (0, 0, 1):
         assert run(tmp_path, *args, f"--seed_everything={seed}") == 0
     files = [(tmp_path / "protonet-glyphs" / f"00{i}" / "metrics.csv").read_bytes() for i in (1, 2, 3)]
@@ -303,7 +306,7 @@ BAD_ARGS = [
     (["fit", "--config", GAN, "--run.wandb", "sometimes"], r"run\.wandb: expected one of 'auto', .* found 'sometimes'"),
     (["fit", "--config", GAN, "--seed_everything", "x"], "seed_everything: expected bool or int, found 'x'"),
     (
-        ["fit", "--config", PROTONET, "--data.train_tasks.latent.policy", "Othrclass"],
+        ["fit", "--config", PROTONET, "--config", LATENT, "--data.train_tasks.latent.policy", "Othrclass"],
         r"latent\.policy: cannot find class .* did you mean 'genmeta\.tasks\.latent\.OtherClass'",
     ),
     (
@@ -321,8 +324,9 @@ BAD_ARGS = [
     ),
     (["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_query", "40"], "smallest class has 20 images"),
     (["fit", "--config", PROTONET, "--config", REAL, "--data.train.n_shot", "0"], "n_shot >= 1"),
-    (["fit", "--config", PROTONET], r"data\.generator is not set"),
-    (["fit", "--config", PROTONET, "--data.generator", "nowhere.ckpt"], r"checkpoint nowhere\.ckpt: no such file"),
+    (["fit", "--config", PROTONET], r"data\.redrawer is not set"),
+    (["fit", "--config", PROTONET, "--config", LATENT], r"data\.generator is not set"),
+    (["fit", "--config", PROTONET, "--data.redrawer", "nowhere.ckpt"], r"checkpoint nowhere\.ckpt: no such file"),
     (["test", "--config", PROTONET, "--ckpt_path", "nowhere.ckpt"], r"checkpoint nowhere\.ckpt: no such file"),
     (
         ["fit", "--config", "configs/learner/maml.yaml", "--config", REAL, "--data.train.n_way", "7"],
@@ -373,7 +377,7 @@ def test_bad_experiment_gives_one_line_and_leaves_nothing_behind(tmp_path, capsy
 
 def test_damaged_and_foreign_generators_are_refused(tmp_path, capsys, generator):
     (tmp_path / "cut.ckpt").write_bytes(generator.read_bytes()[:10000])
-    args = ["fit", "--config", PROTONET, "--config", DEBUG]
+    args = ["fit", "--config", PROTONET, "--config", LATENT, "--config", DEBUG]
     assert run(tmp_path / "runs", *args, f"--data.generator={tmp_path / 'cut.ckpt'}") == 2
     assert_one_line(capsys, r"cut\.ckpt: cannot be read; it is cut off or damaged")
     assert run(tmp_path / "runs", *args, f"--data.generator={generator}", "--data.split=glyphs_full") == 2
@@ -442,13 +446,16 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "trained: " in done.stdout
-    folder = tmp_path / "glyphs-protonet-vae" / "001"
+    folder = tmp_path / "glyphs-protonet-vae_deformation" / "001"
     results = json.loads((folder / "results.json").read_text())
-    assert set(results["arms"]) == {"mixed", "real_only", "from_scratch", "pixels"}
-    assert all(len(arm["accuracies"]["5w1s"]) == 20 for arm in results["arms"].values())
-    for row in ("mixed", "real tasks only", "from scratch", "nearest neighbour"):
+    trained = {"mixed", "real_only", "elastic"}
+    beside = {f"{arm}+{what}" for arm in trained for what in ("30hands", "30elastic")}
+    assert set(results["arms"]) == trained | beside | {"from_scratch", "pixels"}
+    n_episodes = {name: len(arm["accuracies"]["5w1s"]) for name, arm in results["arms"].items()}
+    assert n_episodes == {name: 6 if "+" in name else 20 for name in results["arms"]}  # two batches
+    for row in ("with the generator", "real only, with", "real only, elastic", "from scratch", "nearest neighbour"):
         assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d \| \d+\.\d\d ± \d+\.\d\d", done.stdout)
-    for path in re.findall(r"^(?:checkpoints|generator|episodes)\s+(\S+?),? ", done.stdout, flags=re.M)[1:]:
+    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),? ", done.stdout, flags=re.M)[1:]:
         assert Path(path).is_file(), path
     fits = [yaml.safe_load((folder / arm / "fit" / "config.yaml").read_text()) for arm in ("mixed", "real_only")]
     assert fits[0]["trainer"] == fits[1]["trainer"]
@@ -480,7 +487,8 @@ def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_not
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") and not k.lower().endswith("_proxy")}
     env |= {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": here, "HTTPS_PROXY": here, "HTTP_PROXY": here}
     env |= {"GENMETA_CACHE": os.environ.get("GENMETA_CACHE", str(Path.home() / ".cache" / "genmeta"))}
-    args = ["fit", "--config", PROTONET, "--config", DEBUG, f"--run.folder={tmp_path}", f"--data.generator={generator}"]
+    configs = ["--config", PROTONET, "--config", LATENT, "--config", DEBUG]
+    args = ["fit", *configs, f"--run.folder={tmp_path}", f"--data.generator={generator}"]
     done = subprocess.run(
         [sys.executable, "-m", "genmeta", *args],
         capture_output=True,

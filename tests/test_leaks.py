@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from conftest import ROOT, make_table
-from test_cli import DEBUG, PROTONET, REAL, assert_one_line, run
+from test_cli import DEBUG, LATENT, PROTONET, REAL, assert_one_line, run
 
 from genmeta.data.seen import Seen, hash_images
 from genmeta.data.splits import Split, load_split
@@ -45,7 +45,8 @@ def test_a_learners_checkpoint_says_what_it_has_seen(learner):
 
 
 def test_the_learners_generator_is_in_its_checkpoint(tmp_path, generator):
-    assert run(tmp_path, "fit", "--config", PROTONET, "--config", DEBUG, f"--data.generator={generator}") == 0
+    configs = ["--config", PROTONET, "--config", LATENT, "--config", DEBUG]
+    assert run(tmp_path, "fit", *configs, f"--data.generator={generator}") == 0
     (path,) = tmp_path.glob("*/001/checkpoints/best.ckpt")
     assert torch.load(path, weights_only=True)["genmeta"]["generator"] == str(generator)
 

@@ -18,6 +18,7 @@ from genmeta.tasks.real import RealTasks
 TABLE = make_table()
 SPLIT = toy_split(TABLE)  # 12 train classes: 8 of group g0, 4 of g1
 DEBUG, PROTONET, REAL = "configs/trainer/debug.yaml", "configs/learner/protonet.yaml", "configs/arm/real_only.yaml"
+LATENT = "configs/policy/random_other.yaml"
 VAE = "configs/generator/vae.yaml"
 
 
@@ -152,7 +153,15 @@ def test_a_run_records_the_choice_and_a_generator_of_other_data_is_refused(tmp_p
     split = json.loads((folder / "split.json").read_text())
     assert len(split["train"]) == 30
     assert split["hash"] == facts["split"]["hash"]
-    learner = ["fit", "--config", PROTONET, f"--data.generator={folder / 'checkpoints' / 'best.ckpt'}", *runs]
+    learner = [
+        "fit",
+        "--config",
+        PROTONET,
+        "--config",
+        LATENT,
+        f"--data.generator={folder / 'checkpoints' / 'best.ckpt'}",
+        *runs,
+    ]
     assert main([*learner, *low]) == 0
     capsys.readouterr()
     assert main([*learner, low[0]]) == 2

@@ -67,6 +67,10 @@ def experiment(args: Sequence[str]) -> None:
         print(f"testing    {title}", flush=True)
         test = _run("test", *configs, *settings, "test", *weights)
         arms |= _with_support(arm, title, read_run_file(test.run_folder))
+        if arm in trained and "redrawer" in roles:
+            beside = ["--config", str(CONFIGS / "test" / "hands.yaml")]
+            test = _run("test", *configs, *beside, *settings, "test_hands", *weights)
+            arms |= _with_support(arm, title, read_run_file(test.run_folder), arms[arm])
     check_same_episodes(list(arms.values()))
     _report(folder, arms, generators, options, time.monotonic() - started)
 
@@ -90,12 +94,15 @@ def _in_name(options: argparse.Namespace, roles: dict[str, Path]) -> list[Path]:
     return [*([options.policy] if options.policy else []), *roles.values()]
 
 
-def _with_support(arm: str, title: str, summary: dict[str, Any]) -> dict[str, Arm]:
+def _with_support(arm: str, title: str, summary: dict[str, Any], tested: Arm | None = None) -> dict[str, Arm]:
     """Return an arm, and one more for each kind of generated support images that it was tested with.
 
     Episodes with generated support images are the same real ones, so that all of them pair.
+
+    Args:
+        tested: the arm without such images, if it was tested before.
     """
-    arms: dict[str, Arm] = {}
+    arms: dict[str, Arm] = {arm: tested} if tested else {}
     for name, accuracies in summary["episode_accuracies"].items():
         base, plus, kind = name.partition("+")
         n, what = re.fullmatch(r"(\d*)(.*)", kind).groups()  # type: ignore[union-attr]
