@@ -56,8 +56,8 @@ class LEO(Learner):
     Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero and Hadsell, "Meta-Learning with Latent Embedding Optimization",
     ICLR 2019, algorithm 1. Reference code: github.com/google-deepmind/leo. Here the backbone is trained along, and what
     draws on global random state (dropout of the encoder's input) is left out. The noise of codes and of decoded weights
-    is drawn once a step and kept through the adaptation; evaluation uses the means. Weight decay is the optimiser's
-    matter. Any way and shot in test. `support_weight` is ignored.
+    is drawn once a step and kept through the adaptation; evaluation uses the means. Features are of unit length. Weight
+    decay is the optimiser's matter. Any way and shot in test. `support_weight` is ignored.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.
@@ -153,7 +153,8 @@ class LEO(Learner):
 
     def adapt(self, batch: EpisodeBatch) -> Adapted:
         """Return logits and codes after adaptation (algorithm 1, steps 4 to 11)."""
-        support, query = embed(self.backbone, batch)
+        # of unit length: with the features of a backbone that is trained along, steps of 1 in the codes run away
+        support, query = (F.normalize(x, dim=2) for x in embed(self.backbone, batch))
         mean, log_std = self.encode(support, batch.support_y, batch.n_way)
         z, noise = mean, None
         if self.training:
