@@ -18,9 +18,9 @@ from scipy.stats import t as student
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "configs" / "policy"
-CONTROLS = ("real", "rotations", "elastic", "deformed_classes", "umtra", "untrained")
+CONTROLS = ("real", "rotations", "elastic", "elastic_quarter", "deformed_classes", "umtra", "untrained")
 WITH_GAN = {"generator_classes": "generator_classes", "random_other_gan": "random_other"}
-AT_TEST = ("rotations", "elastic", "hands_elastic")  # also tested with generated support images
+AT_TEST = ("rotations", "elastic", "hands_elastic", "hands_elastic_quarter")
 HANDS = {
     "+30hands": "{n: 30, weight: 0.7, hands: {learned: 1.0}}",
     "+30elastic": "{n: 30, weight: 0.7, hands: {learned: 0.0, elastic: {}}}",

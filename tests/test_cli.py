@@ -19,6 +19,7 @@ from conftest import OMNIGLOT, ROOT
 
 from genmeta.cli.main import main
 from genmeta.cli.tracking import has_account, wandb_mode
+from genmeta.cli.training import TrainingCLI
 from genmeta.data.omniglot_minimal import FILES
 from genmeta.models.checkpoint import load_generator
 from genmeta.rng import make_rng
@@ -581,3 +582,13 @@ def test_help_and_make_help_list_what_there_is(capsys):
         "clean",
     ]:
         assert re.search(rf"^  {target}  +\w", shown, flags=re.M), target
+
+
+def test_a_policy_is_the_same_over_any_learners_yaml():
+    """Options with the same name in the class that was there before are kept when YAMLs are merged."""
+    for path in [p for p in YAMLS if "/policy/" in p or "/arm/elastic" in p]:
+        over = []
+        for learner in (PROTONET, "configs/learner/maml.yaml"):
+            cli = TrainingCLI(["fit", "--config", learner, "--config", path], check_only=True, set_up=False)
+            over.append(re.sub(" at 0x[0-9a-f]+", "", repr(cli.datamodule.train_tasks)))
+        assert over[0] == over[1], path
