@@ -45,7 +45,8 @@ def main() -> None:
     shipped = sorted(path.stem for path in POLICIES.glob("*.yaml"))
     names = options.policies or [*shipped, "untrained", "random_other_gan"]
 
-    generators = {role: generator(role, options) for role in ("vae", "gan", "vae_deformation", "untrained")}
+    roles = ("vae", "gan", "vae_deformation", *(["untrained"] if "untrained" in names else []))
+    generators = {role: generator(role, options) for role in roles}
     fits = {(name, seed): fit(name, seed, generators, options) for seed in options.seeds for name in names}
     tests = {key: test(run, "test", [""], options) for key, run in fits.items()}
     hands = {
