@@ -460,7 +460,7 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     n_episodes = {name: len(arm["accuracies"]["5w1s"]) for name, arm in results["arms"].items()}
     assert n_episodes == {name: 6 if "+" in name else 20 for name in results["arms"]}  # two batches
     for row in ("with the generator", "real only, with", "real only, elastic", "from scratch", "nearest neighbour"):
-        assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d \| \d+\.\d\d ± \d+\.\d\d", done.stdout)
+        assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d +\| \d+\.\d\d ± \d+\.\d\d", done.stdout)
     for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),? ", done.stdout, flags=re.M)[1:]:
         assert Path(path).is_file(), path
     fits = [yaml.safe_load((folder / arm / "fit" / "config.yaml").read_text()) for arm in ("mixed", "real_only")]
