@@ -16,6 +16,8 @@ from statistics import mean, stdev
 from grid import Run, run_all
 from scipy.stats import t as student
 
+from genmeta.modules.keep_ages import age_checkpoint
+
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "configs" / "policy"
 CONTROLS = ("real", "rotations", "elastic", "elastic_quarter", "deformed_classes", "umtra", "untrained")
@@ -76,7 +78,10 @@ def generator(role: str, options: argparse.Namespace) -> Run | Path:
         "--run.wandb=off",
         "--trainer.devices=1",
     ]
-    args += ["--trainer.limit_train_batches=0", "--trainer.max_epochs=1"] if role == "untrained" else []
+    if role == "untrained":  # its weights before the first step; one step, so that there is a run at all
+        args += ["--trainer.callbacks+=genmeta.modules.keep_ages.KeepAges", "--trainer.callbacks.steps=[0]"]
+        args += ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--data.feature_steps=1"]
+        args += ["--model.importance_samples=1"]
     return Run(f"{role}-{options.data}", tuple(args), options.runs)
 
 
@@ -124,7 +129,9 @@ def test(trained: Run, part: str, supports: list[str], options: argparse.Namespa
 
 def checkpoint(of: Run | Path) -> Path:
     """Return the checkpoint of a generator."""
-    return of.checkpoint if isinstance(of, Run) else of
+    if isinstance(of, Path):
+        return of
+    return age_checkpoint(of.checkpoint.parent, 0) if of.name.startswith("untrained-") else of.checkpoint
 
 
 def table(names: list[str], fits: dict, tests: dict, hands: dict, options: argparse.Namespace) -> str:
