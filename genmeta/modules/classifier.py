@@ -65,9 +65,7 @@ class ClassDataModule(EpisodicDataModule):
 
     def base_images(self, device: torch.device) -> list[Tensor]:
         """Return upright training images, evenly spaced, at most `N_BASE_IMAGES`, float32 in [0, 1], in chunks."""
-        pool = self.pools["train"]
-        places = torch.cat([start + torch.arange(int(n)) for start, n in zip(pool.starts, pool.counts, strict=True)])
-        rows = evenly(places if pool.rows is None else pool.rows[places], N_BASE_IMAGES)
+        rows = evenly(self.pools["train"].all_rows, N_BASE_IMAGES)
         upright = self.images if self.images.dim() == 4 else self.images[0]
         return [gather(upright, chunk.to(upright.device)).to(device).float() / 255 for chunk in rows.split(256)]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
-from genmeta.tasks.sampling import draw_distinct, draw_labels
+from genmeta.tasks.sampling import draw_distinct, draw_labels, draw_turns
 from genmeta.tasks.space import Encodings
 
 
@@ -92,9 +92,7 @@ class ClusterTasks(TaskSampler):
             cluster = draw_distinct(torch.tensor(of.n_clusters(shape.n_images)), shape.n_way, rng)
             places = of.starts[cluster][:, None] + draw_distinct(of.counts[cluster], shape.n_images, rng)
             rows.append(of.rows[places])
-        turns = torch.zeros(n_tasks, shape.n_way, dtype=torch.long)
-        if self.rotations:
-            turns = torch.randint(4, turns.shape, generator=rng)
+        turns = draw_turns(n_tasks, shape.n_way, self.rotations, rng)
         labels = draw_labels(n_tasks, shape.n_way, rng)
         return EpisodePlan.of_rows(shape.n_shot, torch.stack(rows), turns, labels, latent=True)
 

@@ -8,7 +8,7 @@ from genmeta.episode import DECODER, TABLE, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.policies import EncodedNoise, LatentPolicy, draw_classes
 from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
-from genmeta.tasks.sampling import draw_labels, exact_share
+from genmeta.tasks.sampling import draw_labels, draw_turns, exact_share
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class LatentTasks(TaskSampler):
         if isinstance(self.policy, EncodedNoise) and self.policy.keep_real:
             assert pool.encodings is not None
             rows[..., 0], source[..., 0] = pool.encodings.rows[classes["place"]], TABLE
-        turns = torch.zeros(n_tasks, shape.n_way, dtype=torch.long)
-        if self.rotations:
-            turns = torch.randint(4, turns.shape, generator=rng)
+        turns = draw_turns(n_tasks, shape.n_way, self.rotations, rng)
         return EpisodePlan(
             n_shot=shape.n_shot,
             rows=rows,
@@ -102,10 +100,8 @@ class GeneratedInstances(TaskSampler):
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
         assert pool.encodings is not None
-        place_of_row = torch.full((int(pool.encodings.rows.max()) + 1,), -1)
-        place_of_row[pool.encodings.rows] = torch.arange(len(pool.encodings.rows))
         chosen = exact_share(plan.rows.shape, self.share, step, rng) & (plan.source == TABLE)
-        place = place_of_row[plan.rows[chosen]]
+        place = pool.encodings.place_of_row[plan.rows[chosen]]
         # every chosen image is a class of one image
         classes = {"place": place[None], "centre": pool.encodings.means[place][None]}
         fresh = self.policy.instances(classes, 1, pool.space, rng)[0, :, 0]

@@ -15,7 +15,7 @@ from genmeta.episode import EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
-from genmeta.tasks.sampling import draw_distinct, draw_labels, exact_share
+from genmeta.tasks.sampling import draw_distinct, draw_labels, draw_turns, exact_share
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,23 @@ class Hands:
 
 
 @dataclass(frozen=True)
-class RedrawnTasks(TaskSampler):
+class _WithHands(TaskSampler):
+    """Tasks of another sampler, some of whose images are drawn again."""
+
+    tasks: TaskSampler
+    hands: Hands
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.tasks.needs | self.hands.needs
+
+    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
+        self.hands.check(pool)
+        super().check(pool, shape)
+
+
+@dataclass(frozen=True)
+class RedrawnTasks(_WithHands):
     """Tasks whose images are drawn again, each with codes of its own: more instances of the same classes.
 
     Args:
@@ -74,8 +90,6 @@ class RedrawnTasks(TaskSampler):
         which: `all` images, or only `support` or `query`.
     """
 
-    tasks: TaskSampler
-    hands: Hands
     share: float = 1.0
     which: Literal["all", "support", "query"] = "all"
 
@@ -84,14 +98,6 @@ class RedrawnTasks(TaskSampler):
             raise UserError(f"RedrawnTasks: share must be in [0, 1], found {self.share}")
         if self.which not in ("all", "support", "query"):
             raise UserError(f"RedrawnTasks: which must be all, support or query, found '{self.which}'")
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.tasks.needs | self.hands.needs
-
-    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        self.hands.check(pool)
-        super().check(pool, shape)
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
@@ -102,7 +108,7 @@ class RedrawnTasks(TaskSampler):
 
 
 @dataclass(frozen=True)
-class SupportHands(TaskSampler):
+class SupportHands(_WithHands):
     """Tasks with more support images: each real one, and `n` versions of it drawn by other hands.
 
     In training, or at meta-test with the one image that a class has. A prototype is then `(1 - weight)` of the mean of
@@ -115,22 +121,12 @@ class SupportHands(TaskSampler):
         weight: share of the generated images in a class's prototype, in [0, 1].
     """
 
-    tasks: TaskSampler
-    hands: Hands
     n: int = 30
     weight: float = 0.7
 
     def __post_init__(self) -> None:
         if self.n < 1 or not 0 <= self.weight <= 1:
             raise UserError(f"SupportHands: n must be at least 1 and weight in [0, 1]; found {self.n}, {self.weight}")
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.tasks.needs | self.hands.needs
-
-    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        self.hands.check(pool)
-        super().check(pool, shape)
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
@@ -174,9 +170,7 @@ class SingleImageTasks(TaskSampler):
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         rows = pool.all_rows
         chosen = rows[draw_distinct(torch.full((n_tasks,), len(rows)), shape.n_way, rng)]
-        turns = torch.zeros_like(chosen)
-        if self.rotations:
-            turns = torch.randint(4, turns.shape, generator=rng)
+        turns = draw_turns(n_tasks, shape.n_way, self.rotations, rng)
         repeated = chosen[..., None].repeat(1, 1, shape.n_images)
         return EpisodePlan.of_rows(shape.n_shot, repeated, turns, draw_labels(n_tasks, shape.n_way, rng), latent=True)
 

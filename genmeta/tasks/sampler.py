@@ -67,7 +67,7 @@ class TaskPool:
             raise UserError("generated tasks need a generator, but data.generator is not set")
         return LatentSpace(self.prior, self.encodings)
 
-    @property
+    @cached_property
     def all_rows(self) -> Tensor:
         """Table rows of all images, class by class, int64 `[n]`."""
         if self.rows is not None:

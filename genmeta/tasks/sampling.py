@@ -42,6 +42,13 @@ def draw_labels(n_tasks: int, n_way: int, rng: torch.Generator) -> Tensor:
     return argsort_rows(torch.rand(n_tasks, n_way, generator=rng))
 
 
+def draw_turns(n_tasks: int, n_way: int, rotations: bool, rng: torch.Generator) -> Tensor:
+    """Return random quarter turns of classes, int64 `[task, way]`; 0 and no draw without rotations."""
+    if not rotations:
+        return torch.zeros(n_tasks, n_way, dtype=torch.long)
+    return torch.randint(4, (n_tasks, n_way), generator=rng)
+
+
 def argsort_rows(keys: Tensor) -> Tensor:
     """Return what `keys.argsort(dim=-1, stable=True)` does, for float32 keys of at least 0.
 

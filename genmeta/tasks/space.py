@@ -1,6 +1,7 @@
 """The latent space as task samplers see it: tensors only."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,7 +31,14 @@ class Encodings:
         """Number of each image's class, int64 `[n]`."""
         return torch.arange(len(self.counts)).repeat_interleave(self.counts)
 
-    @property
+    @cached_property
+    def place_of_row(self) -> Tensor:
+        """Where each table row is among the encodings, int64; -1 where it is not."""
+        places = torch.full((int(self.rows.max()) + 1,), -1)
+        places[self.rows] = torch.arange(len(self.rows))
+        return places
+
+    @cached_property
     def class_means(self) -> Tensor:
         """Mean code of each class, `[n_classes, d]`."""
         sums = torch.zeros(len(self.counts), self.means.shape[1]).index_add(0, self.classes, self.means)
