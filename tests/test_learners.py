@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from promises import order_of_support_does_not_matter, permuted_labels_permute_logits
 from torch import nn
 from torch.nn import functional as F
 
@@ -98,20 +99,12 @@ def test_pixel_nearest_neighbour_equals_a_loop():
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_shuffled_support_gives_the_same_logits(name):
-    batch = make_batch()
-    learner = seeded(LEARNERS[name])
-    order = torch.randperm(6, generator=make_rng(3))
-    shuffled = replaced(batch, support_x=batch.support_x[:, order], support_y=batch.support_y[:, order])
-    torch.testing.assert_close(learner(shuffled), learner(batch), atol=1e-10, rtol=1e-8)
+    order_of_support_does_not_matter(seeded(LEARNERS[name]), make_batch())
 
 
 @pytest.mark.parametrize("name", ["protonet", "pixels"])
 def test_permuted_labels_give_permuted_logits(name):
-    batch = make_batch()
-    learner = seeded(LEARNERS[name])
-    permutation = torch.tensor([2, 0, 1])
-    permuted = replaced(batch, support_y=permutation[batch.support_y])
-    torch.testing.assert_close(learner(permuted)[..., permutation], learner(batch))
+    permuted_labels_permute_logits(seeded(LEARNERS[name]), make_batch())
 
 
 @pytest.mark.parametrize("name", LEARNERS)

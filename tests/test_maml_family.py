@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from promises import order_of_support_does_not_matter, permuted_labels_permute_logits
 from test_engine import LEARNERS, assert_same, loss_and_gradient, make
 from test_learners import make_batch, replaced
 from torch import nn
@@ -274,27 +275,23 @@ def test_inductive_statistics_are_those_of_the_support_set_in_the_adapted_networ
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_permuted_labels_and_outputs_of_the_head_give_permuted_logits(kind):
     """The head has weights of its own for each label, so that they must be permuted with the labels."""
-    batch = make_batch(n_shot=1)
     learner = make(kind).eval()
-    logits = learner(batch)
-    permutation = torch.tensor([2, 0, 1])
     head = learner.network[1]
     parameters = [head.weight, head.bias]
     if kind == "meta_sgd":
         parameters += list(learner.rates)[-2:]
-    for parameter in parameters:
-        parameter.data[permutation] = parameter.data.clone()
-    permuted = learner(replaced(batch, support_y=permutation[batch.support_y]))
-    torch.testing.assert_close(permuted[..., permutation], logits)
+
+    def permute_the_head(permutation):
+        for parameter in parameters:
+            parameter.data[permutation] = parameter.data.clone()
+
+    permuted_labels_permute_logits(learner, make_batch(n_shot=1), permute_the_head)
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_shuffled_support_gives_the_same_logits(kind):
-    batch = make_batch()
     learner = make(kind, **({"images_per_class": 2} if kind == "reptile" else {})).eval()
-    order = torch.randperm(6, generator=make_rng(3))
-    shuffled = replaced(batch, support_x=batch.support_x[:, order], support_y=batch.support_y[:, order])
-    torch.testing.assert_close(learner(shuffled), learner(batch), atol=1e-10, rtol=1e-8)
+    order_of_support_does_not_matter(learner, make_batch())
 
 
 @pytest.mark.parametrize("kind", LEARNERS)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from promises import order_of_support_does_not_matter, permuted_labels_permute_logits
 from test_learners import make_batch, replaced
 from torch import nn
 from torch.nn import functional as F
@@ -253,18 +254,12 @@ def test_orders_in_training_and_evaluation():
 
 @pytest.mark.parametrize("name", ANY_ORDER)
 def test_shuffled_support_gives_the_same_logits(name):
-    batch, learner = make_batch(), make(name)
-    order = torch.randperm(6, generator=make_rng(3))
-    shuffled = replaced(batch, support_x=batch.support_x[:, order], support_y=batch.support_y[:, order])
-    torch.testing.assert_close(learner(shuffled), learner(batch), atol=1e-10, rtol=1e-8)
+    order_of_support_does_not_matter(make(name), make_batch())
 
 
 @pytest.mark.parametrize("name", ["r2d2", "leo"])
 def test_permuted_labels_give_permuted_logits(name):
-    batch, learner = make_batch(), make(name)
-    permutation = torch.tensor([2, 0, 1])
-    permuted = replaced(batch, support_y=permutation[batch.support_y])
-    torch.testing.assert_close(learner(permuted)[..., permutation], learner(batch))
+    permuted_labels_permute_logits(make(name), make_batch())
 
 
 @pytest.mark.parametrize("name", MAKE)

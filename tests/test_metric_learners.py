@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from promises import order_of_support_does_not_matter, permuted_labels_permute_logits
 from test_learners import make_batch
 from torch import nn
 from torch.nn import functional as F
@@ -208,18 +209,12 @@ def test_refined_class_means_by_hand():
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != ORDERED])
 def test_shuffled_support_gives_the_same_logits(name):
-    batch, learner = make_batch(), made(name)
-    order = torch.randperm(6, generator=make_rng(3))
-    shuffled = replace(batch, support_x=batch.support_x[:, order], support_y=batch.support_y[:, order])
-    torch.testing.assert_close(learner(shuffled), learner(batch), atol=1e-10, rtol=1e-8)
+    order_of_support_does_not_matter(made(name), make_batch())
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_permuted_labels_give_permuted_logits(name):
-    batch, learner = make_batch(), made(name)
-    permutation = torch.tensor([2, 0, 1])
-    permuted = replace(batch, support_y=permutation[batch.support_y])
-    torch.testing.assert_close(learner(permuted)[..., permutation], learner(batch))
+    permuted_labels_permute_logits(made(name), make_batch())
 
 
 def slice_of(batch, tasks=slice(None), queries=slice(None)):
