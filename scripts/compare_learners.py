@@ -35,7 +35,7 @@ from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 
 ROOT = Path(__file__).parents[1]
 REAL_ONLY = f"--config={ROOT}/configs/arm/real_only.yaml"
-EPOCHS = 10  # validations of a training
+EPOCHS = 4  # validations of a training
 QUERIES = {5: 15, 20: 5}  # of a class, by way; 15 otherwise
 
 
@@ -117,12 +117,16 @@ def rows_of(
     trained = "trainer" in yaml.safe_load(path.read_text())
     settings = checked("fit" if trained else "test", configs).config[("fit" if trained else "test")]
     settings = settings.model.init_args.learner.get("init_args") or {}
-    ways = sorted({e.n_way for e in shapes.values()}) if "n_way" in settings else [None]
+    fixed = next((key for key in ("n_way", "max_way") if key in settings), None)
+    ways = sorted({e.n_way for e in shapes.values()}) if fixed else [None]
     modes = [["--model.learner.query_statistics=batch"], ["--model.learner.query_statistics=support"]]
     found: dict[str, Row] = {}
     for way in ways:
         tested = {shape: e for shape, e in shapes.items() if way in (None, e.n_way)}
-        at_way = [*configs, *(f"--{o}.n_way={way}" for o in ("model.learner", "data.train", "data.val") if way)]
+        places = (f"model.learner.{fixed}", "data.train.n_way", "data.val.n_way")
+        at_way = [*configs, *(f"--{place}={way}" for place in places if way)]
+        if "length" in settings:  # of a sequence: SNAIL's support images and the query
+            at_way.append(f"--model.learner.length={way * max(e.n_shot for e in tested.values()) + 1}")
         label = f"{name}-{way}way" if way else name
         fits, n_episodes, note = trainings(label, at_way, options) if trained else ([None] * len(options.seeds), 0, "–")
         for mode in modes if "query_statistics" in settings else [[]]:

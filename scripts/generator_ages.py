@@ -56,6 +56,12 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     add("--data", default="glyphs", help="name of a YAML in configs/data, or its path")
     add("--generator", default="vae", help="name of a YAML in configs/generator, or its path")
     add("--learner", default="protonet", help="name of a YAML in configs/learner, or its path")
+    add(
+        "--policy",
+        nargs="+",
+        default=["random_other"],
+        help="names of YAMLs in configs/policy, or paths, laid over the learner's: its tasks must come from codes",
+    )
     add("--ages", nargs="+", type=int, default=[0, 200, 400, 700], help="steps of the generator; its best comes last")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the generator and the learners")
     add("--workers", type=int, default=1, help="runs at the same time, each of one thread")
@@ -68,7 +74,9 @@ def parse(args: list[str] | None) -> argparse.Namespace:
         name = getattr(options, kind)
         known = ROOT / "configs" / kind / f"{name}.yaml"
         setattr(options, kind, known if known.is_file() else Path(name))
-    for path in (options.data, options.generator, options.learner, *map(Path, options.config)):
+    known = {path.stem: path for path in (ROOT / "configs" / "policy").glob("*.yaml")}
+    options.policy = [known.get(name, Path(name)) for name in options.policy]
+    for path in (options.data, options.generator, options.learner, *options.policy, *map(Path, options.config)):
         if not path.is_file():
             parser.error(f"{path}: no such file")
     if len(options.seeds) < 2:
@@ -96,7 +104,7 @@ def grid(options: argparse.Namespace) -> tuple[dict[int, Run], dict[Key, Run], d
         generator = [f"--config={options.generator}", *of_all, *last]
         trained = Run(f"{name}-seed{seed}", ("fit", *generator, *keep), options.runs)
         generators[seed] = trained
-        learner = [f"--config={options.learner}", *of_all]
+        learner = [f"--config={options.learner}", *(f"--config={path}" for path in options.policy), *of_all]
         for age in (*sorted(set(options.ages)), BEST, REAL):
             which = "real" if age == REAL else f"{name}-age-{age}"
             more = [f"--config={ROOT}/configs/arm/real_only.yaml"]  # comes last: the share of an option gives way to 0
@@ -168,7 +176,8 @@ def notes(generators: dict[int, Run], tests: dict[Key, Run], options: argparse.N
     episodes = ", ".join(f"{n} of {s} ({some.summary['episodes'][f'test/{s}']})" for s, n in n_episodes.items())
     return (
         f"Generator `{options.generator.stem}`, {' or '.join(map(str, steps))} steps in all; learner "
-        f"`{options.learner.stem}`, {' or '.join(map(str, learner_steps))} steps{more}; seeds "
+        f"`{options.learner.stem}`, {' or '.join(map(str, learner_steps))} steps, tasks by "
+        f"{', '.join(f'`{path.stem}`' for path in options.policy)}{more}; seeds "
         f"{', '.join(map(str, options.seeds))}: a generator and its learners have the same; split {split['name']} "
         f"({split['hash']}). Accuracies are means over seeds ± 95 % interval over seeds (Student's t), differences are "
         f"paired by seed; metrics ± half their range. Test episodes, the same in all runs: {episodes}; they measure "

@@ -11,6 +11,7 @@ from conftest import ROOT
 from test_generator_training import gan, images_of, vae
 from test_training import trainer_for
 
+from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import load_generator
 from genmeta.modules.keep_ages import KeepAges
@@ -72,6 +73,15 @@ def test_the_grid_compares_like_with_like(ages, tmp_path):
         assert given == [f"--data.generator={generators[seed].checkpoint.parent / name}.ckpt"]
         assert f"--ckpt_path={generators[seed].checkpoint.parent / name}.ckpt" in measures[age, seed].args
         assert fit.after == measures[age, seed].after == (generators[seed],)
+
+
+def test_the_shipped_setting_takes_tasks_from_the_generator(ages, tmp_path):
+    """The learner's own YAML may have no tasks from codes: `make generator-ages` would measure nothing."""
+    _, _, tests = ages.grid(ages.parse(["--runs", str(tmp_path)]))
+    fit = next(test.after[0] for (age, _), test in tests.items() if age == 0)
+    configs = [arg for arg in fit.args if not arg.startswith("--data.generator=")]
+    data = TrainingCLI(configs, check_only=True, set_up=False).datamodule
+    assert "decoder" in data.train_tasks.needs
 
 
 def test_numbers_of_the_table(ages, tmp_path):
