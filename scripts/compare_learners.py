@@ -115,7 +115,7 @@ def rows_of(
         *options.options,
     ]
     trained = "trainer" in yaml.safe_load(path.read_text())
-    settings = checked("fit" if trained else "test", configs).config[("fit" if trained else "test")]
+    settings = checked("fit" if trained else "test", configs, set_up=False).config[("fit" if trained else "test")]
     settings = settings.model.init_args.learner.get("init_args") or {}
     fixed = next((key for key in ("n_way", "max_way") if key in settings), None)
     ways = sorted({e.n_way for e in shapes.values()}) if fixed else [None]
@@ -131,7 +131,7 @@ def rows_of(
         fits, n_episodes, note = trainings(label, at_way, options) if trained else ([None] * len(options.seeds), 0, "–")
         for mode in modes if "query_statistics" in settings else [[]]:
             arguments = [*at_way, *mode, tests_yaml(tested, label, options)]
-            learner = checked("test", arguments).model.learner
+            learner = checked("test", arguments, set_up=False).model.learner
             kind_of = "transductive" if depends_on_other_queries(learner, way or 5) else "inductive"
             row = found.setdefault("".join(mode), Row(name, kind_of, {}, [], [], note))
             runs = [
@@ -167,10 +167,13 @@ def test(label: str, mode: str, configs: Sequence[str], fit: Run | None, seed: i
     return Run(f"{label}-seed{seed}-{mode}", args, options.runs, (fit,) if fit else ())
 
 
-def checked(stage: str, configs: Sequence[str]) -> TrainingCLI:
-    """Return the parts that a command would run with, quietly; a wrong configuration is told before anything runs."""
+def checked(stage: str, configs: Sequence[str], set_up: bool = True) -> TrainingCLI:
+    """Return the parts that a command would run with, quietly; a wrong configuration is told before anything runs.
+
+    Without `set_up` no data are loaded and sizes are not compared, which takes a second or two: once for each training.
+    """
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        return TrainingCLI([stage, *configs], check_only=True)
+        return TrainingCLI([stage, *configs], check_only=True, set_up=set_up)
 
 
 def episodes(name: str, n_episodes: int) -> Episodes:
