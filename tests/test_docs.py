@@ -74,10 +74,11 @@ def genmeta_command(args: list[str]) -> int:
             more += ["--data.feature_steps=2", "--model.importance_samples=2"]
     elif command == "experiment":
         more = DEBUG
-    elif command in ("audit", "explore"):
-        more = ["--feature_steps=2", *DEBUG, "--run.wandb=off"] if command == "audit" else []
+    elif command == "audit":
+        more = ["--feature_steps=2", *DEBUG, "--run.wandb=off"]
     else:
         more = []
+        options = [option for option in options if option != "--tsne"]  # 10 s; see test_explore.py
     try:
         return main([command, *options, *more])
     except NothingTrained:
