@@ -13,7 +13,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import genmeta.cli.audit
 import genmeta.cli.experiment
+import genmeta.cli.explore
 from genmeta.cli.main import main
 
 DOCS = ROOT / "docs"
@@ -57,6 +59,9 @@ def project(tmp_path, monkeypatch, request):
         shutil.copytree(run_folder, tmp_path / "runs" / name / "001")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(genmeta.cli.experiment, "_run", refuse_to_train)
+    monkeypatch.setattr(genmeta.cli.audit, "N_CLASSES", 20)  # what they find is tested elsewhere
+    monkeypatch.setattr(genmeta.cli.audit, "_N_TRAINING", 100)
+    monkeypatch.setattr(genmeta.cli.explore, "N_IMAGES", 500)
     return tmp_path
 
 
