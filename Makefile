@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check format clean
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -103,11 +103,17 @@ test: $(STAMP) ## the tests (under 10 minutes on two cores)
 test-all: $(STAMP) ## the tests, slow ones included
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
-check: $(STAMP) ## lint, types, direction of imports
+check: $(STAMP) docs ## lint, types, direction of imports, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+docs: $(STAMP) ## build the docs site into build/site; warnings, dead links and missing anchors are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(STAMP) ## show the docs site on this machine while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix-only --quiet .

@@ -1,0 +1,212 @@
+"""The documents are true: what they print is run, links lead somewhere, the site loads nothing from elsewhere."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import genmeta.cli.audit
+import genmeta.cli.experiment
+import genmeta.cli.explore
+from genmeta.cli.main import main
+
+DOCS = ROOT / "docs"
+PAGES = ("quick_start", "concepts", "your_images", "write_a_policy", "write_a_learner", "faq")
+DEBUG = ["--config", "configs/trainer/debug.yaml"]
+BY_HAND = ("pip",)  # commands that would change the machine
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block: its language, title and text, those of files shown in it included."""
+
+    language: str
+    title: str
+    text: str
+
+
+def fences(page: str) -> list[Fence]:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    found = re.findall(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    assert 2 * len(found) == len(re.findall("^```", text, re.MULTILINE)), f"{page}: a fence without a language"
+    return [Fence(language, title, with_files(block)) for language, title, block in found]
+
+
+def with_files(block: str) -> str:
+    return re.sub(r'--8<-- "(.*)"', lambda shown: (ROOT / shown[1]).read_text(encoding="utf-8"), block)
+
+
+class NothingTrained(Exception):
+    """An experiment has passed its checks; that it then runs to the table is tested in test_cli.py."""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, request):
+    """A copy of the project's configs, with generators where the pages have them; the current folder."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for name in ("docs", "Makefile", "pyproject.toml", "requirements-learn2learn.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name, fixture in (("vae-glyphs", "vae"), ("vae_deformation-glyphs", "redrawer")):
+        run_folder = request.getfixturevalue(fixture).parents[1]
+        shutil.copytree(run_folder, tmp_path / "runs" / name / "001")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(genmeta.cli.experiment, "_run", refuse_to_train)
+    monkeypatch.setattr(genmeta.cli.audit, "N_CLASSES", 20)  # what they find is tested elsewhere
+    monkeypatch.setattr(genmeta.cli.audit, "_N_TRAINING", 100)
+    monkeypatch.setattr(genmeta.cli.explore, "N_IMAGES", 500)
+    return tmp_path
+
+
+def refuse_to_train(*args: str) -> None:
+    raise NothingTrained
+
+
+def genmeta_command(args: list[str]) -> int:
+    """Run a command as it is printed, but with three steps of training and without W&B."""
+    os.environ.pop("GENMETA_RUN_FOLDER", None)
+    command, *options = args
+    if command in ("fit", "test", "validate"):
+        more = [*DEBUG, "--run.wandb=off"]
+        if any("generator/" in option for option in options):
+            more += ["--data.feature_steps=2", "--model.importance_samples=2"]
+    elif command == "experiment":
+        more = DEBUG
+    elif command == "audit":
+        more = ["--feature_steps=2", *DEBUG, "--run.wandb=off"]
+    else:
+        more = []
+        options = [option for option in options if option != "--tsne"]  # 10 s; see test_explore.py
+    try:
+        return main([command, *options, *more])
+    except NothingTrained:
+        return 0
+    except SystemExit as done:  # --print_config
+        return int(done.code or 0)
+
+
+def make_command(args: list[str]) -> list[list[str]]:
+    """Return the genmeta commands that a call of make would run."""
+    done = subprocess.run(["make", "-n", *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if " -m genmeta " in line]
+    return [shlex.split(line)[3:] for line in lines]
+
+
+def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    words = shlex.split(line)
+    while re.match(r"[A-Z_]+=", words[0]):
+        name, value = words.pop(0).split("=", 1)
+        assert name == "PYTHONPATH"
+        monkeypatch.syspath_prepend(value)
+    if words[0] == "genmeta":
+        return genmeta_command(words[1:])
+    if words[0] == "make":
+        return max((genmeta_command(args) for args in make_command(words[1:])), default=0)
+    if words[:3] == ["python", "-m", "pytest"]:  # these tests are collected by themselves
+        return 0 if all(Path(name).is_file() for name in words[3:]) else 1
+    assert words[0] in BY_HAND, f"no way to run: {line}"
+    return 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_everything_that_a_page_prints_works(page, project, monkeypatch, capsys):
+    blocks = fences(page)
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks):
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.text), dict)
+            if block.title:
+                Path(block.title).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            code = compile(block.text, f"{page}, block {number}", "exec")
+            if "import pytest" not in block.text and "class " not in block.text:  # those are files with tests
+                exec(code, names)
+        elif block.language == "sh":
+            for line in block.text.splitlines():
+                capsys.readouterr()
+                code = run_line(line, monkeypatch)
+                err = capsys.readouterr().err
+                if block.title == "refused":
+                    assert code == 2, line
+                    assert comparable(blocks[number + 1].text) in comparable(err)
+                else:
+                    assert code == 0, f"{line}\n{err}"
+        else:
+            assert block.language == "text"
+
+
+def comparable(message: str) -> str:
+    return " ".join(message.split())
+
+
+def test_print_config_shows_the_trap_of_kept_settings(project, capsys):
+    """The first answer of faq.md, in which a default does not come back."""
+    [trap] = [block.text for block in fences("faq") if block.title == "instances.yaml"]
+    Path("instances.yaml").write_text(trap, encoding="utf-8")
+    args = ["fit", "--config", "configs/learner/protonet.yaml", "--config", "instances.yaml", "--print_config"]
+    assert genmeta_command(args) == 0
+    tasks = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["train_tasks"]
+    assert tasks["class_path"].endswith("GeneratedInstances")
+    assert tasks["init_args"]["share"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_loads_nothing_from_other_hosts(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 20
+    loads = re.compile(
+        r'<(?:script|img|iframe|source|video|audio)[^>]*\ssrc="?([^"\s>]+)|<link[^>]*\shref="?([^"\s>]+)'
+    )
+    for page in pages:
+        for found in loads.finditer(page.read_text(encoding="utf-8")):
+            address = found[1] or found[2]
+            assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+def test_every_module_is_on_a_page_of_the_api(site):
+    text = "".join(page.read_text(encoding="utf-8") for page in (site / "api").glob("*.html"))
+    for file in (ROOT / "genmeta").rglob("*.py"):
+        if not file.stem.startswith("__"):
+            name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            assert f'id="{name}"' in text, f"{name} is on no page"
+
+
+def test_links_of_the_repository_lead_somewhere():
+    """Links as they are clicked in the repository, where no mkdocs turns them."""
+    for page in (*ROOT.glob("*.md"), *DOCS.glob("*.md")):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target, anchor in re.findall(r"\]\(([^)\s#:]*)(#[^)\s]*)?\)", text):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor[1:] in {slug(heading) for heading in headings}, f"{page.name}: {target}{anchor}"
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as the repository's viewer makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
