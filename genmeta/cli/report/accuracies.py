@@ -1,0 +1,169 @@
+"""Tables of accuracies and of paired differences, with their intervals, as numbers and as strips."""
+
+import re
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.comparison import percent
+from genmeta.pages.blocks import Block, Cell, Strip, Table
+
+Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
+"""By arm and shape of the episodes, the accuracy of each episode in [0, 1]."""
+
+EPISODES = "mean ± 95 % interval over test episodes"
+
+
+def shape_title(shape: str) -> str:
+    """Return `5-way 1-shot` for `5w1s`."""
+    return re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", shape).strip()
+
+
+def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: str) -> Table:
+    """Return a table of accuracies in percent, an arm a row, a shape a column; each column's strips have one scale."""
+    shapes = list(dict.fromkeys(shape for of_arm in accuracies.values() for shape in of_arm))
+    scales = {s: _scale([mean_and_ci95(of_arm[s]) for of_arm in accuracies.values() if s in of_arm]) for s in shapes}
+    rows = [
+        [titles.get(arm, arm), *(_accuracy_cell(of_arm.get(shape), scales[shape]) for shape in shapes)]
+        for arm, of_arm in accuracies.items()
+    ]
+    return Table(["", *(_heading(shape, scales[shape]) for shape in shapes)], rows, caption)
+
+
+def paired_table(titles: Mapping[str, str], accuracies: Accuracies, pairs: Sequence[tuple[str, str]]) -> list[Block]:
+    """Return a table of the paired differences of arms over the episodes that both were tested on."""
+    found = []
+    for first, second in pairs:
+        for shape in (shape for shape in accuracies[first] if shape in accuracies[second]):
+            both = zip(accuracies[first][shape], accuracies[second][shape], strict=False)
+            deltas = [a - b for a, b in both]
+            found.append((f"{titles[first]} − {titles[second]}", shape, deltas, mean_and_ci95(deltas)))
+    if not found:
+        return []
+    scale = _around_zero([interval for *_, interval in found])
+    rows = [
+        [name, shape_title(shape), Cell(percent(deltas, "+"), _strip(*interval, scale)), _verdict(*interval)]
+        for name, shape, deltas, interval in found
+    ]
+    caption = f"points (of 100) between two arms on the same episodes, {EPISODES}; strips: {_range(scale)} points"
+    return [Table(["difference", "episodes", "points", "which is"], rows, caption)]
+
+
+def seeds_table(arms: Mapping[str, Any]) -> Table:
+    """Return the accuracies of arms that were trained with several seeds: the mean, and each seed's as a dot."""
+    shapes = list(dict.fromkeys(shape for arm in arms.values() for shape in arm.get("accuracies", {})))
+    found = {
+        (name, shape): _over_seeds(arm["accuracies"][shape])
+        for name, arm in arms.items()
+        for shape in arm.get("accuracies", {})
+    }
+    scales = {s: _scale([(m, h) for (_, shape), (m, h, _) in found.items() if shape == s]) for s in shapes}
+    rows = []
+    for name, arm in arms.items():
+        row: list[Cell | str] = [str(arm.get("title", name))]
+        for shape in shapes:
+            if (name, shape) not in found:
+                row += ["", ""]
+                continue
+            mean, half, seeds = found[name, shape]
+            strip = _strip(mean, half, scales[shape], [_place(seed, scales[shape]) for seed in seeds])
+            row += [Cell(_percent(mean, half), strip), Cell(f"{100 * min(seeds):.2f} to {100 * max(seeds):.2f}")]
+        rows.append(row)
+    columns = ["", *(title for s in shapes for title in (_heading(s, scales[s]), "seeds"))]
+    caption = f"accuracy in %: {EPISODES} of the mean of the seeds; beside it the lowest and highest seed (dots)"
+    return Table(columns, rows, caption)
+
+
+def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Return the comparisons of arms with the control, as `genmeta compare` computed them."""
+    if not comparisons:
+        return []
+    scale = _around_zero([(one["difference"], _half(one.get("ci95_episodes"))) for one in comparisons])
+    rows = []
+    for one in comparisons:
+        mean, half = one["difference"], _half(one.get("ci95_episodes"))
+        rows.append(
+            [
+                f"{titles.get(one['arm'], one['arm'])} − {titles.get(one['control'], one['control'])}",
+                shape_title(one["shape"]),
+                Cell(_percent(mean, half, "+"), _strip(mean, half, scale)),
+                *(_points(one.get("ci95_seeds")), _p(one.get("p")), _p(one.get("p_holm"))),
+                _plain(one.get("effect_size"), "+.2f"),
+            ]
+        )
+    columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "effect size"]
+    caption = (
+        f"points (of 100) on the same episodes, {EPISODES}, and half width of the 95 % interval over seeds; p corrected "
+        f"for several arms by Holm; effect size: Cohen's d of the paired differences; strips: {_range(scale)} points"
+    )
+    return [Table(columns, rows, caption)]
+
+
+def _over_seeds(by_seed: Mapping[str, Sequence[float]]) -> tuple[float, float, list[float]]:
+    """Return mean and half width over episodes of the seeds' mean accuracy, and the mean of each seed."""
+    lists = list(by_seed.values())
+    of_episode = [sum(values) / len(values) for values in zip(*lists, strict=False)]
+    return *mean_and_ci95(of_episode), [mean_and_ci95(values)[0] for values in lists]
+
+
+Scale = tuple[float, float]
+
+
+def _scale(intervals: Sequence[tuple[float, float]]) -> Scale:
+    """Return the ends of a scale of accuracies, whole multiples of 5 %."""
+    low = min(mean - _half(half) for mean, half in intervals)
+    high = max(mean + _half(half) for mean, half in intervals)
+    return max(0.0, (100 * low // 5) * 5 / 100), min(1.0, -(-100 * high // 5) * 5 / 100)
+
+
+def _around_zero(intervals: Sequence[tuple[float, float]]) -> Scale:
+    reach = max(abs(mean) + _half(half) for mean, half in intervals) or 0.01
+    return -reach, reach
+
+
+def _place(value: float, scale: Scale) -> float:
+    return min(1.0, max(0.0, (value - scale[0]) / ((scale[1] - scale[0]) or 1.0)))
+
+
+def _strip(mean: float, half: float, scale: Scale, dots: Sequence[float] = ()) -> Strip:
+    low, high = _place(mean - _half(half), scale), _place(mean + _half(half), scale)
+    return Strip(_place(mean, scale), low, high, tuple(dots), _place(0, scale) if scale[0] < 0 else None)
+
+
+def _accuracy_cell(values: Sequence[float] | None, scale: Scale) -> Cell:
+    return Cell(percent(values), _strip(*mean_and_ci95(values), scale)) if values else Cell("")
+
+
+def _heading(shape: str, scale: Scale) -> str:
+    return f"{shape_title(shape)} ({100 * scale[0]:.0f} to {100 * scale[1]:.0f} %)"
+
+
+def _range(scale: Scale) -> str:
+    return f"{100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"
+
+
+def _verdict(mean: float, half: float) -> str:
+    return "no difference that these episodes can show" if abs(mean) <= half else "more" if mean > 0 else "less"
+
+
+def _half(half: Any) -> float:
+    return float(half) if isinstance(half, int | float) and isfinite(half) else 0.0
+
+
+def _percent(mean: float, half: float, sign: str = "") -> str:
+    return f"{100 * mean:{sign}.2f} ± {100 * half:.2f}"
+
+
+def _points(half: Any) -> str:
+    return f"{100 * half:.2f}" if isinstance(half, int | float) else ""
+
+
+def _p(value: Any) -> str:
+    if not isinstance(value, int | float):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _plain(value: Any, form: str) -> str:
+    return f"{value:{form}}" if isinstance(value, int | float) else ""
