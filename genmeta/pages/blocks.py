@@ -1,15 +1,15 @@
 """What a page is made of. Everything here is text and numbers; `render` escapes it."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from markupsafe import Markup
 
 from genmeta.pages.charts import Chart
 
-_NUMBER = re.compile(r"[+\-−<]?\s?\d")
+_NUMBER = re.compile(r"[+\-−<]? ?\d[\d.,]*(e[+-]?\d+)?( (±|to|\(step) .*)?")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Strip:
     dots: tuple[float, ...] = ()
     zero: float | None = None
 
+    @property
+    def beyond(self) -> str:
+        """The end that the value lies beyond, `left` or `right`, or nothing: an arrow is drawn there."""
+        return "left" if self.at < 0 else "right" if self.at > 1 else ""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -40,7 +45,7 @@ class Cell:
     @property
     def is_number(self) -> bool:
         """Whether it is aligned as numbers are."""
-        return bool(_NUMBER.match(self.text))
+        return bool(_NUMBER.fullmatch(self.text))
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Table:
         caption: what the table shows, and what its intervals are over.
         names: whether first cells are dotted names of options, which may break at the dots.
         folded: a title under which the table is folded away, or nothing.
+        scales: by heading, what the strips of that column reach from and to.
     """
 
     columns: Sequence[str]
@@ -60,6 +66,7 @@ class Table:
     caption: str = ""
     names: bool = False
     folded: str = ""
+    scales: Mapping[str, str] = field(default_factory=dict)
     kind: ClassVar[str] = "table"
 
     @property

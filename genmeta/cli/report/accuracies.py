@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import ceil, floor, isfinite
+from statistics import median
 from typing import Any
 
 from genmeta.evaluation.accuracy import mean_and_ci95
@@ -11,6 +12,8 @@ from genmeta.pages.blocks import Block, Cell, Strip, Table
 
 Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
 """By arm and shape of the episodes, the accuracy of each episode in [0, 1]."""
+
+Rows = list[list[Cell | str]]
 
 EPISODES = "mean ± 95 % interval over test episodes"
 
@@ -24,11 +27,12 @@ def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: s
     """Return a table of accuracies in percent, an arm a row, a shape a column; each column's strips have one scale."""
     shapes = list(dict.fromkeys(shape for of_arm in accuracies.values() for shape in of_arm))
     scales = {s: _scale([mean_and_ci95(of_arm[s]) for of_arm in accuracies.values() if s in of_arm]) for s in shapes}
-    rows = [
-        [titles.get(arm, arm), *(_accuracy_cell(of_arm.get(shape), scales[shape]) for shape in shapes)]
+    rows: Rows = [
+        [titles.get(arm, arm), *[_accuracy_cell(of_arm.get(shape), scales[shape]) for shape in shapes]]
         for arm, of_arm in accuracies.items()
     ]
-    return Table(["", *(_heading(shape, scales[shape]) for shape in shapes)], rows, caption)
+    columns = ["", *(shape_title(shape) for shape in shapes)]
+    return Table(columns, rows, caption, scales=_said(scales))
 
 
 def paired_table(titles: Mapping[str, str], accuracies: Accuracies, pairs: Sequence[tuple[str, str]]) -> list[Block]:
@@ -42,12 +46,12 @@ def paired_table(titles: Mapping[str, str], accuracies: Accuracies, pairs: Seque
     if not found:
         return []
     scale = _around_zero([interval for *_, interval in found])
-    rows = [
+    rows: Rows = [
         [name, shape_title(shape), Cell(percent(deltas, "+"), _strip(*interval, scale)), _verdict(*interval)]
         for name, shape, deltas, interval in found
     ]
-    caption = f"points (of 100) between two arms on the same episodes, {EPISODES}; strips: {_range(scale)} points"
-    return [Table(["difference", "episodes", "points", "which is"], rows, caption)]
+    caption = f"points (of 100) between two arms on the same episodes, {EPISODES}"
+    return [Table(["difference", "episodes", "points", "which is"], rows, caption, scales=_range(scale))]
 
 
 def seeds_table(arms: Mapping[str, Any]) -> Table:
@@ -70,9 +74,9 @@ def seeds_table(arms: Mapping[str, Any]) -> Table:
             strip = _strip(mean, half, scales[shape], [_place(seed, scales[shape]) for seed in seeds])
             row += [Cell(_percent(mean, half), strip), Cell(f"{100 * min(seeds):.2f} to {100 * max(seeds):.2f}")]
         rows.append(row)
-    columns = ["", *(title for s in shapes for title in (_heading(s, scales[s]), "seeds"))]
+    columns = ["", *(title for shape in shapes for title in (shape_title(shape), "seeds"))]
     caption = f"accuracy in %: {EPISODES} of the mean of the seeds; beside it the lowest and highest seed (dots)"
-    return Table(columns, rows, caption)
+    return Table(columns, rows, caption, scales=_said(scales))
 
 
 def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -80,7 +84,7 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
     if not comparisons:
         return []
     scale = _around_zero([(one["difference"], _half(one.get("ci95_episodes"))) for one in comparisons])
-    rows = []
+    rows: Rows = []
     for one in comparisons:
         mean, half = one["difference"], _half(one.get("ci95_episodes"))
         rows.append(
@@ -88,16 +92,18 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
                 f"{titles.get(one['arm'], one['arm'])} − {titles.get(one['control'], one['control'])}",
                 shape_title(one["shape"]),
                 Cell(_percent(mean, half, "+"), _strip(mean, half, scale)),
-                *(_points(one.get("ci95_seeds")), _p(one.get("p")), _p(one.get("p_holm"))),
+                _points(one.get("ci95_seeds")),
+                _p(one.get("p")),
+                _p(one.get("p_holm")),
                 _plain(one.get("effect_size"), "+.2f"),
             ]
         )
     columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "effect size"]
     caption = (
-        f"points (of 100) on the same episodes, {EPISODES}, and half width of the 95 % interval over seeds; p corrected "
-        f"for several arms by Holm; effect size: Cohen's d of the paired differences; strips: {_range(scale)} points"
+        f"points (of 100) on the same episodes, {EPISODES}, and half width of the 95 % interval over seeds; p "
+        f"corrected for several arms by Holm; effect size: Cohen's d of the paired differences"
     )
-    return [Table(columns, rows, caption)]
+    return [Table(columns, rows, caption, scales=_range(scale))]
 
 
 def _over_seeds(by_seed: Mapping[str, Sequence[float]]) -> tuple[float, float, list[float]]:
@@ -111,36 +117,46 @@ Scale = tuple[float, float]
 
 
 def _scale(intervals: Sequence[tuple[float, float]]) -> Scale:
-    """Return the ends of a scale of accuracies, whole multiples of 5 %."""
-    low = min(mean - _half(half) for mean, half in intervals)
-    high = max(mean + _half(half) for mean, half in intervals)
-    return max(0.0, (100 * low // 5) * 5 / 100), min(1.0, -(-100 * high // 5) * 5 / 100)
+    """Return the ends of a scale of accuracies, whole multiples of 5 %.
+
+    An arm far from most, such as an untrained one, would press the others together: it lies beyond the end.
+    """
+    middle = median(mean for mean, _ in intervals)
+    reach = 6 * median(max(abs(mean - middle), _half(half)) for mean, half in intervals)
+    near = [(mean, _half(half)) for mean, half in intervals if abs(mean - middle) <= reach]
+    low, high = min(mean - half for mean, half in near), max(mean + half for mean, half in near)
+    low, high = floor(20 * low + 1e-9) / 20, ceil(20 * high - 1e-9) / 20
+    return max(0.0, low), min(1.0, max(high, low + 0.05))
 
 
 def _around_zero(intervals: Sequence[tuple[float, float]]) -> Scale:
-    reach = max(abs(mean) + _half(half) for mean, half in intervals) or 0.01
+    sizes = [abs(mean) + _half(half) for mean, half in intervals]
+    reach = min(max(sizes), 3 * median(sizes)) or 0.01
     return -reach, reach
 
 
 def _place(value: float, scale: Scale) -> float:
-    return min(1.0, max(0.0, (value - scale[0]) / ((scale[1] - scale[0]) or 1.0)))
+    return (value - scale[0]) / (scale[1] - scale[0])
 
 
 def _strip(mean: float, half: float, scale: Scale, dots: Sequence[float] = ()) -> Strip:
-    low, high = _place(mean - _half(half), scale), _place(mean + _half(half), scale)
-    return Strip(_place(mean, scale), low, high, tuple(dots), _place(0, scale) if scale[0] < 0 else None)
+    low, high = (min(1.0, max(0.0, _place(end, scale))) for end in (mean - _half(half), mean + _half(half)))
+    inside = tuple(dot for dot in dots if 0 <= dot <= 1)
+    return Strip(_place(mean, scale), low, high, inside, _place(0, scale) if scale[0] < 0 else None)
 
 
 def _accuracy_cell(values: Sequence[float] | None, scale: Scale) -> Cell:
     return Cell(percent(values), _strip(*mean_and_ci95(values), scale)) if values else Cell("")
 
 
-def _heading(shape: str, scale: Scale) -> str:
-    return f"{shape_title(shape)} ({100 * scale[0]:.0f} to {100 * scale[1]:.0f} %)"
+def _said(scales: Mapping[str, Scale]) -> dict[str, str]:
+    return {
+        shape_title(shape): f"strip: {100 * low:.0f} to {100 * high:.0f} %" for shape, (low, high) in scales.items()
+    }
 
 
-def _range(scale: Scale) -> str:
-    return f"{100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"
+def _range(scale: Scale) -> dict[str, str]:
+    return {"points": f"strip: {100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"}
 
 
 def _verdict(mean: float, half: float) -> str:

@@ -27,7 +27,9 @@ def report(args: Sequence[str]) -> None:
     parser = OptionParser("genmeta report", report.__doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folder of a run, an experiment, a comparison or an exploration")
-    add("--out", default="report.html", help="the file to write (default report.html); an earlier report is overwritten")
+    add(
+        "--out", default="report.html", help="the file to write (default report.html); an earlier report is overwritten"
+    )
     options = parser.parse_args(args)
     out = Path(options.out)
     _check_out(out)

@@ -13,8 +13,8 @@ _FIRST = ("val/acc", "train/loss", "train/acc", "train/acc_real", "train/acc_lat
 def curves(runs: Sequence[Run], colours: Mapping[str, int] | None = None) -> list[Block]:
     """Return charts and a table of the values.
 
-    Of one run, what measures the same thing (`train/loss`, `val/loss`) is in one chart; of several runs every metric has
-    a chart, with a line for each run.
+    Of one run, what measures the same thing (`train/loss`, `val/loss`) is in one chart; of several runs every metric
+    has a chart, with a line for each run.
 
     Args:
         runs: that were trained; of those without metrics nothing is shown.
@@ -25,7 +25,11 @@ def curves(runs: Sequence[Run], colours: Mapping[str, int] | None = None) -> lis
         return []
     charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, colours or {})
     drawn = [one for one in charts if one]
-    said = "A band is the 95 % interval over episodes. " if any(_INTERVAL in n for run in runs for n in run.metrics) else ""
+    said = (
+        "A band is the 95 % interval over episodes. "
+        if any(_INTERVAL in n for run in runs for n in run.metrics)
+        else ""
+    )
     if any(one.smoothed for one in drawn):
         said += "Strong lines of many values are running means over a twentieth of them; faint lines are as logged. "
     said += "Values: under the pointer, or with the arrow keys on a chart that has the focus."

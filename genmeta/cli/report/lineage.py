@@ -14,8 +14,8 @@ from genmeta.pages.blocks import Block, Node, Tree
 def lineage(runs: Sequence[Run]) -> list[Block]:
     """Return runs and the checkpoints that they began with as a tree, from the generator to the test.
 
-    A run that needs several checkpoints stands under the one whose weights it goes on with (`ckpt_path`), else under the
-    first, and names the others.
+    A run that needs several checkpoints stands under the one whose weights it goes on with (`ckpt_path`), else under
+    the first, and names the others.
     """
     known = {run.recorded: run for run in runs}
     nodes: dict[Path, _Origin] = {}
@@ -27,7 +27,9 @@ def lineage(runs: Sequence[Run]) -> list[Block]:
             children.setdefault(origin.parent, []).append(path)
     if not children:
         return []
-    roots = [_node(path, nodes, children) for path, origin in nodes.items() if origin.parent is None and path in children]
+    roots = [
+        _node(path, nodes, children) for path, origin in nodes.items() if origin.parent is None and path in children
+    ]
     alone = [_node(path, nodes, {}) for path, o in nodes.items() if o.parent is None and path not in children]
     return [Tree([*roots, *alone], "From the checkpoint that a run began with to the runs that began with its own.")]
 
@@ -92,7 +94,9 @@ def _name(path: Path) -> str:
 
 
 def _title(path: Path, run: Run | None) -> str:
-    stage = {"fit": "trained", "test": "tested", "validate": "validated"}.get(str((run and run.summary.get("stage")) or ""))
+    stage = {"fit": "trained", "test": "tested", "validate": "validated"}.get(
+        str((run and run.summary.get("stage")) or "")
+    )
     return f"{_name(path)}{f' ({stage})' if stage else ''}"
 
 

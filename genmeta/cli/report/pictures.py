@@ -35,8 +35,10 @@ def chosen(paths: Iterable[Path], label: str = "") -> list[Shown]:
     for kind, of_kind in kinds.items():
         for path in dict.fromkeys((of_kind[0], of_kind[-1])):
             epoch = _EPOCH.search(path.stem)
-            when = f" after {int(epoch[1])} epochs" if epoch else ""
-            found.append((path, f"{label}{kind}{when}: {CAPTIONS[kind]}" if kind in CAPTIONS else f"{label}{kind}{when}"))
+            when = f" (epoch {int(epoch[1])})" if epoch else ""
+            found.append(
+                (path, f"{label}{kind}{when}: {CAPTIONS[kind]}" if kind in CAPTIONS else f"{label}{kind}{when}")
+            )
     return found
 
 

@@ -1,6 +1,6 @@
 """From what lies in a folder to a section of the page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from genmeta.cli.report.accuracies import (
@@ -26,27 +26,26 @@ class Draft:
 
     def __init__(self, title: str, subtitle: str, album: Album, warning: str = "") -> None:
         self.title, self.subtitle, self.warning, self.album = title, subtitle, warning, album
-        self.parts: list[tuple[str, Sequence[Block] | Sequence[Shown]]] = []
+        self.parts: list[tuple[str, Sequence[Block], Sequence[Shown]]] = []
         self.configs: dict[str, Mapping[str, Any]] = {}
 
     def add(self, title: str, blocks: Sequence[Block]) -> None:
         """Add a part."""
-        self.parts.append((title, blocks))
+        self.parts.append((title, blocks, ()))
 
     def add_pictures(self, title: str, shown: Sequence[Shown]) -> None:
         """Add a part of pictures."""
         self.album.add(shown)
-        self.parts.append((title, shown))
+        self.parts.append((title, (), shown))
 
-    def finish(self, figure_of: Any) -> Section:
+    def finish(self, figure_of: Callable[[Shown], Figure | str]) -> Section:
         """Return the section."""
         parts = []
-        for title, blocks in self.parts:
-            if blocks and isinstance(blocks[0], tuple):
-                made = [figure_of(shown) for shown in blocks]
-                figures = [one for one in made if isinstance(one, Figure)]
-                blocks = [*([Figures(figures)] if figures else []), *(Text(one) for one in made if isinstance(one, str))]
-            parts.append(Part(title, blocks))  # type: ignore[arg-type]
+        for title, blocks, shown in self.parts:
+            made = [figure_of(one) for one in shown]
+            figures = [one for one in made if isinstance(one, Figure)]
+            left_out = [Text(one) for one in made if isinstance(one, str)]
+            parts.append(Part(title, [*blocks, *([Figures(figures)] if figures else []), *left_out]))
         return Section(self.title, self.subtitle, parts, self.warning)
 
 
@@ -100,7 +99,7 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
         warning = f"This experiment is not finished: there is no results.json. {warning}".strip()
     section = Draft(title, f"{kind} in {experiment.path}", album, warning)
     fits = experiment.fits
-    one_each = {arm: run for arm, run in (_one_seed(fits) if experiment.is_comparison else fits).items()}
+    one_each = _one_seed(fits) if experiment.is_comparison else dict(fits)
     section.configs = {arm: run.config for arm, run in one_each.items()}
     if experiment.is_comparison:
         _add_comparison(section, results)
@@ -110,7 +109,9 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     colours = {label: arms.index(label.split(", seed ")[0]) for label in fits} if experiment.is_comparison else None
     section.add("Training curves", curves(list(fits.values()), colours))
     section.add_pictures("Plots", chosen(pictures_in(experiment.path)))
-    section.add_pictures("Pictures", [shown for arm, run in one_each.items() for shown in chosen(run.pictures, f"{arm}, ")])
+    section.add_pictures(
+        "Pictures", [shown for arm, run in one_each.items() for shown in chosen(run.pictures, f"{arm}, ")]
+    )
     section.add("What the arms differ in", _differences(section.configs))
     _add_origin(section, experiment.runs)
     return section
@@ -144,7 +145,7 @@ def _add_arms(section: Draft, experiment: Experiment) -> None:
     if not accuracies:
         return
     seed = f"; one training seed ({experiment.results['seed']})" if "seed" in experiment.results else ""
-    caption = f"accuracy in %, {EPISODES}{seed}; at each column the scale of its strips"
+    caption = f"accuracy in %, {EPISODES}{seed}; arrows: beyond the end of the strip"
     section.add("Accuracies", [accuracy_table(titles, accuracies, caption)])
     first = next(iter(arms), "")
     pairs = [(first, arm) for arm in arms if arm != first and "+" not in arm]
@@ -183,7 +184,9 @@ def _add_exploration(section: Draft, exploration: Exploration, title: str = "Lat
     ]
     section.add(title, [Table(["", ""], [row for row in rows if row[1]])])
     captions = content.get("captions") or {}
-    shown = [(path, f"{path.stem}: {captions.get(path.stem, '')}".rstrip(": ")) for path in pictures_in(exploration.path)]
+    shown = [
+        (path, f"{path.stem}: {captions.get(path.stem, '')}".rstrip(": ")) for path in pictures_in(exploration.path)
+    ]
     maps = [one for one in shown if one[0].stem.startswith("map-")]
     section.add_pictures("Latent maps", maps)
     section.add_pictures("Walks in latent space", [one for one in shown if one not in maps])
@@ -227,7 +230,12 @@ def differences_between(sections: Sequence[Draft]) -> list[Part]:
             by_label.setdefault(label, {})[section.title] = config
     shared = {label: configs for label, configs in by_label.items() if len(configs) > 1}
     parts = [Part(label, _differences(configs)) for label, configs in shared.items()]
-    left = {f"{title}, {label}": config for label, c in by_label.items() if label not in shared for title, config in c.items()}
+    left = {
+        f"{title}, {label}": config
+        for label, c in by_label.items()
+        if label not in shared
+        for title, config in c.items()
+    }
     if len({name.split(", ")[0] for name in left}) > 1:
         parts.append(Part("others", _differences(left)))
     return parts
