@@ -289,6 +289,15 @@ class TrainingCLI(LightningCLI):
         return {**kwargs, "weights_only": True}
 
 
+def _device(device: torch.device, n: int) -> str:
+    """Return what a run ran on: `cpu, 1 thread`, or `2 × ` and the name of a GPU."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    return f"{n} × {name}" if n > 1 else name.replace(", 1 threads", ", 1 thread")
+
+
 def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:
     """Yield where a part of the configuration, or a part of that, has a size of the images that is not set."""
     if isinstance(part, list):
@@ -305,15 +314,6 @@ def _make_source(config: Namespace) -> DataSource:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=DataSource)
     return parser.instantiate_classes(Namespace(source=config)).source
-
-
-def _device(device: torch.device, n: int) -> str:
-    """Return what a run ran on: `cpu, 1 thread`, or `2 × ` and the name of a GPU."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-    return f"{n} × {name}" if n > 1 else name.replace(", 1 threads", ", 1 thread")
 
 
 def _commit() -> str | None:

@@ -26,14 +26,14 @@
       svg.append(cursor);
       tip.textContent = "";
       const head = document.createElement("b");
-      head.textContent = `step ${x}`;
+      head.textContent = `${data.label} ${x}`;
       tip.append(head);
       for (const line of data.lines) {
         const [step, value] = nearest(line.points, x);
         if (Math.abs(step - x) > reach) continue;
         const row = document.createElement("div");
         row.className = `c${line.colour}`;
-        row.append(document.createElement("i"), `${line.name}: ${short(value)}${step === x ? "" : ` (step ${step})`}`);
+        row.append(document.createElement("i"), `${line.name}: ${short(value)}${step === x ? "" : ` (${data.label} ${step})`}`);
         tip.append(row);
       }
       tip.hidden = false;

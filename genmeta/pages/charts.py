@@ -1,7 +1,8 @@
 """Line charts as SVG: where everything lies; `macros.html` writes it, `charts.js` shows values under the pointer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, floor, isfinite, log10
 from typing import Any
 
@@ -72,11 +73,11 @@ class Chart:
     right: int = WIDTH - _RIGHT
     top: int = _TOP
     bottom: int = HEIGHT - _BOTTOM
-    x_label: str = field(default="step")
+    x_label: str = "step"
 
 
-def chart(title: str, series: Sequence[Series]) -> Chart | None:
-    """Return a chart of lines over steps, or None where there is no finite point."""
+def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart | None:
+    """Return a chart of lines over steps (or what `x_label` says), or None where there is no finite point."""
     kept = [(s, _finite(s)) for s in series]
     kept = [(s, points) for s, points in kept if points]
     if not kept:
@@ -119,23 +120,25 @@ def chart(title: str, series: Sequence[Series]) -> Chart | None:
         x_ticks=[(place(x, y0)[0], label) for x, label in ticks(x0, x1)],
         y_ticks=[(place(x0, y)[1], label) for y, label in ticks(y0, y1)],
         data={
+            "label": x_label,
             "x": [x0, x1],
             "y": [y0, y1],
             "lines": [{"name": line.name, "colour": line.colour, "points": line.points} for line in lines],
         },
-        alt=f"{title} over the steps, {x0:g} to {x1:g}, values from {min(ys):.3g} to {max(ys):.3g}; lines: {names}",
+        alt=f"{title} over {x_label}, {x0:g} to {x1:g}, values from {min(ys):.3g} to {max(ys):.3g}; lines: {names}",
         smoothed=smoothed,
+        x_label=x_label,
     )
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:
     """Return the mean of each value and of those around it, a twentieth of the values in all; fewer at the ends."""
     reach = max(1, len(points) // 40)
+    sums = [0.0, *accumulate(y for _, y in points)]  # not a sum for each value: runs log a hundred thousand of them
     means = []
     for i, (x, _) in enumerate(points):
         near = min(reach, i, len(points) - 1 - i)
-        around = [y for _, y in points[i - near : i + near + 1]]
-        means.append((x, sum(around) / len(around)))
+        means.append((x, (sums[i + near + 1] - sums[i - near]) / (2 * near + 1)))
     return means
 
 

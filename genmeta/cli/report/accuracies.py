@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil, floor, isfinite
 from statistics import median
 from typing import Any
 
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.comparison import percent
-from genmeta.pages.blocks import Block, Cell, Strip, Table
+from genmeta.pages.blocks import Block, Cell, Charts, Strip, Table
+from genmeta.pages.charts import Series, chart
 
 Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
 """By arm and shape of the episodes, the accuracy of each episode in [0, 1]."""
@@ -79,6 +81,31 @@ def seeds_table(arms: Mapping[str, Any]) -> Table:
     return Table(columns, rows, caption, scales=_said(scales))
 
 
+def axis_blocks(title: str, points: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Return charts and tables of accuracies against an axis, such as the number of real classes.
+
+    Args:
+        title: of the axis.
+        points: its `value`s, each with `arms` as those of a comparison.
+    """
+    arms = list(dict.fromkeys(name for point in points for name in point["arms"]))
+    shapes = list(dict.fromkeys(s for p in points for arm in p["arms"].values() for s in arm["accuracies"]))
+    charts = []
+    for shape in shapes:
+        lines = []
+        for number, arm in enumerate(arms):
+            here = [p for p in points if shape in p["arms"].get(arm, {}).get("accuracies", {})]
+            found = [_over_seeds(p["arms"][arm]["accuracies"][shape]) for p in here]
+            values = [(float(p["value"]), 100 * mean) for p, (mean, _, _) in zip(here, found, strict=True)]
+            name = str(here[0]["arms"][arm].get("title", arm)) if here else arm
+            lines.append(Series(name, values, number, [100 * _half(half) for _, half, _ in found]))
+        charts.append(chart(f"{shape_title(shape)}, %", lines, x_label=title))
+    drawn = [one for one in charts if one]
+    said = f"Mean accuracy of the seeds against {title}; bands: 95 % interval over test episodes."
+    tables = [replace(seeds_table(point["arms"]), folded=f"{title} = {point['value']}") for point in points]
+    return [*([Charts(drawn, said)] if drawn else []), *tables]
+
+
 def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Return the comparisons of arms with the control, as `genmeta compare` computed them."""
     if not comparisons:
@@ -89,16 +116,18 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
         mean, half = one["difference"], _half(one.get("ci95_episodes"))
         rows.append(
             [
-                f"{titles.get(one['arm'], one['arm'])} − {titles.get(one['control'], one['control'])}",
+                f"{titles.get(one['arm'], one['arm'])} − {titles.get(one['control'], one['control'])}"
+                + (f" at {one['value']:g}" if one.get("value") is not None else ""),
                 shape_title(one["shape"]),
                 Cell(_percent(mean, half, "+"), _strip(mean, half, scale)),
                 _points(one.get("ci95_seeds")),
                 _p(one.get("p")),
                 _p(one.get("p_holm")),
+                _p(one.get("p_seeds")),
                 _plain(one.get("effect_size"), "+.2f"),
             ]
         )
-    columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "effect size"]
+    columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "p over seeds", "effect size"]
     caption = (
         f"points (of 100) on the same episodes, {EPISODES}, and half width of the 95 % interval over seeds; p "
         f"corrected for several arms by Holm; effect size: Cohen's d of the paired differences"

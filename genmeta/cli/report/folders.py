@@ -75,7 +75,7 @@ class Experiment:
     Attributes:
         path: of the folder.
         results: `results.json`; empty if it is not finished.
-        fits, tests: runs by label (`mixed`, or `mixed, seed 0`).
+        fits, tests: runs by label (`mixed`, or `mixed, seed 0`); those that are still there.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class Experiment:
     @property
     def is_comparison(self) -> bool:
         """Whether arms were trained with several seeds by `genmeta compare`."""
-        return self.results.get("kind") == "comparison"
+        return self.results.get("kind") in ("comparison", "curves")
 
     @property
     def runs(self) -> list[Run]:
@@ -116,13 +116,10 @@ def read_folder(path: Path) -> Folder:
     if (path / CONFIG_FILE).is_file():
         return read_run(path, path.resolve().name)
     if (path / RESULTS_FILE).is_file():
-        results = read_json(path / RESULTS_FILE)
-        if not isinstance(results.get("arms"), dict):
-            raise UserError(f"RUN: {path / RESULTS_FILE} has no arms; is it of another program?")
-        return _comparison(path, results) if results.get("kind") == "comparison" else _experiment(path, results)
+        return _finished(path, read_json(path / RESULTS_FILE))
     if (path / EXPLORE_FILE).is_file():
         return Exploration(path, read_json(path / EXPLORE_FILE))
-    unfinished = _experiment(path, {})
+    unfinished = _unfinished(path)
     if unfinished.runs:
         return unfinished
     raise UserError(
@@ -176,34 +173,49 @@ def pictures_in(path: Path) -> list[Path]:
     return sorted(file for pattern in _PICTURES for file in path.glob(pattern) if file.is_file())
 
 
-def _experiment(path: Path, results: dict[str, Any]) -> Experiment:
-    """Return an experiment with the runs that lie in `<arm>/fit` and `<arm>/test…`, arms in the order of the results.
+def _finished(path: Path, results: dict[str, Any]) -> Experiment:
+    """Return an experiment or a comparison that has its results, with the runs that still lie where they say."""
+    points = results.get("points") if results.get("kind") == "curves" else [results]
+    if not isinstance(points, list) or not all(_has_arms(point) for point in points):
+        raise UserError(f"RUN: {path / RESULTS_FILE} has no arms with accuracies; is it of another program?")
+    if results.get("kind") not in ("comparison", "curves"):
+        return _with_runs(path, results, [path / arm for arm in results["arms"] if "+" not in arm])
+    found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
+    for point in points:
+        for arm, content in point["arms"].items():
+            name = f"{arm} at {point['value']}" if "value" in point else arm
+            for kind, runs in found.items():
+                for seed, folder in (content.get(kind) or {}).items():
+                    if (path / folder / CONFIG_FILE).is_file():  # they may have been removed, to save space
+                        runs[f"{name}, seed {seed}"] = read_run(path / folder, f"{name}, seed {seed}")
+    return Experiment(path, results, **found)
 
-    Without results, which are written last, in the order of their names.
-    """
-    arms = [name for name in results.get("arms", {}) if (path / name).is_dir()]
-    arms = arms or sorted(file.name for file in path.iterdir() if file.is_dir())
+
+def _has_arms(point: Any) -> bool:
+    arms = point.get("arms") if isinstance(point, dict) else None
+    return isinstance(arms, dict) and all(
+        isinstance(a, dict) and isinstance(a.get("accuracies"), dict) for a in arms.values()
+    )
+
+
+def _unfinished(path: Path) -> Experiment:
+    """Return the runs that lie two folders down, as those of experiments and comparisons do."""
+    return _with_runs(path, {}, sorted(file for file in path.iterdir() if file.is_dir()))
+
+
+def _with_runs(path: Path, results: dict[str, Any], arms: list[Path]) -> Experiment:
     fits, tests = {}, {}
     for arm in arms:
-        for config in sorted((path / arm).glob(f"*/{CONFIG_FILE}")):
-            version = config.parent.name
-            if version == "fit":
-                fits[arm] = read_run(config.parent, arm)
-            elif version.startswith("test"):
-                label = arm + version.removeprefix("test").replace("_", " with ")
-                tests[label] = read_run(config.parent, label)
+        for config in sorted(arm.glob(f"*/{CONFIG_FILE}")):
+            folder, version = config.parent, config.parent.name
+            is_test = version.startswith("test")
+            if version == "fit" or is_test:  # of an experiment
+                label = arm.name + version.removeprefix("fit").removeprefix("test").replace("_", " with ")
+            else:  # of a comparison: the version is a hash
+                label, is_test = arm.name, arm.name.endswith("-test")
+            runs = tests if is_test else fits
+            runs[label if label not in runs else f"{label} {version}"] = read_run(folder, label)
     return Experiment(path, results, fits, tests)
-
-
-def _comparison(path: Path, results: dict[str, Any]) -> Experiment:
-    found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
-    for arm, content in results["arms"].items():
-        for kind, runs in found.items():
-            for seed, folder in (content.get(kind) or {}).items():
-                if (path / folder / CONFIG_FILE).is_file():  # runs may have been removed since, to save space
-                    label = f"{arm}, seed {seed}"
-                    runs[label] = read_run(path / folder, label)
-    return Experiment(path, results, **found)
 
 
 def _number(text: str | None) -> float | None:

@@ -102,7 +102,7 @@ def _title(path: Path, run: Run | None) -> str:
 
 def _facts(path: Path, run: Run | None) -> list[str]:
     if run is None:
-        return [f"{path}: not there any more"]
+        return [f"not found: {path}"]
     facts = [] if run.finished else ["not finished"]
     model = flat(run.config).get("model.learner") or flat(run.config).get("model") or ""
     facts += [model.rsplit(".", 1)[-1]] if model else []

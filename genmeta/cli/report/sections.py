@@ -6,13 +6,14 @@ from typing import Any
 from genmeta.cli.report.accuracies import (
     EPISODES,
     accuracy_table,
+    axis_blocks,
     comparisons_table,
     paired_table,
     seeds_table,
     shape_title,
 )
 from genmeta.cli.report.curves import curves
-from genmeta.cli.report.folders import Experiment, Exploration, Folder, Run, explorations_in, pictures_in
+from genmeta.cli.report.folders import RESULTS_FILE, Experiment, Exploration, Folder, Run, explorations_in, pictures_in
 from genmeta.cli.report.lineage import lineage
 from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
@@ -96,7 +97,7 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     kind = "comparison of arms over seeds" if experiment.is_comparison else "experiment"
     warning = _unfinished(experiment.runs)
     if not results:
-        warning = f"This experiment is not finished: there is no results.json. {warning}".strip()
+        warning = f"There is no {RESULTS_FILE}: not finished, or a folder of single runs. {warning}".strip()
     section = Draft(title, f"{kind} in {experiment.path}", album, warning)
     fits = experiment.fits
     one_each = _one_seed(fits) if experiment.is_comparison else dict(fits)
@@ -125,12 +126,21 @@ def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def _add_comparison(section: Draft, results: Mapping[str, Any]) -> None:
-    titles = {name: str(arm.get("title", name)) for name, arm in results["arms"].items()}
-    said = [Text(results["sentence"], strong=True)] if results.get("sentence") else []
-    section.add("Accuracies", [*said, seeds_table(results["arms"])])
+    points = results["points"] if results["kind"] == "curves" else [results]
+    titles = {name: str(arm.get("title", name)) for point in points for name, arm in point["arms"].items()}
+    said: list[Block] = [Text(results["sentence"], strong=True)] if results.get("sentence") else []
+    if results["kind"] == "curves":
+        over = results.get("over") or {}
+        said += axis_blocks(str(over.get("title") or over.get("option") or "value"), points)
+    else:
+        said.append(seeds_table(results["arms"]))
+    section.add("Accuracies", said)
     section.add("Paired differences", comparisons_table(titles, results.get("comparisons") or []))
-    facts = ("data", "learner", "control", "seeds", "seconds", "commit")
+    facts = ("data", "learner", "control", "seeds", "part", "seconds", "commit")
     rows = [[name, str(results[name])] for name in facts if name in results]
+    hashes = [("split " + str(split.get("name")), split.get("hash")) for split in [results.get("split") or {}] if split]
+    hashes += [(f"episodes {shape_title(shape)}", h) for shape, h in (results.get("episodes") or {}).items()]
+    rows += [[name, str(digest)] for name, digest in hashes]
     section.add("Comparison", [Table(["", ""], rows)] if rows else [])
 
 
