@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import assert_stands_alone
+from browser import assert_stands_alone, count, json_of, needs_browser, visit
 from conftest import ROOT
 from PIL import Image
 from test_cli import assert_one_line

@@ -112,7 +112,7 @@ class Charts:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `strong` for what must not be overlooked."""
+    """A paragraph; `strong` where it says the most important thing of its part."""
 
     text: str
     strong: bool = False

@@ -28,12 +28,20 @@
       const head = document.createElement("b");
       head.textContent = `${data.label} ${x}`;
       tip.append(head);
+      const groups = new Map();
       for (const line of data.lines) {
         const [step, value] = nearest(line.points, x);
         if (Math.abs(step - x) > reach) continue;
-        const row = document.createElement("div");
-        row.className = `c${line.colour}`;
-        row.append(document.createElement("i"), `${line.name}: ${short(value)}${step === x ? "" : ` (${data.label} ${step})`}`);
+        if (!groups.has(line.group)) groups.set(line.group, { colour: line.colour, values: [], step });
+        groups.get(line.group).values.push(value);
+      }
+      for (const [name, { colour, values, step }] of groups) {
+        const row = document.createElement("div"), n = values.length;
+        row.className = `c${colour}`;
+        const mean = Number((values.reduce((a, b) => a + b) / n).toPrecision(4));
+        const range = n > 1 ? ` (${n} lines, ${short(Math.min(...values))} to ${short(Math.max(...values))})` : "";
+        const at = step === x ? "" : ` (${data.label} ${step})`;
+        row.append(document.createElement("i"), `${name}: ${short(mean)}${range}${at}`);
         tip.append(row);
       }
       tip.hidden = false;

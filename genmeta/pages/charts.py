@@ -20,16 +20,18 @@ class Series:
     """A line.
 
     Attributes:
-        name: for the legend.
+        name: of the line.
         points: x and y; what is not finite is left out.
         colour: its number; the lines of one arm share it.
         halves: half widths of an interval around each point, drawn as a band, or nothing.
+        group: what the legend calls it, where several lines belong together; its name by default.
     """
 
     name: str
     points: Sequence[Point]
     colour: int = 0
     halves: Sequence[float] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Line:
     """A series as it is drawn: SVG paths, and the points that the pointer finds."""
 
     name: str
+    group: str
     colour: int
     dashed: bool
     path: str
@@ -75,6 +78,11 @@ class Chart:
     bottom: int = HEIGHT - _BOTTOM
     x_label: str = "step"
 
+    @property
+    def legend(self) -> list[Line]:
+        """The first line of each group."""
+        return list({line.group: line for line in reversed(self.lines)}.values())[::-1]
+
 
 def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart | None:
     """Return a chart of lines over steps (or what `x_label` says), or None where there is no finite point."""
@@ -103,6 +111,7 @@ def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart 
         lines.append(
             Line(
                 name=one.name,
+                group=one.group or one.name,
                 colour=one.colour % N_COLOURS,
                 dashed=one.colour >= N_COLOURS,
                 path=_path([place(*p) for p in shown]),
@@ -113,7 +122,7 @@ def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart 
                 single=len(shown) == 1,
             )
         )
-    names = ", ".join(dict.fromkeys(line.name for line in lines))
+    names = ", ".join(dict.fromkeys(line.group for line in lines))
     return Chart(
         title=title,
         lines=lines,
@@ -123,7 +132,7 @@ def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart 
             "label": x_label,
             "x": [x0, x1],
             "y": [y0, y1],
-            "lines": [{"name": line.name, "colour": line.colour, "points": line.points} for line in lines],
+            "lines": [{"group": line.group, "colour": line.colour, "points": line.points} for line in lines],
         },
         alt=f"{title} over {x_label}, {x0:g} to {x1:g}, values from {min(ys):.3g} to {max(ys):.3g}; lines: {names}",
         smoothed=smoothed,

@@ -1,6 +1,7 @@
 """Training curves of runs from their `metrics.csv`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from genmeta.cli.report.folders import Run
 from genmeta.pages.blocks import Block, Charts, Table
@@ -10,7 +11,7 @@ _INTERVAL = "_ci95"
 _FIRST = ("val/acc", "train/loss", "train/acc", "train/acc_real", "train/acc_latent", "train/latent_share", "val/loss")
 
 
-def curves(runs: Sequence[Run], colours: Mapping[str, int] | None = None) -> list[Block]:
+def curves(runs: Sequence[Run], groups: Mapping[str, str] | None = None) -> list[Block]:
     """Return charts and a table of the values.
 
     Of one run, what measures the same thing (`train/loss`, `val/loss`) is in one chart; of several runs every metric
@@ -18,12 +19,12 @@ def curves(runs: Sequence[Run], colours: Mapping[str, int] | None = None) -> lis
 
     Args:
         runs: that were trained; of those without metrics nothing is shown.
-        colours: number of the colour of a run's lines, by its label; by default each has its own.
+        groups: by label of a run, the arm that it is of, where several belong to one: they have one colour.
     """
     runs = [run for run in runs if any(len(points) > 1 for points in run.metrics.values())]
     if not runs:
         return []
-    charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, colours or {})
+    charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, groups or {})
     drawn = [one for one in charts if one]
     said = (
         "A band is the 95 % interval over episodes. "
@@ -46,12 +47,15 @@ def _of_one(run: Run) -> list[Chart | None]:
     ]
 
 
-def _of_several(runs: Sequence[Run], colours: Mapping[str, int]) -> list[Chart | None]:
-    numbers = {run.label: colours.get(run.label, i) for i, run in enumerate(runs)}
-    return [
-        chart(name, [_series(run, name, run.label, numbers[run.label]) for run in runs if name in run.metrics])
-        for name in _names(runs)
-    ]
+def _of_several(runs: Sequence[Run], groups: Mapping[str, str]) -> list[Chart | None]:
+    of = {run.label: groups.get(run.label, run.label) for run in runs}
+    colours = {group: number for number, group in enumerate(dict.fromkeys(of.values()))}
+
+    def line(run: Run, name: str) -> Series:
+        group = of[run.label]
+        return replace(_series(run, name, run.label, colours[group]), group=group)
+
+    return [chart(name, [line(run, name) for run in runs if name in run.metrics]) for name in _names(runs)]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

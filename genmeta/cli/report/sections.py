@@ -20,6 +20,7 @@ from genmeta.cli.report.pictures import Album, Shown, chosen
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
 
 _MOST_COLUMNS = 12  # of a table of options
+_MOST_ROWS = 8  # of the environment; more are folded away
 
 
 class Draft:
@@ -106,9 +107,9 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
         _add_comparison(section, results)
     else:
         _add_arms(section, experiment)
-    arms = list(one_each)
-    colours = {label: arms.index(label.split(", seed ")[0]) for label in fits} if experiment.is_comparison else None
-    section.add("Training curves", curves(list(fits.values()), colours))
+    # a comparison's labels are `<arm>, seed 0`, or `<arm> at 10, seed 0` where it has an axis
+    groups = {label: label.split(", seed ")[0].split(" at ")[0] for label in fits} if experiment.is_comparison else {}
+    section.add("Training curves", curves(list(fits.values()), groups))
     section.add_pictures("Plots", chosen(pictures_in(experiment.path)))
     section.add_pictures(
         "Pictures", [shown for arm, run in one_each.items() for shown in chosen(run.pictures, f"{arm}, ")]
@@ -278,7 +279,14 @@ def _environment(runs: Sequence[Run]) -> list[Block]:
             ]
         )
     columns = ["run", "versions", "commit", "device", "precision", "seed", "seconds"]
-    return [Table(columns, rows, "a + after a commit: files were changed since")] if rows else []
+    caption = "a + after a commit: files were changed since"
+    if len(rows) <= _MOST_ROWS:
+        return [Table(columns, rows, caption)] if rows else []
+    said = [
+        f"{name}: {'; '.join(dict.fromkeys(row[i] for row in rows))}" for i, name in ((1, "versions"), (2, "commit"))
+    ]
+    said.append(f"device: {'; '.join(dict.fromkeys(row[3] for row in rows))}")
+    return [Text(". ".join(said) + "."), Table(columns, rows, caption, folded=f"all {len(rows)} runs")]
 
 
 def _hashes(runs: Sequence[Run]) -> list[Block]:
