@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 from markupsafe import Markup
@@ -69,7 +70,12 @@ class Table:
     scales: Mapping[str, str] = field(default_factory=dict)
     kind: ClassVar[str] = "table"
 
-    @property
+    def is_number_column(self, number: int) -> bool:
+        """Whether the cells of a column are aligned as numbers."""
+        aligned = number > 0 and bool(self.columns[number]) and not self.names
+        return aligned and any(row[number].is_number for row in self.cells)
+
+    @cached_property
     def cells(self) -> list[list[Cell]]:
         """The rows with every cell a `Cell`."""
         return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]

@@ -8,6 +8,7 @@ from genmeta.pages.blocks import Block, Charts, Table
 from genmeta.pages.charts import Chart, Series, chart
 
 _INTERVAL = "_ci95"
+_MOST_BANDS = 6  # more of them on each other are a blot
 _FIRST = ("val/acc", "train/loss", "train/acc", "train/acc_real", "train/acc_latent", "train/latent_share", "val/loss")
 
 
@@ -27,9 +28,7 @@ def curves(runs: Sequence[Run], groups: Mapping[str, str] | None = None) -> list
     charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, groups or {})
     drawn = [one for one in charts if one]
     said = (
-        "A band is the 95 % interval over episodes. "
-        if any(_INTERVAL in n for run in runs for n in run.metrics)
-        else ""
+        "A band is the 95 % interval over episodes. " if any(line.band for one in drawn for line in one.lines) else ""
     )
     if any(one.smoothed for one in drawn):
         said += "Strong lines of many values are running means over a twentieth of them; faint lines are as logged. "
@@ -52,8 +51,8 @@ def _of_several(runs: Sequence[Run], groups: Mapping[str, str]) -> list[Chart | 
     colours = {group: number for number, group in enumerate(dict.fromkeys(of.values()))}
 
     def line(run: Run, name: str) -> Series:
-        group = of[run.label]
-        return replace(_series(run, name, run.label, colours[group]), group=group)
+        series = _series(run, name, run.label, colours[of[run.label]])
+        return replace(series, group=of[run.label], halves=series.halves if len(runs) <= _MOST_BANDS else ())
 
     return [chart(name, [line(run, name) for run in runs if name in run.metrics]) for name in _names(runs)]
 

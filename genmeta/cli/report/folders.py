@@ -204,7 +204,8 @@ def _unfinished(path: Path) -> Experiment:
 
 
 def _with_runs(path: Path, results: dict[str, Any], arms: list[Path]) -> Experiment:
-    fits, tests = {}, {}
+    fits: dict[str, Run] = {}
+    tests: dict[str, Run] = {}
     for arm in arms:
         for config in sorted(arm.glob(f"*/{CONFIG_FILE}")):
             folder, version = config.parent, config.parent.name

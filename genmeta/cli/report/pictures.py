@@ -67,8 +67,9 @@ class Album:
         left = self.budget
         for path, figure in made.items():
             if isinstance(figure, Figure):
-                left -= len(figure.uri)
-                if left < 0:
+                if len(figure.uri) <= left:
+                    left -= len(figure.uri)
+                else:
                     made[path] = f"{path.name} is left out: the page would be too large; it lies in {path.parent}"
 
         def figure_of(shown: Shown) -> Figure | str:

@@ -299,10 +299,15 @@ def _hashes(runs: Sequence[Run]) -> list[Block]:
             stage, _, shape = str(name).partition("/")
             what = f"episodes: {stage}{f' {shape_title(shape)}' if shape else ''}"
             found.setdefault((what, str(digest)), []).append(run.label)
-    rows = [[what, digest, ", ".join(dict.fromkeys(labels))] for (what, digest), labels in found.items()]
+    rows = [[what, digest, _listed(list(dict.fromkeys(labels)))] for (what, digest), labels in found.items()]
     several = sorted({what for what, _ in found if sum(what == other for other, _ in found) > 1})
     blocks: list[Block] = [Table(["of", "content hash", "runs"], rows)] if rows else []
     if several:
         what = f"Not the same in all runs: {', '.join(several)}. Accuracies on different episodes do not compare."
         blocks.insert(0, Text(what, strong=True))
     return blocks
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MOST_ROWS} more" if len(labels) > _MOST_ROWS else ""
+    return ", ".join(labels[:_MOST_ROWS]) + more
