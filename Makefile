@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -60,6 +60,11 @@ meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and 
 explore: $(STAMP) ## look into a generator (CKPT=...): clusters, maps, walks between and beyond, a page
 	@test -n "$(CKPT)" || { echo "no generator to explore; make train-vae first, or give CKPT=runs/<name>/<version>/checkpoints/best.ckpt" >&2; exit 2; }
 	$(GENMETA) explore --ckpt $(CKPT) --tsne $(ARGS)
+
+report: RUN = $(patsubst %/results.json,%,$(shell ls -t runs/*/*/results.json 2>/dev/null | head -n 1))
+report: $(STAMP) ## run folders (RUN=..., default: the newest experiment) as one page, report.html
+	@test -n "$(RUN)" || { echo "nothing to report; make meta-train first, or give RUN=runs/<name>/<version>" >&2; exit 2; }
+	$(GENMETA) report $(RUN) $(ARGS)
 
 audit: $(STAMP) ## are the generated classes of LEARNER and POLICY with CKPT fit to learn from?
 	@test -n "$(CKPT)" || { echo "no generator to audit; make train-vae first, or give CKPT=runs/<name>/<version>/checkpoints/best.ckpt" >&2; exit 2; }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import assert_stands_alone, count, json_of, needs_browser, visit
 from conftest import ROOT
 from PIL import Image
 from test_cli import assert_one_line
@@ -221,19 +222,54 @@ def test_the_page_stands_alone_and_survives_any_class_name(tmp_path):
     found = explore(encoder_and_decoder(), x)
     text = page("title <1>", ["a fact"], x, found, {"t": [["a"], ["1"]]})
     assert text.count("<script") == text.count("</script>") == 2
-    assert not re.search(r"""(src|href)\s*=|https?://|url\(|import\s""", re.sub(r"\.src = ", "", text))
+    assert_stands_alone(text)
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
     assert data["kinds"]["class"]["names"] == list(nasty)
     assert len(data["maps"]["PCA"]["x"]) == len(data["kinds"]["class"]["of"]) == len(x.images)
-    assert data["atlas"]["uri"].startswith("data:image/png;base64,")
+    assert '<img id="atlas" src="data:image/png;base64,' in text
     if node := shutil.which("node"):
         import subprocess
 
-        script = re.search(r"<script>\n(.*?)</script>", text, re.S)[1]
+        script = re.search(r"<script>(.*?)</script>", text, re.S)[1]
         (tmp_path / "page.js").write_text(script)
         subprocess.run([node, "--check", tmp_path / "page.js"], check=True)
-    without = page("t", [], x, Findings(), {})
-    assert '"maps": {}' in without
+    assert 'id="map"' not in page("t", [], x, Findings(), {})
+
+
+MAP = """
+const map = document.getElementById("map"), tip = document.getElementById("tip"), box = map.getBoundingClientRect();
+let shown = "";
+for (let x = 0; x < box.width && !shown; x += 8) for (let y = 0; y < box.height && !shown; y += 8) {
+  map.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + x, clientY: box.top + y}));
+  if (!tip.hidden) shown = tip.textContent;
+}
+const painted = new Set(map.getContext("2d").getImageData(0, 0, map.width, map.height).data).size;
+document.getElementById("by").value = "class";
+document.getElementById("by").dispatchEvent(new Event("change"));
+const names = [...document.querySelectorAll("#legend button")].map(b => b.textContent);
+document.querySelector("#legend button").click();
+const pressed = document.querySelectorAll('#legend [aria-pressed="true"]').length;
+document.body.dataset.found = JSON.stringify({shown, painted, names, pressed,
+  images: [...document.images].map(i => i.naturalWidth)});
+"""
+
+
+@needs_browser
+def test_a_browser_shows_the_map_without_errors_or_requests(tmp_path):
+    x = looked()
+    found = explore(encoder_and_decoder(), x)
+    html = page("a space", ["a fact"], x, found, {"Clusters": [["method", "NMI"], ["k-means", "0.6"]]})
+    (tmp_path / "explore.html").write_text(html, encoding="utf-8")
+    seen = visit(tmp_path / "explore.html", tmp_path, MAP)
+    assert (seen.console, seen.requests) == ([], [])
+    there = json_of(seen.dom, "found")
+    assert re.match("class: g./c.group: g", there["shown"])
+    assert there["painted"] > 20  # levels of colours: points are there
+    assert there["names"] == list(x.class_names)
+    assert there["pressed"] == 1
+    assert there["images"]
+    assert all(there["images"])
+    assert count(seen.dom, "table") == 1
 
 
 def test_command_of_a_generator_without_encoder(monkeypatch, generator, tmp_path, capsys):

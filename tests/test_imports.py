@@ -17,6 +17,7 @@ ORDER = [
     ("models",),
     ("learners",),
     ("evaluation",),
+    ("pages",),
     ("explore",),
     ("modules",),
     ("cli",),

@@ -215,6 +215,7 @@ def _write(
             "classes": [dict(zip(("name", "group", "part", "seen"), one, strict=True)) for one in classes],
         },
         "skipped": found.skipped,
+        "captions": {name: caption for name, (_, caption) in found.pictures.items()},
         **found.numbers,
         "class_of_image": looked.classes.tolist(),
         "maps": {name: [[round(v, 5) for v in point] for point in of.tolist()] for name, of in found.maps.items()},

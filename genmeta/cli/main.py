@@ -14,11 +14,12 @@ USAGE = """usage: genmeta COMMAND ...
   experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
   challenge   the Omniglot Challenge: a learner's error beside the published ones
   explore     look into a generator's latent space: clusters, maps, interpolations, one interactive page
+  report      run folders as one page: tables, curves, pictures, what they differ in:  genmeta report RUN...
   audit       are the generated classes of a run fit to learn from? before time is spent on training
   data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
 genmeta COMMAND --help tells the options of one of them."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "challenge", "explore", "audit", "data")
+COMMANDS = (*TRAINING, "experiment", "challenge", "explore", "audit", "report", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -48,6 +49,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.audit import audit
 
             return audit(args[1:])
+        elif args[0] == "report":
+            from genmeta.cli.report.command import report
+
+            report(args[1:])
         elif args[0] == "data":
             from genmeta.cli.data import data
 

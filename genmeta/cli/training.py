@@ -245,6 +245,7 @@ class TrainingCLI(LightningCLI):
             "seconds": round(time.monotonic() - self.started, 1),
             "metrics": {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items())},
             **self._facts,
+            "device": _device(self.trainer.strategy.root_device, self.trainer.world_size),
         }
         if subcommand == "fit":
             content["steps"] = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
@@ -286,6 +287,15 @@ class TrainingCLI(LightningCLI):
         if subcommand != "fit":
             kwargs["verbose"] = False
         return {**kwargs, "weights_only": True}
+
+
+def _device(device: torch.device, n: int) -> str:
+    """Return what a run ran on: `cpu, 1 thread`, or `2 × ` and the name of a GPU."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    return f"{n} × {name}" if n > 1 else name.replace(", 1 threads", ", 1 thread")
 
 
 def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:

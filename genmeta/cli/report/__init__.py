@@ -1,0 +1,1 @@
+"""`genmeta report`: run folders as one page."""

@@ -1,0 +1,214 @@
+"""Tables of accuracies and of paired differences, with their intervals, as numbers and as strips."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil, floor, isfinite
+from statistics import median
+from typing import Any
+
+from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.comparison import percent
+from genmeta.pages.blocks import Block, Cell, Charts, Strip, Table
+from genmeta.pages.charts import Series, chart
+
+Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
+"""By arm and shape of the episodes, the accuracy of each episode in [0, 1]."""
+
+Rows = list[list[Cell | str]]
+
+EPISODES = "mean ± 95 % interval over test episodes"
+
+
+def shape_title(shape: str) -> str:
+    """Return `5-way 1-shot` for `5w1s`."""
+    return re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", shape).strip()
+
+
+def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: str) -> Table:
+    """Return a table of accuracies in percent, an arm a row, a shape a column; each column's strips have one scale."""
+    shapes = list(dict.fromkeys(shape for of_arm in accuracies.values() for shape in of_arm))
+    scales = {s: _scale([mean_and_ci95(of_arm[s]) for of_arm in accuracies.values() if s in of_arm]) for s in shapes}
+    rows: Rows = [
+        [titles.get(arm, arm), *[_accuracy_cell(of_arm.get(shape), scales[shape]) for shape in shapes]]
+        for arm, of_arm in accuracies.items()
+    ]
+    columns = ["", *(shape_title(shape) for shape in shapes)]
+    return Table(columns, rows, caption, scales=_said(scales))
+
+
+def paired_table(titles: Mapping[str, str], accuracies: Accuracies, pairs: Sequence[tuple[str, str]]) -> list[Block]:
+    """Return a table of the paired differences of arms over the episodes that both were tested on."""
+    found = []
+    for first, second in pairs:
+        for shape in (shape for shape in accuracies[first] if shape in accuracies[second]):
+            both = zip(accuracies[first][shape], accuracies[second][shape], strict=False)
+            deltas = [a - b for a, b in both]
+            found.append((f"{titles[first]} − {titles[second]}", shape, deltas, mean_and_ci95(deltas)))
+    if not found:
+        return []
+    scale = _around_zero([interval for *_, interval in found])
+    rows: Rows = [
+        [name, shape_title(shape), Cell(percent(deltas, "+"), _strip(*interval, scale)), _verdict(*interval)]
+        for name, shape, deltas, interval in found
+    ]
+    caption = f"points (of 100) between two arms on the same episodes, {EPISODES}"
+    return [Table(["difference", "episodes", "points", "which is"], rows, caption, scales=_range(scale))]
+
+
+def seeds_table(arms: Mapping[str, Any]) -> Table:
+    """Return the accuracies of arms that were trained with several seeds: the mean, and each seed's as a dot."""
+    shapes = list(dict.fromkeys(shape for arm in arms.values() for shape in arm.get("accuracies", {})))
+    found = {
+        (name, shape): _over_seeds(arm["accuracies"][shape])
+        for name, arm in arms.items()
+        for shape in arm.get("accuracies", {})
+    }
+    scales = {s: _scale([(m, h) for (_, shape), (m, h, _) in found.items() if shape == s]) for s in shapes}
+    rows = []
+    for name, arm in arms.items():
+        row: list[Cell | str] = [str(arm.get("title", name))]
+        for shape in shapes:
+            if (name, shape) not in found:
+                row += ["", ""]
+                continue
+            mean, half, seeds = found[name, shape]
+            strip = _strip(mean, half, scales[shape], [_place(seed, scales[shape]) for seed in seeds])
+            row += [Cell(_percent(mean, half), strip), Cell(f"{100 * min(seeds):.2f} to {100 * max(seeds):.2f}")]
+        rows.append(row)
+    columns = ["", *(title for shape in shapes for title in (shape_title(shape), "seeds"))]
+    caption = f"accuracy in %: {EPISODES} of the mean of the seeds; beside it the lowest and highest seed (dots)"
+    return Table(columns, rows, caption, scales=_said(scales))
+
+
+def axis_blocks(title: str, points: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Return charts and tables of accuracies against an axis, such as the number of real classes.
+
+    Args:
+        title: of the axis.
+        points: its `value`s, each with `arms` as those of a comparison.
+    """
+    arms = list(dict.fromkeys(name for point in points for name in point["arms"]))
+    shapes = list(dict.fromkeys(s for p in points for arm in p["arms"].values() for s in arm["accuracies"]))
+    charts = []
+    for shape in shapes:
+        lines = []
+        for number, arm in enumerate(arms):
+            here = [p for p in points if shape in p["arms"].get(arm, {}).get("accuracies", {})]
+            found = [_over_seeds(p["arms"][arm]["accuracies"][shape]) for p in here]
+            values = [(float(p["value"]), 100 * mean) for p, (mean, _, _) in zip(here, found, strict=True)]
+            name = str(here[0]["arms"][arm].get("title", arm)) if here else arm
+            lines.append(Series(name, values, number, [100 * _half(half) for _, half, _ in found]))
+        charts.append(chart(f"{shape_title(shape)}, %", lines, x_label=title))
+    drawn = [one for one in charts if one]
+    said = f"Mean accuracy of the seeds against {title}; bands: 95 % interval over test episodes."
+    tables = [replace(seeds_table(point["arms"]), folded=f"{title} = {point['value']}") for point in points]
+    return [*([Charts(drawn, said)] if drawn else []), *tables]
+
+
+def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Return the comparisons of arms with the control, as `genmeta compare` computed them."""
+    if not comparisons:
+        return []
+    scale = _around_zero([(one["difference"], _half(one.get("ci95_episodes"))) for one in comparisons])
+    rows: Rows = []
+    for one in comparisons:
+        mean, half = one["difference"], _half(one.get("ci95_episodes"))
+        rows.append(
+            [
+                f"{titles.get(one['arm'], one['arm'])} − {titles.get(one['control'], one['control'])}"
+                + (f" at {one['value']:g}" if one.get("value") is not None else ""),
+                shape_title(one["shape"]),
+                Cell(_percent(mean, half, "+"), _strip(mean, half, scale)),
+                _points(one.get("ci95_seeds")),
+                _p(one.get("p")),
+                _p(one.get("p_holm")),
+                _p(one.get("p_seeds")),
+                _plain(one.get("effect_size"), "+.2f"),
+            ]
+        )
+    columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "p over seeds", "effect size"]
+    caption = (
+        f"points (of 100) on the same episodes, {EPISODES}, and half width of the 95 % interval over seeds; p "
+        f"corrected for several arms by Holm; effect size: Cohen's d of the paired differences"
+    )
+    return [Table(columns, rows, caption, scales=_range(scale))]
+
+
+def _over_seeds(by_seed: Mapping[str, Sequence[float]]) -> tuple[float, float, list[float]]:
+    """Return mean and half width over episodes of the seeds' mean accuracy, and the mean of each seed."""
+    lists = list(by_seed.values())
+    of_episode = [sum(values) / len(values) for values in zip(*lists, strict=False)]
+    return *mean_and_ci95(of_episode), [mean_and_ci95(values)[0] for values in lists]
+
+
+Scale = tuple[float, float]
+
+
+def _scale(intervals: Sequence[tuple[float, float]]) -> Scale:
+    """Return the ends of a scale of accuracies, whole multiples of 5 %.
+
+    An arm far from most, such as an untrained one, would press the others together: it lies beyond the end.
+    """
+    middle = median(mean for mean, _ in intervals)
+    reach = 6 * median(max(abs(mean - middle), _half(half)) for mean, half in intervals)
+    near = [(mean, _half(half)) for mean, half in intervals if abs(mean - middle) <= reach]
+    low, high = min(mean - half for mean, half in near), max(mean + half for mean, half in near)
+    low, high = floor(20 * low + 1e-9) / 20, ceil(20 * high - 1e-9) / 20
+    return max(0.0, low), min(1.0, max(high, low + 0.05))
+
+
+def _around_zero(intervals: Sequence[tuple[float, float]]) -> Scale:
+    sizes = [abs(mean) + _half(half) for mean, half in intervals]
+    reach = min(max(sizes), 3 * median(sizes)) or 0.01
+    return -reach, reach
+
+
+def _place(value: float, scale: Scale) -> float:
+    return (value - scale[0]) / (scale[1] - scale[0])
+
+
+def _strip(mean: float, half: float, scale: Scale, dots: Sequence[float] = ()) -> Strip:
+    low, high = (min(1.0, max(0.0, _place(end, scale))) for end in (mean - _half(half), mean + _half(half)))
+    inside = tuple(dot for dot in dots if 0 <= dot <= 1)
+    return Strip(_place(mean, scale), low, high, inside, _place(0, scale) if scale[0] < 0 else None)
+
+
+def _accuracy_cell(values: Sequence[float] | None, scale: Scale) -> Cell:
+    return Cell(percent(values), _strip(*mean_and_ci95(values), scale)) if values else Cell("")
+
+
+def _said(scales: Mapping[str, Scale]) -> dict[str, str]:
+    return {
+        shape_title(shape): f"strip: {100 * low:.0f} to {100 * high:.0f} %" for shape, (low, high) in scales.items()
+    }
+
+
+def _range(scale: Scale) -> dict[str, str]:
+    return {"points": f"strip: {100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"}
+
+
+def _verdict(mean: float, half: float) -> str:
+    return "no difference that these episodes can show" if abs(mean) <= half else "more" if mean > 0 else "less"
+
+
+def _half(half: Any) -> float:
+    return float(half) if isinstance(half, int | float) and isfinite(half) else 0.0
+
+
+def _percent(mean: float, half: float, sign: str = "") -> str:
+    return f"{100 * mean:{sign}.2f} ± {100 * half:.2f}"
+
+
+def _points(half: Any) -> str:
+    return f"{100 * half:.2f}" if isinstance(half, int | float) else ""
+
+
+def _p(value: Any) -> str:
+    if not isinstance(value, int | float):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _plain(value: Any, form: str) -> str:
+    return f"{value:{form}}" if isinstance(value, int | float) else ""

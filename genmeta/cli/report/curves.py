@@ -1,0 +1,80 @@
+"""Training curves of runs from their `metrics.csv`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from genmeta.cli.report.folders import Run
+from genmeta.pages.blocks import Block, Charts, Table
+from genmeta.pages.charts import Chart, Series, chart
+
+_INTERVAL = "_ci95"
+_MOST_BANDS = 6  # more of them on each other are a blot
+_FIRST = ("val/acc", "train/loss", "train/acc", "train/acc_real", "train/acc_latent", "train/latent_share", "val/loss")
+
+
+def curves(runs: Sequence[Run], groups: Mapping[str, str] | None = None) -> list[Block]:
+    """Return charts and a table of the values.
+
+    Of one run, what measures the same thing (`train/loss`, `val/loss`) is in one chart; of several runs every metric
+    has a chart, with a line for each run.
+
+    Args:
+        runs: that were trained; of those without metrics nothing is shown.
+        groups: by label of a run, the arm that it is of, where several belong to one: they have one colour.
+    """
+    runs = [run for run in runs if any(len(points) > 1 for points in run.metrics.values())]
+    if not runs:
+        return []
+    charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, groups or {})
+    drawn = [one for one in charts if one]
+    said = (
+        "A band is the 95 % interval over episodes. " if any(line.band for one in drawn for line in one.lines) else ""
+    )
+    if any(one.smoothed for one in drawn):
+        said += "Strong lines of many values are running means over a twentieth of them; faint lines are as logged. "
+    said += "Values: under the pointer, or with the arrow keys on a chart that has the focus."
+    return [Charts(drawn, said), _values(runs)]
+
+
+def _of_one(run: Run) -> list[Chart | None]:
+    panels: dict[str, list[str]] = {}
+    for name in _names([run]):
+        panels.setdefault(name.split("/")[-1].split("_")[0], []).append(name)
+    return [
+        chart(title if len(names) > 1 else names[0], [_series(run, name, name, i) for i, name in enumerate(names)])
+        for title, names in panels.items()
+    ]
+
+
+def _of_several(runs: Sequence[Run], groups: Mapping[str, str]) -> list[Chart | None]:
+    of = {run.label: groups.get(run.label, run.label) for run in runs}
+    colours = {group: number for number, group in enumerate(dict.fromkeys(of.values()))}
+
+    def line(run: Run, name: str) -> Series:
+        series = _series(run, name, run.label, colours[of[run.label]])
+        return replace(series, group=of[run.label], halves=series.halves if len(runs) <= _MOST_BANDS else ())
+
+    return [chart(name, [line(run, name) for run in runs if name in run.metrics]) for name in _names(runs)]
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return the metrics that are drawn, those first that one looks at first."""
+    names = dict.fromkeys(name for run in runs for name in sorted(run.metrics) if not name.endswith(_INTERVAL))
+    return sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+
+
+def _series(run: Run, name: str, label: str, colour: int) -> Series:
+    halves = dict(run.metrics.get(name + _INTERVAL, []))
+    points = run.metrics[name]
+    return Series(label, points, colour, [halves.get(step, 0.0) for step, _ in points] if halves else ())
+
+
+def _values(runs: Sequence[Run]) -> Table:
+    rows = []
+    for name in _names(runs):
+        for run in runs:
+            if points := run.metrics.get(name):
+                low, high = min(points, key=lambda p: p[1]), max(points, key=lambda p: p[1])
+                ends = (f"{points[0][1]:.4g}", f"{points[-1][1]:.4g}")
+                rows.append([name, run.label, *ends, *(f"{y:.4g} (step {x:g})" for x, y in (low, high))])
+    return Table(["metric", "run", "first", "last", "lowest", "highest"], rows, folded="the same in numbers")

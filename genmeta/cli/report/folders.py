@@ -1,0 +1,231 @@
+"""What lies in the folders that a report is of. Nothing is written, and no checkpoint is opened."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genmeta.cli.run_folder import CONFIG_FILE, RUN_FILE
+from genmeta.errors import UserError
+
+RESULTS_FILE, EXPLORE_FILE = "results.json", "report.json"
+_PICTURES = ("*.png", "*.jpg", "*.jpeg")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of `genmeta fit`, `validate` or `test`.
+
+    Attributes:
+        path: of the folder.
+        label: what it is called on the page.
+        config: the resolved configuration.
+        summary: `run.json`; empty if the run is not finished.
+        lightning: version of Lightning, if the configuration says it.
+    """
+
+    path: Path
+    label: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    lightning: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end."""
+        return bool(self.summary)
+
+    @property
+    def recorded(self) -> Path:
+        """Where it was when it ran, which is what other runs call it."""
+        run = self.config.get("run") or {}
+        return Path(str(run.get("folder")), str(run.get("name")), str(run.get("version") or self.path.name))
+
+    @cached_property
+    def metrics(self) -> dict[str, list[tuple[float, float]]]:
+        """By column of `metrics.csv`, steps and values; of an unfinished run the last line may be cut off."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return found
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            for row in csv.DictReader(file):
+                for name, text in row.items():
+                    step, value = _number(row.get("step")), _number(text)
+                    if name not in (None, "epoch", "step") and step is not None and value is not None:
+                        found.setdefault(name, []).append((step, value))
+        return found
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Its pictures but for the curves, which the page draws itself."""
+        return [path for path in pictures_in(self.path / "pictures") if path.stem != "curves"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A folder of `genmeta experiment` or `genmeta compare`.
+
+    Attributes:
+        path: of the folder.
+        results: `results.json`; empty if it is not finished.
+        fits, tests: runs by label (`mixed`, or `mixed, seed 0`); those that are still there.
+    """
+
+    path: Path
+    results: Mapping[str, Any]
+    fits: Mapping[str, Run] = field(default_factory=dict)
+    tests: Mapping[str, Run] = field(default_factory=dict)
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether arms were trained with several seeds by `genmeta compare`."""
+        return self.results.get("kind") in ("comparison", "curves")
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return [*self.fits.values(), *self.tests.values()]
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """A folder of `genmeta explore`; `content` is its `report.json`."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+
+Folder = Run | Experiment | Exploration
+
+
+def read_folder(path: Path) -> Folder:
+    """Return what lies in a folder.
+
+    Raises:
+        UserError: it is no folder of a run, or a file in it cannot be read.
+    """
+    if not path.is_dir():
+        raise UserError(f"RUN: {path} is {'no folder' if path.exists() else 'not there'}; give a run folder")
+    if (path / CONFIG_FILE).is_file():
+        return read_run(path, path.resolve().name)
+    if (path / RESULTS_FILE).is_file():
+        return _finished(path, read_json(path / RESULTS_FILE))
+    if (path / EXPLORE_FILE).is_file():
+        return Exploration(path, read_json(path / EXPLORE_FILE))
+    unfinished = _unfinished(path)
+    if unfinished.runs:
+        return unfinished
+    raise UserError(
+        f"RUN: {path} has none of {CONFIG_FILE} (a run), {RESULTS_FILE} (an experiment) and {EXPLORE_FILE} "
+        "(an exploration); give a folder such as runs/<name>/<version>"
+    )
+
+
+def read_run(path: Path, label: str) -> Run:
+    """Return a run.
+
+    Raises:
+        UserError: its configuration or summary cannot be read.
+    """
+    config_path = path / CONFIG_FILE
+    try:
+        text = config_path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"RUN: {config_path} cannot be read ({_first_line(error)})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"RUN: {config_path} is no configuration: it has no options")
+    summary = read_json(path / RUN_FILE) if (path / RUN_FILE).is_file() else {}
+    first = text.split("\n", 1)[0]
+    return Run(path, label, config, summary, first.partition("lightning.pytorch==")[2].strip())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file's content.
+
+    Raises:
+        UserError: it cannot be read, or is no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"RUN: {path} cannot be read ({_first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"RUN: {path} is no object of JSON")
+    return content
+
+
+def explorations_in(path: Path) -> Iterator[Exploration]:
+    """Yield the explorations that lie in a folder (`genmeta explore --out RUN/explore`)."""
+    for file in sorted(path.glob(f"*/{EXPLORE_FILE}")):
+        yield Exploration(file.parent, read_json(file))
+
+
+def pictures_in(path: Path) -> list[Path]:
+    """Return the pictures of a folder, by name."""
+    return sorted(file for pattern in _PICTURES for file in path.glob(pattern) if file.is_file())
+
+
+def _finished(path: Path, results: dict[str, Any]) -> Experiment:
+    """Return an experiment or a comparison that has its results, with the runs that still lie where they say."""
+    points = results.get("points") if results.get("kind") == "curves" else [results]
+    if not isinstance(points, list) or not all(_has_arms(point) for point in points):
+        raise UserError(f"RUN: {path / RESULTS_FILE} has no arms with accuracies; is it of another program?")
+    if results.get("kind") not in ("comparison", "curves"):
+        return _with_runs(path, results, [path / arm for arm in results["arms"] if "+" not in arm])
+    found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
+    for point in points:
+        for arm, content in point["arms"].items():
+            name = f"{arm} at {point['value']}" if "value" in point else arm
+            for kind, runs in found.items():
+                for seed, folder in (content.get(kind) or {}).items():
+                    if (path / folder / CONFIG_FILE).is_file():  # they may have been removed, to save space
+                        runs[f"{name}, seed {seed}"] = read_run(path / folder, f"{name}, seed {seed}")
+    return Experiment(path, results, **found)
+
+
+def _has_arms(point: Any) -> bool:
+    arms = point.get("arms") if isinstance(point, dict) else None
+    return isinstance(arms, dict) and all(
+        isinstance(a, dict) and isinstance(a.get("accuracies"), dict) for a in arms.values()
+    )
+
+
+def _unfinished(path: Path) -> Experiment:
+    """Return the runs that lie two folders down, as those of experiments and comparisons do."""
+    return _with_runs(path, {}, sorted(file for file in path.iterdir() if file.is_dir()))
+
+
+def _with_runs(path: Path, results: dict[str, Any], arms: list[Path]) -> Experiment:
+    fits: dict[str, Run] = {}
+    tests: dict[str, Run] = {}
+    for arm in arms:
+        for config in sorted(arm.glob(f"*/{CONFIG_FILE}")):
+            folder, version = config.parent, config.parent.name
+            is_test = version.startswith("test")
+            if version == "fit" or is_test:  # of an experiment
+                label = arm.name + version.removeprefix("fit").removeprefix("test").replace("_", " with ")
+            else:  # of a comparison: the version is a hash
+                label, is_test = arm.name, arm.name.endswith("-test")
+            runs = tests if is_test else fits
+            runs[label if label not in runs else f"{label} {version}"] = read_run(folder, label)
+    return Experiment(path, results, fits, tests)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "nan")
+    except (TypeError, ValueError):
+        return None
+    return value if isfinite(value) else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

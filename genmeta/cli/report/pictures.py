@@ -1,0 +1,102 @@
+"""Pictures of run folders as figures of the page, small enough for it."""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from genmeta.pages.blocks import Figure
+from genmeta.pages.render import data_uri
+
+Shown = tuple[Path, str]
+"""A picture's path and its caption."""
+
+CAPTIONS = {
+    "episodes": "the first training episodes, one a row: support images, then queries; real classes framed blue, "
+    "generated ones orange",
+    "samples": "samples, always from the same codes",
+    "reconstructions": "held-out images, each beside its reconstruction",
+    "interpolation": "from code to code on straight lines, a row each",
+    "redrawn": "top row: images of validation classes; below: drawn again",
+    "results": "accuracies with their intervals, as the comparison drew them",
+}
+_SIDES = (1300, 900, 600, 400)  # tried in turn until all pictures together fit
+_EPOCH = re.compile(r"-epoch-(\d+)$")
+
+
+def chosen(paths: Iterable[Path], label: str = "") -> list[Shown]:
+    """Return which pictures are shown, with captions: of those drawn every few epochs the first and the last."""
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kinds.setdefault(_EPOCH.sub("", path.stem), []).append(path)
+    found = []
+    for kind, of_kind in kinds.items():
+        for path in dict.fromkeys((of_kind[0], of_kind[-1])):
+            epoch = _EPOCH.search(path.stem)
+            when = f" (epoch {int(epoch[1])})" if epoch else ""
+            found.append(
+                (path, f"{label}{kind}{when}: {CAPTIONS[kind]}" if kind in CAPTIONS else f"{label}{kind}{when}")
+            )
+    return found
+
+
+class Album:
+    """Collects the pictures of a page; once all are known, makes figures of them that fit into a budget together.
+
+    Args:
+        budget: bytes of the page for all pictures.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.paths: dict[Path, None] = {}
+
+    def add(self, shown: Sequence[Shown]) -> None:
+        """Ask for pictures."""
+        self.paths |= dict.fromkeys(path for path, _ in shown)
+
+    def figures(self) -> Callable[[Shown], Figure | str]:
+        """Return what makes a figure of a picture that was asked for, or says in a sentence why there is none."""
+        made: dict[Path, Figure | str] = {}
+        for side in _SIDES:
+            made = {path: _figure(path, side) for path in self.paths}
+            if sum(len(figure.uri) for figure in made.values() if isinstance(figure, Figure)) <= self.budget:
+                break
+        left = self.budget
+        for path, figure in made.items():
+            if isinstance(figure, Figure):
+                if len(figure.uri) <= left:
+                    left -= len(figure.uri)
+                else:
+                    made[path] = f"{path.name} is left out: the page would be too large; it lies in {path.parent}"
+
+        def figure_of(shown: Shown) -> Figure | str:
+            path, caption = shown
+            figure = made[path]
+            if isinstance(figure, str):
+                return figure
+            return Figure(figure.uri, figure.width, figure.height, alt=caption, caption=caption)
+
+        return figure_of
+
+
+def _figure(path: Path, side: int) -> Figure | str:
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as file:
+            picture = file.convert("RGB")  # text in the file's header stays behind
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return f"{path.name} cannot be shown ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    width, height = picture.size
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if _is_grey(picture):
+        picture = picture.convert("L")
+    # our grids are drawn with two pixels for one, so that they show at a good size on a page
+    return Figure(data_uri(picture), min(width, 1000), round(height * min(width, 1000) / width), "", "")
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    red, green, blue = picture.split()
+    return red.tobytes() == green.tobytes() == blue.tobytes()
