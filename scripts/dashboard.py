@@ -1,7 +1,7 @@
 """Build the W&B workspace and the report of the project: python scripts/dashboard.py [--out runs/dashboard]
 
-With an account both are saved in the project (`WANDB_PROJECT`, or genmeta; `WANDB_ENTITY`, or your own). Without one they
-are written as JSON, exactly what would be saved. The keys of all panels stand in SECTIONS; a test reads short runs back
+With an account both are saved in the project (`WANDB_PROJECT`, or genmeta; `WANDB_ENTITY`, or your own). Without one
+they are written as JSON, as they would be saved. The keys of all panels stand in SECTIONS; a test reads short runs back
 and checks that each of them is logged.
 """
 
@@ -82,17 +82,17 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     ),
     "Latent space": (
         Panel("media", "from code to code", ("pictures/interpolation",)),
-        Panel("media", "map of the codes", ("explore/map_pca",)),
+        Panel("media", "map of the codes", ("explore/map-pca",)),
         Panel("table", "clusters", ("explore/clusters",)),
         Panel("table", "what each dimension carries", ("explore/latent_dimensions",)),
     ),
 }
 IN_REPORT = {
-    "Test": "Accuracy on classes that neither generator nor learner has seen. A bar is a run; its interval is over test "
-    "episodes, not over training runs: compare arms on identical episodes (genmeta compare), not by overlapping bars.",
+    "Test": "Accuracy on classes that neither generator nor learner has seen. A bar is a run; its interval is over "
+    "test episodes, not over training runs: compare arms on identical episodes (genmeta compare), not by overlapping bars.",
     "Validation": "What checkpoints and settings are chosen by.",
-    "Accuracy by source": "Training accuracy on real and on generated classes: generated ones that are far easier teach "
-    "little.",
+    "Accuracy by source": "Training accuracy on real and on generated classes: generated ones that are far easier "
+    "teach little.",
     "Samples": "What the generators draw.",
     "Latent space": "What lies in the latent space (genmeta explore).",
 }

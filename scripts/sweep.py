@@ -1,6 +1,6 @@
 """A W&B sweep without an account: runs the trials of a sweep's YAML here and writes their table.
 
-python scripts/sweep.py configs/sweep/share.yaml [--generator CHECKPOINT] [--workers 2] [-- --config=configs/trainer/debug.yaml]
+python scripts/sweep.py configs/sweep/share.yaml [--generator CHECKPOINT] [--workers 2] [-- MORE OPTIONS OF EVERY TRIAL]
 
 With an account the same YAML makes a W&B sweep (`wandb sweep`, `wandb agent`; `--online` does both). W&B's own local
 controller needs an account too, so Optuna suggests the values of `random` and `bayes` (tree-structured Parzen
@@ -56,8 +56,9 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", default="runs/sweeps", help="folder of all trials")
     parser.add_argument("--workers", type=int, default=1, help="trials at a time")
     parser.add_argument("--online", action="store_true", help="as a W&B sweep, with an account")
-    parser.add_argument("more", nargs="*", help="after --: more options of every trial")
-    return parser.parse_args(args)
+    given = list(sys.argv[1:] if args is None else args)
+    ours, more = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    return argparse.Namespace(**vars(parser.parse_args(ours)), more=more)
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def expand(command: Sequence[str], args: Sequence[str], more: Sequence[str]) -> 
         for name in re.findall(r"\$\{envvar:(\w+)\}", word):
             if not os.environ.get(name):
                 raise UserError(
-                    f"the sweep needs a generator: give --generator CHECKPOINT (make sweep CKPT=...)"
+                    "the sweep needs a generator: give --generator CHECKPOINT (make sweep CKPT=...)"
                     if name == GENERATOR
                     else f"the sweep needs the environment variable {name}"
                 )
@@ -229,9 +230,7 @@ def score_of(run: Run, metric: str) -> float | None:
     return float(value)
 
 
-def table(
-    done: Sequence[tuple[dict[str, Any], Run]], metric: dict[str, str]
-) -> tuple[str, list[dict[str, Any]]]:
+def table(done: Sequence[tuple[dict[str, Any], Run]], metric: dict[str, str]) -> tuple[str, list[dict[str, Any]]]:
     """Return a Markdown table of all trials, best first, a sentence about the best, and the rows."""
     sign = -1 if metric["goal"] == "maximize" else 1
     rows = [
@@ -262,7 +261,8 @@ def online(path: Path, sweep: dict[str, Any]) -> int:
     if made.returncode or not found:
         raise UserError("--online: W&B did not make the sweep; see above")
     cap = ["--count", str(sweep["run_cap"])] if "run_cap" in sweep else []
-    return subprocess.run([*wandb, "agent", *cap, found[1]]).returncode
+    path_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the agent calls `python`
+    return subprocess.run([*wandb, "agent", *cap, found[1]], env={**os.environ, "PATH": path_first}).returncode
 
 
 if __name__ == "__main__":

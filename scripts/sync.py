@@ -1,4 +1,4 @@
-"""Send the W&B runs that were recorded offline: python scripts/sync.py [--runs runs]. Those that were sent stay alone."""
+"""Send the W&B runs that were recorded offline, but for those that were sent: python scripts/sync.py [--runs runs]."""
 
 import argparse
 import subprocess

@@ -1,9 +1,11 @@
 """What W&B and TensorBoard are told, read back from short offline runs; dashboards; the table of metrics."""
 
+import importlib.util
 import json
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,10 +121,20 @@ def test_every_metric_is_explained_and_every_explained_one_is_logged(runs):
     text = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"^\| `([^`]+)`", text, re.MULTILINE))
     logged = set().union(*(run.keys for run in runs.values())) - {"epoch"}
-    shapes = [(re.compile(r"5w[15]s"), "<shape>")]
-    for pattern, name in shapes:
-        logged = {pattern.sub(name, key) for key in logged}
+    logged = {re.sub(r"5w[15]s", "<shape>", key) for key in logged}
     assert logged == explained - {"tables/arms"}  # of `genmeta experiment`, see test_cli
+
+
+def test_every_key_of_the_dashboard_is_logged(runs):
+    pytest.importorskip("wandb_workspaces")
+    spec = importlib.util.spec_from_file_location("dashboard", ROOT / "scripts" / "dashboard.py")
+    dashboard = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "dashboard", dashboard)
+        spec.loader.exec_module(dashboard)
+    logged = set().union(*(run.keys for run in runs.values()))
+    panels = [panel for section in dashboard.SECTIONS.values() for panel in section]
+    assert {key for panel in panels for key in (*panel.keys, panel.x)} - logged == set()
 
 
 def test_artifacts_can_be_left_out(runs, tmp_path, monkeypatch):

@@ -102,7 +102,9 @@ def audit(args: Sequence[str]) -> int:
 
 def _track(cli: TrainingCLI, run: RunSettings, folder: Path, content: dict[str, Any]) -> None:
     """Send the numbers and the picture to W&B, under `audit/`."""
-    with tracking(replace(run, name=folder.parent.name), folder, "audit", tags(cli.model, cli.datamodule)) as experiment:
+    with tracking(
+        replace(run, name=folder.parent.name), folder, "audit", tags(cli.model, cli.datamodule)
+    ) as experiment:
         if experiment is None:
             return
         import wandb

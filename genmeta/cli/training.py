@@ -192,7 +192,9 @@ class TrainingCLI(LightningCLI):
         inputs = {role: model.path for role, model in roles.items() if model is not None}
         if path := self.config[self.subcommand].ckpt_path:
             inputs["learner" if self._episodic else "generator"] = path
-        inputs |= {"backbone": p.checkpoint for p in self.model.modules() if isinstance(p, PretrainedBackbone)}
+        for part in self.model.modules():
+            if isinstance(part, PretrainedBackbone):
+                inputs["backbone"] = part.checkpoint
         return {role: path for role, path in inputs.items() if path}
 
     @property

@@ -1,4 +1,4 @@
-"""Pictures of what happens: samples, reconstructions, episodes, curves; in the run folder, in W&B and in TensorBoard."""
+"""Pictures of what happens: samples, reconstructions, episodes, curves; in the run folder, W&B and TensorBoard."""
 
 import csv
 from pathlib import Path
