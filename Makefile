@@ -15,6 +15,8 @@ VAE ?= vae# configs/generator/vae*.yaml: of train-vae
 SEED ?= 0
 RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
 CKPT ?= $(shell ls -t runs/*/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)# a generator's checkpoint, for explore and audit
+SWEEP ?= share# configs/sweep/*.yaml
+WORKERS ?= 1# trials of a sweep at a time
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
 
 VENV := .venv
@@ -23,7 +25,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -101,6 +103,18 @@ bench-sampling: $(STAMP) ## how fast episodes are made, beside learn2learn and e
 bench-generators: $(STAMP) ## speed of a GAN's step and of decoding
 	$(BIN)/python benchmarks/gan_step.py $(ARGS)
 	$(BIN)/python benchmarks/decoding.py $(ARGS)
+
+dashboard: $(STAMP) ## build the W&B workspace and report (without an account: write what would be saved)
+	$(BIN)/python scripts/dashboard.py $(ARGS)
+
+sweep: $(STAMP) ## run a sweep (SWEEP=share, a YAML; CKPT=... a generator) here, on validation classes; --online in ARGS: on W&B
+	$(BIN)/python scripts/sweep.py configs/sweep/$(SWEEP).yaml $(if $(CKPT),--generator $(CKPT)) --workers $(WORKERS) $(ARGS)
+
+sync: $(STAMP) ## send W&B runs that were recorded offline
+	$(BIN)/python scripts/sync.py $(ARGS)
+
+bench-tracking: $(STAMP) ## what tracking costs of training
+	$(BIN)/python benchmarks/tracking.py $(ARGS)
 
 test: $(STAMP) ## the tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest $(ARGS)

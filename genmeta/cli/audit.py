@@ -3,13 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from genmeta.cli.labels import tags
+from genmeta.cli.lineage import describe_inputs, log_inputs
 from genmeta.cli.options import OptionParser
 from genmeta.cli.run_folder import RunSettings, claim_run_folder
+from genmeta.cli.tracking import tracking
 from genmeta.cli.training import TrainingCLI
 from genmeta.data.table import gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape
@@ -87,11 +92,29 @@ def audit(args: Sequence[str]) -> int:
     }
     content = {**facts, "numbers": numbers, "flags": lines}
     (folder / "audit.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _track(cli, run, folder, content)
     text = _text(numbers, lines)
     said = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
     (folder / "audit.md").write_text(f"{text}\n\n{said}\n", encoding="utf-8")
     print(f"{text}\n\naudit       {folder}/audit.md, audit.json, episodes.png", flush=True)
     return 1 if lines and options.strict else 0
+
+
+def _track(cli: TrainingCLI, run: RunSettings, folder: Path, content: dict[str, Any]) -> None:
+    """Send the numbers and the picture to W&B, under `audit/`."""
+    with tracking(
+        replace(run, name=folder.parent.name), folder, "audit", tags(cli.model, cli.datamodule)
+    ) as experiment:
+        if experiment is None:
+            return
+        import wandb
+
+        experiment.config.update(content)
+        experiment.config.update({"inputs": describe_inputs(cli.inputs)})
+        if run.artifacts:
+            log_inputs(experiment, cli.inputs)
+        numbers = {f"audit/{name}": value for name, value in content["numbers"].items()}
+        experiment.log({**numbers, "audit/episodes": wandb.Image(str(folder / "episodes.png"))})
 
 
 @torch.no_grad()

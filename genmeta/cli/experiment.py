@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import CONFIGS, OptionParser, find_config
 from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folder, read_run_file
+from genmeta.cli.tracking import tracking
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
+from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule
@@ -73,6 +76,25 @@ def experiment(args: Sequence[str]) -> None:
             arms |= _with_support(arm, title, read_run_file(test.run_folder), arms[arm])
     check_same_episodes(list(arms.values()))
     _report(folder, arms, generators, options, time.monotonic() - started)
+    learners = {arm: best_checkpoint(folder / arm / "fit") for arm in trained}
+    _track(RunSettings(name=name, group=name, wandb=options.wandb), folder, arms, learners)
+
+
+def _track(run: RunSettings, folder: Path, arms: dict[str, Arm], learners: dict[str, Path]) -> None:
+    """Send the table to W&B, with the learners that it compares."""
+    with tracking(run, folder, "compare") as experiment:
+        if experiment is None:
+            return
+        import wandb
+
+        experiment.config.update({"inputs": describe_inputs(learners)})
+        log_inputs(experiment, learners)
+        table = wandb.Table(columns=["arm", "episodes", "accuracy", "ci95"])
+        for arm in arms.values():
+            for shape, accuracies in arm.accuracies.items():
+                table.add_data(arm.name, shape, *mean_and_ci95(accuracies))
+        experiment.log({"tables/arms": table})
+        log_results(experiment, run.name, folder / "results.md", folder / "results.json")
 
 
 def _roles(options: argparse.Namespace, mixed: list[str]) -> dict[str, Path]:

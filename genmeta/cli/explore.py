@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from genmeta.cli.data import read_data_yaml
+from genmeta.cli.labels import kind_of
+from genmeta.cli.lineage import describe_inputs, log_inputs
 from genmeta.cli.options import OptionParser, find_config
 from genmeta.cli.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
-from genmeta.cli.tracking import finish_tracking, start_tracking
+from genmeta.cli.tracking import tracking
 from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, find_split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
@@ -53,7 +55,7 @@ def explore_command(args: Sequence[str]) -> None:
     facts += [f"Left out: {reason}." for reason in found.skipped]
     tables = _tables(found)
     _write(folder, options, model, split, looked, found, facts, tables)
-    _track(options, folder, found, tables)
+    _track(options, folder, model, split, found, tables)
     for reason in found.skipped:
         print(f"left out    {reason}")
     for row in tables.get("Clusters", []):
@@ -226,15 +228,25 @@ def _write(
     (folder / "explore.html").write_text(html, encoding="utf-8")
 
 
-def _track(options: argparse.Namespace, folder: Path, found: Findings, tables: dict[str, list[list[str]]]) -> None:
+def _track(
+    options: argparse.Namespace,
+    folder: Path,
+    model: LatentModel,
+    split: Split,
+    found: Findings,
+    tables: dict[str, list[list[str]]],
+) -> None:
     """Send the same panels to W&B: pictures, tables and the page, under `explore/`."""
-    run = start_tracking(RunSettings(name="explore", wandb=options.wandb), folder, "explore")
-    if run is None:
-        return
-    import wandb
+    settings = RunSettings(name="explore", wandb=options.wandb)
+    tags = [f"data:{split.dataset}", f"split:{split.name}", f"generator:{kind_of(model)}"]
+    with tracking(settings, folder, "explore", tags) as run:
+        if run is None:
+            return
+        import wandb
 
-    try:
         run.config.update({"ckpt": str(options.ckpt), "data": options.data, "part": options.part})
+        run.config.update({"inputs": describe_inputs({"generator": options.ckpt})})
+        log_inputs(run, {"generator": options.ckpt})
         content: dict[str, Any] = {
             f"explore/{name}": wandb.Image(p, caption=c) for name, (p, c) in found.pictures.items()
         }
@@ -244,5 +256,3 @@ def _track(options: argparse.Namespace, folder: Path, found: Findings, tables: d
         if "active_units" in found.numbers:
             content["explore/active_units"] = found.numbers["active_units"]
         run.log(content)
-    finally:
-        finish_tracking()

@@ -28,6 +28,8 @@ class RunSettings:
         wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`,
             `off`.
         group: W&B group, for runs that belong together.
+        artifacts: name splits and checkpoints to W&B as artifacts, so that it shows what was made from what.
+        tensorboard: write event files for TensorBoard too (pip install "genmeta[tensorboard]"); CSV is always written.
         reuse: if a finished run of this name has the same resolved configuration, use it instead of training again.
     """
 
@@ -36,6 +38,8 @@ class RunSettings:
     version: str | None = None
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     group: str | None = None
+    artifacts: bool = True
+    tensorboard: bool = False
     reuse: bool = False
 
     @property

@@ -1,39 +1,94 @@
-"""Loggers: a CSV file always, Weights & Biases by default."""
+"""Loggers: a CSV file always, Weights & Biases by default, TensorBoard on request."""
 
+import importlib.util
 import netrc
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from genmeta.cli.run_folder import RunSettings
+from genmeta.errors import UserError
+
+STEP, IMAGES = "trainer/global_step", "images_seen"
+"""The two axes: optimiser steps (Lightning's name; one a batch, also for a GAN), and training images."""
+
+BEST = {
+    **dict.fromkeys(("train/loss", "train/loss_e", "train/error", "val/loss", "val/fid", "val/kid"), "min"),
+    **dict.fromkeys(("train/acc", "train/elbo", "val/acc", "val/elbo"), "max"),
+}
+"""Which value of a metric W&B's table shows; of all others, `test/*` and a GAN's losses among them, it is the last."""
 
 
-def make_loggers(run: RunSettings, folder: Path, stage: str) -> list[Logger]:
+def project() -> str:
+    """Return the W&B project: `WANDB_PROJECT`, or `genmeta`."""
+    return os.environ.get("WANDB_PROJECT") or "genmeta"
+
+
+class AxisLogger(WandbLogger):
+    """Logs how many images were seen beside every step of training, so that arms with other batches compare.
+
+    Args:
+        experiment: the W&B run.
+        images_per_step: of an optimiser step; 0: no such axis.
+    """
+
+    def __init__(self, experiment: Any, images_per_step: int) -> None:
+        super().__init__(experiment=experiment)
+        self.images_per_step = images_per_step
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if step is not None and self.images_per_step:
+            metrics = {**metrics, IMAGES: (step + 1) * self.images_per_step}
+        super().log_metrics(metrics, step)
+
+
+def check_loggers(run: RunSettings) -> None:
+    """Raise UserError if a logger is asked for that is not installed."""
+    if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError('run.tensorboard: tensorboard is not installed; pip install "genmeta[tensorboard]"')
+
+
+def make_loggers(
+    run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = (), images_per_step: int = 0
+) -> list[Logger]:
     """Return the loggers of a run.
 
     Offline, W&B connects to nothing, asks nothing and prints nothing; its files lie in the run folder and can be sent
-    later with `wandb sync`.
+    later with `make sync`.
     """
     loggers: list[Logger] = [CSVLogger(folder.parent.parent, name=folder.parent.name, version=folder.name)]
-    if experiment := start_tracking(run, folder, stage):
-        loggers.append(WandbLogger(experiment=experiment))
+    if experiment := start_tracking(run, folder, job_type, tags):
+        loggers.append(AxisLogger(experiment, images_per_step))
+    if run.tensorboard:
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False))
     return loggers
 
 
-def start_tracking(run: RunSettings, folder: Path, stage: str) -> Any | None:
+def start_tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = ()) -> Any | None:
     """Begin a W&B run in the first process; None in the others, and if it is off."""
     mode = wandb_mode(run.wandb)
     if mode == "off":
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
-    return _start(run, folder, stage, mode) if os.environ.get("LOCAL_RANK", "0") == "0" else None
+    return _start(run, folder, job_type, tags, mode) if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
-def _start(run: RunSettings, folder: Path, stage: str, mode: str) -> Any:
+@contextmanager
+def tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = ()) -> Iterator[Any | None]:
+    """The W&B run of a command that is not training, closed at the end; None where there is none."""
+    try:
+        yield start_tracking(run, folder, job_type, tags)
+    finally:
+        finish_tracking()
+
+
+def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], mode: str) -> Any:
     """Begin a W&B run; where the server does not answer or refuses the key, an offline one, saying so."""
     os.environ["WANDB_MODE"] = mode  # also for the next runs of this process, which need not try again
     if mode == "offline":
@@ -41,21 +96,37 @@ def _start(run: RunSettings, folder: Path, stage: str, mode: str) -> Any:
     import wandb  # here: it is slow to import, and not needed when off
 
     try:
-        return wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "genmeta"),
+        experiment = wandb.init(
+            project=project(),
             name=f"{run.name}/{folder.name}",
             dir=str(folder),
             group=run.group,
-            job_type=stage,
+            job_type=job_type,
+            tags=list(tags),
             mode=mode,  # type: ignore[arg-type]
-            settings=wandb.Settings(console="off", silent=True, init_timeout=20),
+            # the commit is in the configuration; the address of the repository and changed code stay here
+            settings=wandb.Settings(console="off", silent=True, init_timeout=20, disable_git=True),
         )
     except wandb.Error as error:
         if mode == "offline":
             raise
         reason = str(error).strip().split("\n")[0]
         print(f"W&B cannot be used online ({reason}); recording offline", flush=True)
-        return _start(run, folder, stage, "offline")
+        return _start(run, folder, job_type, tags, "offline")
+    define_metrics(experiment)
+    return experiment
+
+
+def define_metrics(experiment: Any) -> None:
+    """Tell W&B the axis of each group and which value stands for a run. The groups do not overlap: of two patterns that
+    fit a name, W&B takes either.
+    """
+    experiment.define_metric(STEP)
+    experiment.define_metric(IMAGES, step_metric=STEP)
+    for group in ("train/*", "val/*", "pictures/*"):
+        experiment.define_metric(group, step_metric=STEP, step_sync=True)
+    for name, summary in BEST.items():
+        experiment.define_metric(name, step_metric=STEP, step_sync=True, summary=summary)
 
 
 def wandb_mode(wish: str) -> str:

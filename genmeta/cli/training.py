@@ -21,6 +21,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
+from genmeta.cli.labels import job_type, tags
+from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
 from genmeta.cli.progress import EpochLines, LiveBar, quiet
 from genmeta.cli.run_folder import (
@@ -32,12 +34,14 @@ from genmeta.cli.run_folder import (
     find_same_run,
     write_run_file,
 )
-from genmeta.cli.tracking import finish_tracking, make_loggers
+from genmeta.cli.tracking import check_loggers, finish_tracking, make_loggers
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
+from genmeta.models.transfer import PretrainedBackbone
+from genmeta.modules.episode_panels import EpisodePanels
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
@@ -142,6 +146,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self.config[self.subcommand]
         run = RunSettings(**config.run.as_dict())
+        check_loggers(run)
         if self.set_up:
             self._check()
         if self.check_only:
@@ -157,7 +162,13 @@ class TrainingCLI(LightningCLI):
         (self.run_folder / CONFIG_FILE).write_text(text)
         write_split(self.datamodule.split, self.run_folder / SPLIT_FILE)
         given = self._get(self.config_init, "trainer").logger
-        loggers = make_loggers(run, self.run_folder, self.subcommand)
+        loggers = make_loggers(
+            run,
+            self.run_folder,
+            job_type(self.model, self.subcommand),
+            tags(self.model, self.datamodule),
+            self.datamodule.images_per_step if self.subcommand == "fit" else 0,
+        )
         loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
         try:
             trainer = super().instantiate_trainer(logger=loggers, **kwargs)
@@ -168,8 +179,33 @@ class TrainingCLI(LightningCLI):
                 self.run_folder.parent.rmdir()
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
-            logger.log_hyperparams(resolved | self._facts)
+            logger.log_hyperparams(resolved | self._facts | {"inputs": describe_inputs(self.inputs)})
+        if run.artifacts and (experiment := self._experiment(trainer)):
+            log_split(experiment, self.run_folder, self.datamodule.split)
+            log_inputs(experiment, self.inputs)
         return trainer
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The checkpoints that the run reads, by role."""
+        roles = {"generator": self.datamodule.generator, "redrawer": self.datamodule.redrawer} if self._episodic else {}
+        inputs = {role: model.path for role, model in roles.items() if model is not None}
+        if path := self.config[self.subcommand].ckpt_path:
+            inputs["learner" if self._episodic else "generator"] = path
+        for part in self.model.modules():
+            if isinstance(part, PretrainedBackbone):
+                inputs["backbone"] = part.checkpoint
+        return {role: path for role, path in inputs.items() if path}
+
+    @property
+    def _episodic(self) -> bool:
+        return isinstance(self.datamodule, EpisodicDataModule)
+
+    @staticmethod
+    def _experiment(trainer: Trainer) -> Any | None:
+        """Return the W&B run of the first process, if there is one."""
+        found = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        return found[0] if found and trainer.is_global_zero else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         return super()._instantiate_trainer(config, [*callbacks, *self._callbacks()])
@@ -202,6 +238,8 @@ class TrainingCLI(LightningCLI):
 
     def _callbacks(self) -> list[Any]:
         bar = LiveBar() if sys.stderr.isatty() else EpochLines()
+        if self.subcommand == "test":
+            return [bar, EpisodePanels()]
         if self.subcommand != "fit":
             return [bar]
         checkpoints = ModelCheckpoint(
@@ -236,6 +274,7 @@ class TrainingCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             if isinstance(self.model, GenerativeModule) and not self.trainer.interrupted:
                 report = self._report(subcommand)
+            self._log_best()
         finally:
             finish_tracking()
         if self.trainer.interrupted or not self.trainer.is_global_zero:
@@ -254,6 +293,8 @@ class TrainingCLI(LightningCLI):
             content["best"] = {self.model.monitor: float(checkpoint.best_model_score)}  # type: ignore[union-attr]
         if isinstance(self.model, MetaModule) and subcommand == "test":
             content["episode_accuracies"] = self.model.episode_accuracies
+        if experiment := self._experiment(self.trainer):
+            content["wandb"] = experiment.id
         if report:
             content["report"], content["features"] = report, self.datamodule.features.name
         write_run_file(self.run_folder, content)
@@ -265,6 +306,18 @@ class TrainingCLI(LightningCLI):
             for name, value in content["metrics"].items():
                 print(f"           {name} {value:.4f}", flush=True)
 
+    def _log_best(self) -> None:
+        """Name the best checkpoint to W&B as what the run has made."""
+        best = best_checkpoint(self.run_folder)
+        experiment = self._experiment(self.trainer)
+        if not experiment or self.subcommand != "fit" or not best.is_file():
+            return
+        if self.config["fit"].run.artifacts:
+            score = self.trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+            split = self.datamodule.split
+            metadata = {self.model.monitor: float(score), "split": split.name, "split_hash": split.hash}
+            log_checkpoint(experiment, best, metadata)
+
     def _report(self, subcommand: str) -> dict[str, float]:
         """Measure the best weights of a generative model (after `fit`), or those at hand; print and log the table."""
         best = best_checkpoint(self.run_folder)
@@ -273,9 +326,8 @@ class TrainingCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return {}
         report = self.model.report()
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update({f"report/{name}": value for name, value in report.items()})
+        if experiment := self._experiment(self.trainer):
+            experiment.summary.update({f"report/{name}": value for name, value in report.items()})
         losses = {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items()) if "loss" in k or "elbo" in k}
         print(f"           features: {self.datamodule.features.name}")
         for name, value in {**report, **losses}.items():

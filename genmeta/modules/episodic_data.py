@@ -266,6 +266,11 @@ class EpisodicDataModule(StepDataModule):
             raise UserError(f"{option}: {error} (split '{self.split.name}', part '{part}')") from error
 
     @property
+    def images_per_step(self) -> int:
+        """Images of an optimiser step, support and query, over all processes."""
+        return self.tasks_per_step * self.train_shape.n_way * self.train_shape.n_images
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(C, H, W)` of the images (after `setup`)."""
         assert self.table is not None

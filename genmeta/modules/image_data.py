@@ -107,6 +107,11 @@ class ImageDataModule(StepDataModule):
         self._orders: dict[int, Tensor] = {}
         self._device = torch.device("cpu")
 
+    @property
+    def images_per_step(self) -> int:
+        """Images of an optimiser step, over all processes."""
+        return self.batch_size
+
     def setup(self, stage: str) -> None:
         """Load the table and the split, once.
 

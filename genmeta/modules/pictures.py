@@ -1,4 +1,4 @@
-"""Pictures of what happens: samples, reconstructions, episodes, curves; in the run folder and in W&B."""
+"""Pictures of what happens: samples, reconstructions, episodes, curves; in the run folder, W&B and TensorBoard."""
 
 import csv
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -173,6 +173,8 @@ def _save(trainer: Trainer, folder: Path, name: str, suffix: str | None, picture
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(f"pictures/{name}", [str(path)])
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"pictures/{name}", large, trainer.fit_loop.epoch_loop.total_batch_idx + 1)
 
 
 def picture_callbacks(module: LightningModule, run_folder: Path) -> list[Any]:

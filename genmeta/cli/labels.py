@@ -1,0 +1,59 @@
+"""What a run is called in Weights & Biases: its job type and its tags, so that runs group and filter by themselves."""
+
+from lightning.pytorch import LightningModule
+
+from genmeta.models.checkpoint import LatentModel
+from genmeta.models.gan_networks import Generator
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.gan_module import GANModule
+from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.meta_module import MetaModule
+from genmeta.modules.redraw_module import RedrawModule
+from genmeta.tasks.latent import LatentTasks
+
+LONGEST_TAG = 64  # W&B refuses longer ones
+
+
+def job_type(model: LightningModule, stage: str) -> str:
+    """Return what kind of work a run is: `pretrain-gan`, `pretrain-vae`, `pretrain-redrawer`, `meta-train`, `meta-test`
+    or `validate`.
+    """
+    if stage != "fit":
+        return "meta-test" if stage == "test" else "validate"
+    return "meta-train" if isinstance(model, MetaModule) else f"pretrain-{_kind(model)}"
+
+
+def tags(model: LightningModule, data: EpisodicDataModule | ImageDataModule) -> list[str]:
+    """Return `data:`, `split:`, and `generator:`, `learner:`, `tasks:`, `policy:` where there is such a part.
+
+    Args:
+        model: of the run.
+        data: after its `setup`.
+    """
+    found = [f"data:{data.split.dataset}", f"split:{data.split.name}"]
+    if isinstance(model, MetaModule):
+        found.append(f"learner:{type(model.learner).__name__}")
+    else:
+        found.append(f"generator:{_kind(model)}")
+    if isinstance(data, EpisodicDataModule):
+        if data.train_tasks.latent_range[1] > 0 or data.redrawer is not None:
+            samplers = list(data.train_tasks.walk())
+            found += [f"tasks:{type(sampler).__name__}" for sampler in samplers]
+            found += [f"policy:{type(s.policy).__name__}" for s in samplers if isinstance(s, LatentTasks)]
+        else:
+            found.append("tasks:real")
+        found += [f"generator:{kind_of(drawn)}" for drawn in (data.generator, data.redrawer) if drawn is not None]
+    return sorted({tag[:LONGEST_TAG] for tag in found})
+
+
+def kind_of(model: LatentModel) -> str:
+    """Return `gan`, `vae` or `redrawer` for a generator that was read from a checkpoint."""
+    if "redrawer" in model.networks:
+        return "redrawer"
+    return "gan" if isinstance(model.networks["decoder"], Generator) else "vae"
+
+
+def _kind(model: LightningModule) -> str:
+    if isinstance(model, RedrawModule):
+        return "redrawer"
+    return "gan" if isinstance(model, GANModule) else "vae"

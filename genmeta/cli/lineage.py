@@ -1,0 +1,110 @@
+"""What a run was made from and what it made, as W&B artifacts: split → generator → learner → test → table.
+
+An artifact is known by its name and its content, so a run that reads a checkpoint names the same artifact as the run
+that wrote it, without asking a server: offline runs find each other when they are sent.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from genmeta.cli.run_folder import RUN_FILE, SPLIT_FILE
+from genmeta.data.splits import Split
+
+LARGEST_FILE = 200 * 2**20
+"""Files above so many bytes are referred to by their path and checksum, not uploaded."""
+
+
+def describe_inputs(checkpoints: Mapping[str, str | Path]) -> dict[str, dict[str, Any]]:
+    """Return by role (`generator`, `redrawer`, `learner`) the path, the SHA-256 and the W&B run of each checkpoint.
+
+    It goes into the configuration of a run, which holds the lineage also where artifacts are left out.
+    """
+    return {
+        role: {"path": str(path), "sha256": _sha256(Path(path)), "run_id": _run_id(Path(path))}
+        for role, path in checkpoints.items()
+    }
+
+
+def log_split(run: Any, folder: Path, split: Split) -> None:
+    """Name the split of a run folder as its input: every run on the same split points to the same artifact."""
+    import wandb
+
+    artifact = wandb.Artifact(_name("split", split.name), "dataset", metadata={"hash": split.hash})
+    artifact.add_file(str((folder / SPLIT_FILE).resolve()), policy="immutable")
+    _use(run, artifact)
+
+
+def log_inputs(run: Any, checkpoints: Mapping[str, str | Path]) -> None:
+    """Name checkpoints as inputs of a run."""
+    for role, path in checkpoints.items():
+        _use(run, checkpoint_artifact(Path(path), {"role": role}))
+
+
+def log_checkpoint(run: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Name a checkpoint as what a run has made."""
+    run.log_artifact(checkpoint_artifact(path, metadata), aliases=["best"])
+
+
+def log_results(run: Any, name: str, *files: Path) -> None:
+    """Name tables as what a run has made."""
+    import wandb
+
+    artifact = wandb.Artifact(_name("results", name), "results")
+    for file in files:
+        artifact.add_file(str(file.resolve()), policy="immutable")
+    run.log_artifact(artifact)
+
+
+def checkpoint_artifact(path: Path, metadata: Mapping[str, Any]) -> Any:
+    """Return the artifact of a checkpoint: named by the run that wrote it and by its content."""
+    import wandb
+
+    digest = _sha256(path)
+    artifact = wandb.Artifact(
+        _name(path.parent.parent.parent.name, digest[:8]), "model", metadata={**metadata, "sha256": digest}
+    )
+    if path.stat().st_size > LARGEST_FILE:
+        artifact.add_reference(path.resolve().as_uri(), name="best.ckpt")
+    else:
+        artifact.add_file(str(path.resolve()), name="best.ckpt", policy="immutable")  # it stays as it is: no copy
+    return artifact
+
+
+def _use(run: Any, artifact: Any) -> None:
+    """Name an artifact as an input, also offline, where `use_artifact` refuses although the record is sent later like
+    that of any other: this is what it does online with an artifact that is not yet there (wandb 0.31).
+    """
+    if run.offline:
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
+
+
+def _name(*parts: str) -> str:
+    """Return a name of the letters that W&B takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", "-".join(part for part in parts if part))[:128]
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _hashed(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run_id(checkpoint: Path) -> str | None:
+    """Return the W&B run that wrote a checkpoint, if its run folder says so."""
+    try:
+        content = json.loads((checkpoint.parent.parent / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("wandb") if isinstance(content, dict) else None
