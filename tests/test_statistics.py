@@ -92,7 +92,7 @@ def test_identical_arms_do_not_differ():
     assert (found.difference, found.p, found.p_holm, found.p_bootstrap, found.effect_size) == (0, 1, 1, 1, 0)
     assert (found.ci95_episodes, found.ci95_seeds, found.p_seeds) == (0, 0, 1)
     words = verdict([found], {"a": "arm A", "b": "arm B"}, 2, "test")
-    assert "no arm is better than arm A by a difference that these episodes can show" in words
+    assert "no arm is better than 'arm A' by a difference that these episodes can show" in words
     assert "choose a default by validation episodes" in words
 
 
@@ -119,9 +119,9 @@ def test_the_verdict_names_who_wins_by_how_much_and_whether_the_seeds_agree():
     found = corrected(differences(arms, "control"))
     titles = {name: a.title for name, a in arms.items()}
     words = verdict(found, titles, 3, "val")
-    assert words.startswith("5-way 1-shot: arm up wins, +11.0")
+    assert words.startswith("5-way 1-shot: 'arm up' wins, +11.0")
     assert "p < 0.001 after Holm's correction for 3 comparisons); the 3 seeds agree" in words
-    assert "Worse than control: arm down (-9.0" in words
+    assert "Worse than 'control': 'arm down' (-8.99" in words
     assert "These are validation episodes" in words
     alone = verdict(corrected([d for d in found if d.arm == "uneven"]), titles, 3, "val")
     assert "but the 3 seeds differ so much" in alone

@@ -1,16 +1,12 @@
 """What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from jsonargparse import ArgumentParser
-
-from genmeta.cli.messages import one_line
 from genmeta.cli.options import find_config
+from genmeta.cli.read_yaml import read_typed, typed
 from genmeta.errors import UserError, nearest
 
 
@@ -81,13 +77,13 @@ class CompareSettings:
 
     def arm(self, name: str) -> ArmSettings:
         """Return an arm's settings."""
-        arm = _typed(ArmSettings, self.arms[name] or {}, f"arms.{name}.")
+        arm = typed(ArmSettings, self.arms[name] or {}, f"arms.{name}.")
         return dataclasses.replace(arm, title=arm.title or name)
 
     @property
     def axis(self) -> Axis | None:
         """The axis, if there is one."""
-        return None if self.over is None else _typed(Axis, self.over, "over.")
+        return None if self.over is None else typed(Axis, self.over, "over.")
 
     def config(self, option: str) -> Path:
         """Return the path of a YAML that one of `data`, `learner`, `generator`, `redrawer` names."""
@@ -105,40 +101,13 @@ def read_settings(path: Path) -> CompareSettings:
         UserError: it cannot be read, has a key that nobody knows or a value of a wrong kind, names a file that is not
             there, or an arm, a seed or a control that cannot be.
     """
+    settings = read_typed(CompareSettings, path, "--config")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config: cannot read {path} ({error.strerror}); see configs/compare") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is no YAML ({' '.join(str(error).split())})") from error
-    try:
-        settings = _typed(CompareSettings, content, "")
         settings = dataclasses.replace(settings, name=settings.name or path.stem)
         _check(settings)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
     return settings
-
-
-def _typed(kind: type, content: Any, where: str) -> Any:
-    """Return a dataclass filled from a mapping; keys and types are checked."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where.rstrip('.') or 'the file'}: expected a mapping, found {content!r}")
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    for key in content:
-        if key not in known:
-            raise UserError(f"unknown key '{where}{key}'{nearest(str(key), known)}; there are {', '.join(known)}")
-    for key, of_kind in known.items():
-        optional = of_kind.default is not dataclasses.MISSING or of_kind.default_factory is not dataclasses.MISSING
-        if key not in content and not optional:
-            raise UserError(f"'{where}{key}' is not given")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
-    try:
-        values = parser.parse_object(dict(content))
-    except Exception as error:  # jsonargparse raises argparse.ArgumentError or a TypeError, as it comes
-        raise UserError(f"{where}{one_line(str(error), parser)}") from error
-    return kind(**values.as_dict())
 
 
 def _check(settings: CompareSettings) -> None:

@@ -159,6 +159,7 @@ def verdict(found: Sequence[Difference], titles: Mapping[str, str], n_seeds: int
         part: of the split that was tested on, `test` or `val`.
     """
     lines = []
+    titles = {name: f"'{title}'" for name, title in titles.items()}
     for shape in dict.fromkeys(d.shape for d in found):
         of_shape = sorted((d for d in found if d.shape == shape), key=lambda d: -d.difference)
         control = titles[of_shape[0].control]

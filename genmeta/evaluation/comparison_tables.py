@@ -109,7 +109,7 @@ def as_latex(found: Points, differences: Sequence[Difference], axis: str, captio
 def escaped(text: str) -> str:
     """Return plain text for LaTeX."""
     text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    for sign, latex in {"±": r"$\pm$", "−": "--", "–": "--", "…": r"\dots{}", "×": r"$\times$"}.items():
+    for sign, latex in {"±": r"$\pm$", "−": "--", "–": "--", "…": r"\dots{}", "×": r"$\times$", "<": "$<$", ">": "$>$"}.items():
         text = text.replace(sign, latex)
     return text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
 
