@@ -17,6 +17,8 @@ RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder fo
 CKPT ?= $(shell ls -t runs/*/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)# a generator's checkpoint, for explore and audit
 SWEEP ?= share# configs/sweep/*.yaml
 WORKERS ?= 1# trials of a sweep at a time
+COMPARE ?= policies# configs/compare/*.yaml: of compare
+OVER ?= classes# of curves: classes, groups, images_per_class
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
 
 VENV := .venv
@@ -25,7 +27,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking compare curves
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -85,6 +87,12 @@ meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newes
 challenge: $(STAMP) ## the Omniglot Challenge: RUNS (all_runs.zip or its folder), with the learner of RUN
 	@test -n "$(RUNS)" || { echo "give RUNS=all_runs.zip (of the Omniglot release), or the folder in it" >&2; exit 2; }
 	$(GENMETA) challenge --runs $(RUNS) $(if $(RUN),--ckpt $(RUN)/checkpoints/best.ckpt) $(ARGS)
+
+compare: $(STAMP) ## arms x seeds of COMPARE (a YAML) on the same test episodes: what differs, how sure that is
+	$(GENMETA) compare --config configs/compare/$(COMPARE).yaml $(ARGS)
+
+curves: $(STAMP) ## accuracy against the number of real OVER (classes, groups, images_per_class) that are trained on
+	$(GENMETA) compare --config configs/compare/low_data_$(OVER).yaml $(ARGS)
 
 compare-policies: $(STAMP) ## meta-train by all policies on DATA with three seeds and write their table (see docs/latent_tasks.md)
 	$(BIN)/python scripts/compare_policies.py --data $(DATA) --out docs/latent-tasks-$(DATA).md $(ARGS)

@@ -19,17 +19,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 import yaml
-from grid import Run, run_all
-from scipy.stats import t as student
 
+from genmeta.cli.grid import Run, run_all
 from genmeta.cli.training import TrainingCLI
 from genmeta.data.splits import Split
 from genmeta.episode import EpisodeBatch
 from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.statistics import mean_and_t95
 from genmeta.learners.learner import Learner
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 
@@ -276,8 +276,7 @@ def cell(row: Row, shape: str) -> str:
     assert len(hashes) == 1, f"{row.name}: tested on different episodes"
     accuracies = [summary["episode_accuracies"][shape] for summary in runs]
     of_seeds = [mean(values) for values in accuracies]
-    n = len(of_seeds)
-    over_seeds = f"{100 * student.ppf(0.975, n - 1) * stdev(of_seeds) / n**0.5:.1f}" if n > 1 else "–"
+    over_seeds = f"{100 * mean_and_t95(of_seeds)[1]:.1f}" if len(of_seeds) > 1 else "–"
     _, over_episodes = mean_and_ci95([mean(values) for values in zip(*accuracies, strict=True)])
     return f"{100 * mean(of_seeds):.1f} ± {over_seeds} ± {100 * over_episodes:.1f}"
 

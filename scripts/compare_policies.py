@@ -11,11 +11,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from grid import Run, run_all
-from scipy.stats import t as student
-
+from genmeta.cli.grid import Run, run_all
+from genmeta.evaluation.statistics import mean_and_t95
 from genmeta.modules.keep_ages import age_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -192,8 +191,8 @@ def over_seeds(values: list[float]) -> str:
     """Return mean ± half width of the 95 % interval over seeds."""
     if len(values) < 2:
         return f"{values[0]:.1f}"
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return f"{mean(values):.1f} ± {half:.1f}"
+    middle, half = mean_and_t95(values)
+    return f"{middle:.1f} ± {half:.1f}"
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-import torch
-from grid import Run, run_all
-
+from genmeta.cli.grid import Run, run_all
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.comparison import Arm, check_same_episodes
+from genmeta.evaluation.statistics import mean_and_t95
 from genmeta.modules.keep_ages import age_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -132,15 +131,6 @@ def of_age(values: dict[Key, dict], age: int | str, name: str) -> list[float]:
     return [value[name] for (other, _), value in values.items() if other == age]
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return mean and half width of the 95 % interval over few training runs: Student's t, `t · s / sqrt(n)`."""
-    from scipy.stats import t  # here: slow to import
-
-    tensor = torch.tensor(values, dtype=torch.float64)
-    half = float(t.ppf(0.975, len(values) - 1)) * float(tensor.std()) / len(values) ** 0.5
-    return float(tensor.mean()), half
-
-
 def table(reports: dict[Key, dict], accuracies: dict[Key, dict], options: argparse.Namespace) -> str:
     """Return the Markdown table: means over seeds; metrics ± half their range, accuracies ± their 95 % interval."""
     shapes = list(next(iter(accuracies.values())))
@@ -155,10 +145,10 @@ def table(reports: dict[Key, dict], accuracies: dict[Key, dict], options: argpar
             cells.append(f"{mean(values):.{digits}f} ± {half:.{digits}f}" if values else "")
         for shape in shapes:
             values = of_age(accuracies, age, shape)
-            middle, half = interval([100 * value for value in values])
+            middle, half = mean_and_t95([100 * value for value in values])
             cells.append(f"{middle:.2f} ± {half:.2f}")
             pairs = zip(values, of_age(accuracies, REAL, shape), strict=True)
-            middle, half = interval([100 * (value - real) for value, real in pairs])
+            middle, half = mean_and_t95([100 * (value - real) for value, real in pairs])
             cells.append("" if age == REAL else f"{middle:+.2f} ± {half:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -195,13 +185,13 @@ def draw(reports: dict[Key, dict], accuracies: dict[Key, dict], path: Path) -> N
     shapes = list(next(iter(accuracies.values())))
     figure, panels = pyplot.subplots(1, len(shapes), figsize=(5 * len(shapes), 4), squeeze=False)
     for panel, shape in zip(panels[0], shapes, strict=True):
-        middle, half = interval([100 * value for value in of_age(accuracies, REAL, shape)])
+        middle, half = mean_and_t95([100 * value for value in of_age(accuracies, REAL, shape)])
         panel.axhline(middle, color="tab:blue", label=REAL)
         panel.axhspan(middle - half, middle + half, color="tab:blue", alpha=0.12, linewidth=0)
         for age in ages_of(accuracies)[:-1]:
             fid, values = of_age(reports, age, "fid"), [100 * value for value in of_age(accuracies, age, shape)]
             panel.plot(fid, values, ".", color="tab:orange", alpha=0.5)
-            middle, half = interval(values)
+            middle, half = mean_and_t95(values)
             panel.errorbar(mean(fid), middle, half, fmt="o", color="tab:orange", capsize=3)
             panel.annotate(f"{age}", (mean(fid), middle), xytext=(5, 5), textcoords="offset points", fontsize=9)
         panel.set(xlabel="FID of the generator (log)", ylabel=f"{shape} test accuracy (%)", xscale="log")

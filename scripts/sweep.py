@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from grid import Run, run_all
 
+from genmeta.cli.grid import Run, run_all
 from genmeta.cli.tracking import has_account, project
 from genmeta.errors import UserError
 

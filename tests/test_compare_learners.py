@@ -21,8 +21,7 @@ def script():
     sys.path.insert(0, str(ROOT / "scripts"))
     yield importlib.import_module("compare_learners")
     sys.path.remove(str(ROOT / "scripts"))
-    for name in ("compare_learners", "grid"):
-        del sys.modules[name]
+    del sys.modules["compare_learners"]
 
 
 def test_the_smallest_groups_of_train_are_moved_to_val_until_it_is_large_enough(script):

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from math import sqrt
 
 import pytest
@@ -23,8 +22,7 @@ def ages(monkeypatch):
     spec = importlib.util.spec_from_file_location("generator_ages", ROOT / "scripts" / "generator_ages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("grid", None)
+    return module
 
 
 @pytest.mark.parametrize("make", [vae, gan], ids=["vae", "gan"])

@@ -1,11 +1,12 @@
 """The runner of tables: what is finished is not run again, and what failed is told and stops only what needs it."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 from conftest import ROOT
+
+from genmeta.cli import grid
 
 # stands in for genmeta: writes its run file, unless it is told to fail, and records that it ran
 PROGRAM = """
@@ -28,16 +29,6 @@ if "fail" in args:
 """
 
 
-@pytest.fixture(scope="module")
-def grid():
-    spec = importlib.util.spec_from_file_location("grid", ROOT / "scripts" / "grid.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["grid"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["grid"]
-
-
 @pytest.fixture
 def program(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -48,7 +39,7 @@ def names(tmp_path):
     return (tmp_path / "log").read_text().split() if (tmp_path / "log").exists() else []
 
 
-def test_runs_wait_for_those_they_need_and_are_not_repeated(grid, program, tmp_path, capsys):
+def test_runs_wait_for_those_they_need_and_are_not_repeated(program, tmp_path, capsys):
     fit = grid.Run("fit", ("fit", "--a=1"), str(tmp_path))
     test = grid.Run("test", ("test", f"--ckpt_path={fit.checkpoint}"), str(tmp_path), after=(fit,))
     other = grid.Run("other", ("fit", "--a=2"), str(tmp_path))
@@ -65,7 +56,7 @@ def test_runs_wait_for_those_they_need_and_are_not_repeated(grid, program, tmp_p
     assert "3 runs, 2 finished before" in capsys.readouterr().out
 
 
-def test_a_failed_run_is_told_and_stops_only_what_needs_it(grid, program, tmp_path, capsys):
+def test_a_failed_run_is_told_and_stops_only_what_needs_it(program, tmp_path, capsys):
     bad = grid.Run("bad", ("fit", "--fail=1"), str(tmp_path))
     after = grid.Run("after", ("test",), str(tmp_path), after=(bad,))
     good = grid.Run("good", ("fit",), str(tmp_path))
@@ -76,12 +67,12 @@ def test_a_failed_run_is_told_and_stops_only_what_needs_it(grid, program, tmp_pa
     assert captured.err.strip() == "genmeta: error: a reason"
 
 
-def test_runs_share_the_time(grid, program, tmp_path):
+def test_runs_share_the_time(program, tmp_path):
     runs = [grid.Run(f"meet{i}", ("fit", "--meet=1"), str(tmp_path)) for i in range(2)]  # each waits for the other
     assert grid.run_all(runs, 2, program) == []
 
 
-def test_another_option_or_another_text_of_a_yaml_is_another_run(grid, tmp_path):
+def test_another_option_or_another_text_of_a_yaml_is_another_run(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("a: 1")
     first = grid.Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder
@@ -91,7 +82,7 @@ def test_another_option_or_another_text_of_a_yaml_is_another_run(grid, tmp_path)
     assert len(folders) == 3
 
 
-def test_a_run_of_genmeta_lands_where_it_is_looked_for(grid, tmp_path, monkeypatch):
+def test_a_run_of_genmeta_lands_where_it_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     args = ("test", "--config=configs/baseline/pixels.yaml", "--config=configs/trainer/debug.yaml", "--run.wandb=off")
     run = grid.Run("pixels", args, str(tmp_path))

@@ -11,6 +11,7 @@ from typing import Any
 
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import CONFIGS, OptionParser, find_config
+from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folder, read_run_file
 from genmeta.cli.tracking import tracking
 from genmeta.cli.training import TrainingCLI
@@ -18,8 +19,6 @@ from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
 from genmeta.modules.episodic_data import EpisodicDataModule
-from genmeta.modules.generative_module import CodesModule
-from genmeta.modules.redraw_module import RedrawModule
 
 
 def experiment(args: Sequence[str]) -> None:
@@ -102,14 +101,8 @@ def _roles(options: argparse.Namespace, mixed: list[str]) -> dict[str, Path]:
     data = TrainingCLI(["fit", *mixed], check_only=True, set_up=False).datamodule
     if not isinstance(data, EpisodicDataModule):
         raise UserError(f"--learner: {options.learner} has no episodes")
-    samplers = [data.train_tasks, data.val.tasks, *(episodes.tasks for episodes in data.test)]
-    needs = {need for sampler in samplers for need in sampler.needs}
-    roles = {}
-    if needs & {"decoder", "encoder"}:
-        roles["generator"] = options.generator
-    if "redrawer" in needs:
-        roles["redrawer"] = options.redrawer
-    return roles
+    needed = needed_roles(data, "fit", "test")
+    return {role: getattr(options, role) for role in ("generator", "redrawer") if role in needed}
 
 
 def _in_name(options: argparse.Namespace, roles: dict[str, Path]) -> list[Path]:
@@ -190,17 +183,7 @@ def _check_arms(options: argparse.Namespace, learner: list[str], roles: dict[str
     for arm in ("real_only", "elastic"):
         TrainingCLI(["fit", *learner, f"--config={CONFIGS / 'arm' / f'{arm}.yaml'}"], check_only=True)
     for role, config in roles.items():
-        model = TrainingCLI(["fit", *_configs(options, config)], check_only=True).model
-        if role == "generator" and not isinstance(model, CodesModule):
-            raise UserError(
-                f"--generator: {config} is a {type(model).__name__}, which draws given images again, not new classes "
-                f"from codes; choose a GAN or a VAE of codes, or name it as --redrawer"
-            )
-        if role == "redrawer" and not isinstance(model, RedrawModule):
-            raise UserError(
-                f"--redrawer: {config} is a {type(model).__name__}, which draws from codes; choose a model that draws "
-                f"given images again, such as vae_deformation"
-            )
+        check_role(role, config, _configs(options, config))
 
 
 def _run(*args: str) -> TrainingCLI:

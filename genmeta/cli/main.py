@@ -12,6 +12,7 @@ USAGE = """usage: genmeta COMMAND ...
   validate    evaluate a checkpoint on the validation episodes
   test        evaluate a checkpoint on the test episodes
   experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
+  compare     arms x seeds of a YAML on the same test episodes: what differs, and how sure that is
   challenge   the Omniglot Challenge: a learner's error beside the published ones
   explore     look into a generator's latent space: clusters, maps, interpolations, one interactive page
   report      run folders as one page: tables, curves, pictures, what they differ in:  genmeta report RUN...
@@ -19,11 +20,13 @@ USAGE = """usage: genmeta COMMAND ...
   data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
 genmeta COMMAND --help tells the options of one of them."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "challenge", "explore", "audit", "report", "data")
+COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit", "report", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line (`audit --strict`: 1)."""
+    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line (1: `audit --strict` and failed
+    runs of `compare`).
+    """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
@@ -37,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.training import TrainingCLI
 
             TrainingCLI(args)
+        elif args[0] == "compare":
+            from genmeta.cli.compare import compare
+
+            return compare(args[1:])
         elif args[0] == "challenge":
             from genmeta.cli.challenge import challenge
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +111,20 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     """Read a run's summary."""
     content: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
     return content
+
+
+def code_commit() -> str | None:
+    """Return the commit of the code, with `+` if files were changed since, or None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return re.sub(r"\s", "", done.stdout)

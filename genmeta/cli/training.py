@@ -2,9 +2,7 @@
 
 import contextlib
 import platform
-import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +29,7 @@ from genmeta.cli.run_folder import (
     RunSettings,
     best_checkpoint,
     claim_run_folder,
+    code_commit,
     find_same_run,
     write_run_file,
 )
@@ -259,7 +258,7 @@ class TrainingCLI(LightningCLI):
         facts: dict[str, Any] = {
             "split": {"name": split.name, "hash": split.hash},
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "commit": _commit(),
+            "commit": code_commit(),
             **self.datamodule.facts,
         }
         if isinstance(self.datamodule, EpisodicDataModule):
@@ -366,20 +365,3 @@ def _make_source(config: Namespace) -> DataSource:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=DataSource)
     return parser.instantiate_classes(Namespace(source=config)).source
-
-
-def _commit() -> str | None:
-    """Return the commit of the code, with `+` if files were changed since, or None outside a repository."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return re.sub(r"\s", "", done.stdout)

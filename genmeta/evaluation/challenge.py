@@ -7,7 +7,7 @@ import torch
 
 from genmeta.data.challenge import ChallengeRun, resized
 from genmeta.episode import EpisodeBatch
-from genmeta.evaluation.comparison import percent
+from genmeta.evaluation.comparison import markdown_table, percent
 from genmeta.learners.learner import Learner
 
 # Error in %, what it was trained on, method. Collected by Lake et al., Science 2015, and Lake, Salakhutdinov and
@@ -77,9 +77,7 @@ def overall(entries: Sequence[Entry]) -> str:
     rows = [("error (%)", "trained on", "method")]
     rows += [(percent(entry.errors), entry.trained_on, entry.method) for entry in entries]
     rows += [(error, trained_on, f"published: {method}") for error, trained_on, method in PUBLISHED]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    return markdown_table(rows)
 
 
 def remark(runs: Sequence[ChallengeRun], hausdorff: Entry) -> str:

@@ -41,8 +41,18 @@ def percent(values: Sequence[float], sign: str = "") -> str:
 def table(arms: Sequence[Arm]) -> str:
     """Return the accuracies of all arms as a Markdown table, aligned for a terminal."""
     shapes = list(arms[0].accuracies)
-    rows = [["", *(re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", s).strip() for s in shapes)]]
+    rows = [["", *map(shape_title, shapes)]]
     rows += [[arm.name, *(percent(arm.accuracies[s]) if s in arm.accuracies else "" for s in shapes)] for arm in arms]
+    return markdown_table(rows)
+
+
+def shape_title(name: str) -> str:
+    """Return the name of episodes (`20w1s_within`) in words: `20-way 1-shot within`."""
+    return re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", name).strip()
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of which is the head, as a Markdown table that is aligned for a terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"

@@ -185,7 +185,7 @@ class EpisodicDataModule(StepDataModule):
                 self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), rows)
                 self.facts["low_data"] = self.low_data.facts(self.split, rows)
             self.table = table
-        needs = {need for sampler in self._samplers(stage) for need in sampler.needs}
+        needs = {need for sampler in self.samplers(stage) for need in sampler.needs}
         if "redrawer" in needs and self.redrawer is None:
             self._load_redrawer()
         if needs & {"decoder", "encoder"} and self.generator is None:
@@ -208,7 +208,8 @@ class EpisodicDataModule(StepDataModule):
             if "turns" in needs:
                 self._prepare_turns()
 
-    def _samplers(self, stage: str) -> list[TaskSampler]:
+    def samplers(self, stage: str) -> list[TaskSampler]:
+        """Return what draws the tasks of a stage (`fit`, `validate`, `test`)."""
         if stage == "test":
             return [episodes.tasks for episodes in self.test]
         return [self.val.tasks, self.train_tasks] if stage == "fit" else [self.val.tasks]

@@ -1,30 +1,33 @@
 """Run many `genmeta` commands, several at a time in processes of one thread; what is finished is not run again.
 
-For scripts that fill tables: a `Run` knows its folder, and with it its checkpoint's path, before it has run, so that a
+For comparisons and tables: a `Run` knows its folder, and with it its checkpoint's path, before it has run, so that a
 whole grid can be written down first:
 
     fit = Run("protonet-seed0", ("fit", "--config=configs/learner/protonet.yaml"), "runs")
     test = Run("protonet-seed0-test", ("test", "--config=...", f"--ckpt_path={fit.checkpoint}"), "runs", after=(fit,))
     failed = run_all([fit, test], workers=2)
 
-One grid at a time in a folder: what an earlier one left unfinished is removed and run again. After a change of code
-take another folder, since a run is known by its command and the YAMLs that it names alone.
+What an earlier grid left unfinished is removed and run again. A process that an earlier grid left running when it was
+killed is waited for, by a lock that the process holds: no two processes ever write to one run's folder.
+
+A run is known by its command and the YAMLs that it names alone. Finished runs of other code are used again, and told.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean
 
-from genmeta.cli.run_folder import RUN_FILE, best_checkpoint, read_run_file
+from genmeta.cli.run_folder import RUN_FILE, best_checkpoint, code_commit, read_run_file
 
 GENMETA = (sys.executable, "-m", "genmeta")
 
@@ -71,23 +74,37 @@ class Run:
         return read_run_file(self.folder)
 
 
-def run_all(runs: Iterable[Run], workers: int, program: Sequence[str] = GENMETA) -> list[Run]:
+Begin = Callable[[Sequence[Run], Sequence[str]], list[Callable[[], str]]]
+"""Begins runs by a program and returns, for each, what waits for its end and returns what it said."""
+
+
+def run_all(
+    runs: Iterable[Run], workers: int, program: Sequence[str] | None = None, begin: Begin | None = None
+) -> list[Run]:
     """Run what is not finished, in the order given where `after` allows it; return the runs that are not finished then.
 
     Prints a line for each run with the time that is left, by the mean time of finished runs of the same command, and
     the end of what a failed one said.
+
+    Args:
+        runs: in any order.
+        workers: how many at the same time.
+        program: what stands before a run's `args`; `genmeta` of this Python by default.
+        begin: where they run; in processes of this machine by default.
     """
-    runs = list(runs)
+    runs, program, begin = list(runs), program or GENMETA, begin or _here
     waiting = [run for run in runs if not run.finished]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} finished before, {workers} at a time", flush=True)
-    started, running = time.monotonic(), {}
+    _tell_other_code([run for run in runs if run.finished])
+    started, running = time.monotonic(), dict[Future[str], Run]()
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
                 ready = [run for run in waiting if all(needed.finished for needed in run.after)]
-                for run in ready[: workers - len(running)]:
+                ready = ready[: workers - len(running)]
+                for run, end in zip(ready, begin(ready, program), strict=True):
                     waiting.remove(run)
-                    running[pool.submit(_run, run, program)] = run
+                    running[pool.submit(end)] = run
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -98,13 +115,38 @@ def run_all(runs: Iterable[Run], workers: int, program: Sequence[str] = GENMETA)
     return [run for run in runs if not run.finished]
 
 
-def _run(run: Run, program: Sequence[str]) -> str:
+def _here(runs: Sequence[Run], program: Sequence[str]) -> list[Callable[[], str]]:
+    return [partial(run_one, run, program) for run in runs]
+
+
+def run_one(run: Run, program: Sequence[str]) -> str:
     """Run a command to its end; return what it said to standard error."""
-    if run.folder.exists():  # an earlier grid was stopped in it
-        shutil.rmtree(run.folder)
-    where = [f"--run.name={run.name}", f"--run.folder={run.runs}", f"--run.version={run.folder.name}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*program, *run.args, *where], capture_output=True, text=True, env=environment).stderr
+    lock = run.folder.with_name(f".{run.folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        # inherited by the process, which so holds it to its own end, also when this one is killed before
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if run.finished:  # by the process that was waited for
+            return ""
+        if run.folder.exists():  # an earlier grid was stopped in it
+            shutil.rmtree(run.folder)
+        where = [f"--run.name={run.name}", f"--run.folder={run.runs}", f"--run.version={run.folder.name}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*program, *run.args, *where], capture_output=True, text=True, env=environment, pass_fds=[file.fileno()]
+        ).stderr
+
+
+def _tell_other_code(finished: list[Run]) -> None:
+    """Say that runs are used again that other code has run."""
+    now = code_commit()
+    others = sorted({commit for run in finished if (commit := run.summary.get("commit")) not in (None, now)})
+    if others:
+        print(
+            f"note: finished runs of other code are used again (commit {', '.join(others)}; now {now}); to run them "
+            f"anew, take another folder with --runs",
+            flush=True,
+        )
 
 
 def _tell(run: Run, future: Future[str], runs: list[Run], workers: int, started: float) -> None:

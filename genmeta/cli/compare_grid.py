@@ -1,0 +1,152 @@
+"""The runs of a comparison: generators, trainings and tests of all arms and seeds, and what their tests found."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genmeta.cli.compare_settings import ArmSettings, CompareSettings
+from genmeta.cli.grid import Run
+from genmeta.cli.options import find_config
+from genmeta.cli.roles import check_role, needed_roles
+from genmeta.cli.training import TrainingCLI
+from genmeta.errors import UserError
+from genmeta.evaluation.against_control import SeedsOfArm
+from genmeta.evaluation.comparison import Arm
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.meta_module import MetaModule
+
+Value = float | None
+"""Of the axis; None without one."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs of a comparison.
+
+    Attributes:
+        fits, tests: by value of the axis, arm and seed.
+    """
+
+    fits: Mapping[tuple[Value, str, int], Run]
+    tests: Mapping[tuple[Value, str, int], Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them once: generators first, then trainings, then tests."""
+        trained = [generator for fit in self.fits.values() for generator in fit.after]
+        return list(dict.fromkeys([*trained, *self.fits.values(), *self.tests.values()]))
+
+    def found(self, value: Value, titles: Mapping[str, str], seeds: list[int]) -> dict[str, SeedsOfArm]:
+        """Return what the tests of finished runs found at a value of the axis, by arm."""
+        arms = {}
+        for name, title in titles.items():
+            summaries = {seed: self.tests[value, name, seed].summary for seed in seeds}
+            arms[name] = SeedsOfArm(
+                title,
+                {
+                    seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], summary["episodes"])
+                    for seed, summary in summaries.items()
+                },
+            )
+        return arms
+
+
+def make_grid(settings: CompareSettings, folder: Path) -> Grid:
+    """Check every arm as far as can be without training, and return the runs of the comparison.
+
+    Raises:
+        UserError: an arm cannot be trained, or tested on these episodes.
+    """
+    fits, tests = {}, {}
+    axis = settings.axis
+    values: list[Value] = list(axis.values) if axis else [None]
+    roles = {name: _check_arm(settings, name) for name in settings.arms}
+    for value in values:
+        at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
+        for role in sorted(set().union(*roles.values())):
+            check_role(role, settings.config(role), _generator_options(settings, role, at))
+        _check_data(settings, at)
+        label = f"-at-{value:g}" if value is not None else ""
+        for seed in settings.seeds:
+            generators = {
+                role: _generator(settings, role, seed, at, label, folder) for role in ("generator", "redrawer")
+            }
+            for name in settings.arms:
+                used = {role: generators[role] for role in sorted(roles[name])}
+                options = [
+                    *_options(settings, settings.arm(name)),
+                    *(f"--data.{role}={run.checkpoint}" for role, run in used.items()),
+                    *at,
+                    *_last(seed),
+                ]
+                fit = Run(f"{name}{label}-seed{seed}", ("fit", *options), str(folder), tuple(used.values()))
+                test = ("test", *options, *_test(settings), f"--ckpt_path={fit.checkpoint}")
+                fits[value, name, seed] = fit
+                tests[value, name, seed] = Run(f"{fit.name}-test", test, str(folder), (fit,))
+    return Grid(fits, tests)
+
+
+def _options(settings: CompareSettings, arm: ArmSettings) -> list[str]:
+    """Return the options of an arm's trainings, the same for all seeds."""
+    policies = [find_config("policy", name) for name in arm.policy]
+    configs = [settings.config("learner"), settings.config("data"), *settings.budget, *policies]
+    return [*(f"--config={path}" for path in configs), *_as_options(arm.options)]
+
+
+def _as_options(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        yield f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _test(settings: CompareSettings) -> list[str]:
+    return [f"--data.test={json.dumps(settings.tests)}", f"--data.test_part={settings.part}"]
+
+
+def _last(seed: int) -> list[str]:
+    return [f"--seed_everything={seed}", "--run.wandb=off", "--trainer.devices=1"]
+
+
+def _generator_options(settings: CompareSettings, role: str, at: list[str]) -> list[str]:
+    configs = [settings.config(role), settings.config("data"), *settings.generator_budget]
+    low_data = [option for option in at if option.startswith("--data.low_data.")]
+    return [*(f"--config={path}" for path in configs), *low_data]
+
+
+def _generator(settings: CompareSettings, role: str, seed: int, at: list[str], label: str, folder: Path) -> Run:
+    """Return the training of a generator: of a seed of its own, or one for all."""
+    if settings.generator_seed is not None:
+        seed = settings.generator_seed
+    options = _generator_options(settings, role, at)
+    # a generator that does not depend on the axis is the same run at all its values
+    name = f"{role}{label if any(option in options for option in at) else ''}-seed{seed}"
+    return Run(name, ("fit", *options, *_last(seed)), str(folder))
+
+
+def _check_arm(settings: CompareSettings, name: str) -> set[str]:
+    """Check an arm's options; return which kinds of generators it needs."""
+    options = [*_options(settings, settings.arm(name)), *_last(0)]
+    try:
+        fit = TrainingCLI(["fit", *options], check_only=True, set_up=False)
+        test = TrainingCLI(["test", *options, *_test(settings)], check_only=True, set_up=False)
+    except UserError as error:
+        raise UserError(f"arms.{name}: {error}") from error
+    if not isinstance(fit.model, MetaModule) or not isinstance(fit.datamodule, EpisodicDataModule):
+        raise UserError(f"learner: {settings.learner} has no episodes; expected a YAML of configs/learner")
+    return needed_roles(fit.datamodule) | needed_roles(test.datamodule, "test")
+
+
+def _check_data(settings: CompareSettings, at: list[str]) -> None:
+    """Check that the data are there and have the classes that are asked for, by the arms that need no generator: those
+    of the others are still to be trained.
+    """
+    for name in settings.arms:
+        fit = ["fit", *_options(settings, settings.arm(name)), *at, *_last(0)]
+        test = ["test", *fit[1:], *_test(settings)]
+        try:
+            for stage in (fit, test):
+                if not needed_roles(TrainingCLI(stage, check_only=True, set_up=False).datamodule, stage[0]):
+                    TrainingCLI(stage, check_only=True)
+        except UserError as error:
+            raise UserError(f"arms.{name}: {error}") from error

@@ -1,0 +1,142 @@
+"""What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from genmeta.cli.options import find_config
+from genmeta.cli.read_yaml import read_typed, typed
+from genmeta.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class ArmSettings:
+    """One way to train.
+
+    Attributes:
+        title: what tables and pictures say; the arm's name by default.
+        policy: YAMLs of `configs/policy`, or paths, laid over the learner's one after the other.
+        options: dotted options of `genmeta fit` and their values, laid over those.
+    """
+
+    title: str = ""
+    policy: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option that takes several values: a curve instead of a table.
+
+    Attributes:
+        option: dotted option of `genmeta fit`; one of `data.low_data` is also one of the generators, which must not see
+            more than the learners.
+        values: ascending.
+        title: what the picture's axis says; the option by default.
+    """
+
+    option: str
+    values: list[float]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Arms × seeds on one data set and learner.
+
+    Attributes:
+        data, learner: names of YAMLs in `configs/data` and `configs/learner`, or paths.
+        seeds: each is the seed of a whole pipeline: generators and learners.
+        control: name of the arm that all others are held to.
+        tests: test episodes, entries of `data.test`.
+        arms: by name.
+        name: of the comparison and its folder; that of the YAML by default.
+        budget: YAMLs laid over learner and data in all learners' runs: sizes, steps, validation.
+        generator, redrawer: YAMLs of `configs/generator` or paths: what is trained for the arms that need it.
+        generator_budget: YAMLs laid over those.
+        generator_seed: one seed of generators for all seeds of learners; each has its own by default.
+        part: of the split that is tested on: `test`, or `val` to choose settings by.
+        over: an axis; none by default.
+    """
+
+    data: str
+    learner: str
+    seeds: list[int]
+    control: str
+    tests: list[dict[str, Any]]
+    arms: dict[str, Any]
+    name: str = ""
+    budget: list[str] = field(default_factory=list)
+    generator: str = "vae"
+    redrawer: str = "vae_deformation"
+    generator_budget: list[str] = field(default_factory=list)
+    generator_seed: int | None = None
+    part: Literal["test", "val"] = "test"
+    over: dict[str, Any] | None = None
+
+    def arm(self, name: str) -> ArmSettings:
+        """Return an arm's settings."""
+        arm = typed(ArmSettings, self.arms[name] or {}, f"arms.{name}.")
+        return dataclasses.replace(arm, title=arm.title or name)
+
+    @property
+    def axis(self) -> Axis | None:
+        """The axis, if there is one."""
+        return None if self.over is None else typed(Axis, self.over, "over.")
+
+    def config(self, option: str) -> Path:
+        """Return the path of a YAML that one of `data`, `learner`, `generator`, `redrawer` names."""
+        return find_config(option, getattr(self, option))
+
+    def titles(self) -> dict[str, str]:
+        """Return the titles of all arms."""
+        return {name: self.arm(name).title for name in self.arms}
+
+
+def read_settings(path: Path) -> CompareSettings:
+    """Read the YAML of a comparison.
+
+    Raises:
+        UserError: it cannot be read, has a key that nobody knows or a value of a wrong kind, names a file that is not
+            there, or an arm, a seed or a control that cannot be.
+    """
+    settings = read_typed(CompareSettings, path, "--config")
+    try:
+        settings = dataclasses.replace(settings, name=settings.name or path.stem)
+        _check(settings)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
+    return settings
+
+
+def _check(settings: CompareSettings) -> None:
+    if len(settings.arms) < 2:
+        raise UserError(f"arms: a comparison needs two, found {', '.join(settings.arms) or 'none'}")
+    if settings.control not in settings.arms:
+        raise UserError(
+            f"control: '{settings.control}' is none of the arms {', '.join(settings.arms)}"
+            f"{nearest(settings.control, settings.arms)}"
+        )
+    for option, names in {"name": [settings.name], "arms": list(settings.arms)}.items():
+        for name in names:
+            if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"):
+                raise UserError(f"{option}: '{name}' becomes a folder; use letters, digits, _ and -")
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise UserError(f"seeds: expected different seeds, at least one, found {settings.seeds}")
+    if not settings.tests:
+        raise UserError("tests: expected episodes to test on, e.g. {n_way: 5, n_shot: 1}, found none")
+    for option in ("data", "learner", "generator", "redrawer"):
+        settings.config(option)
+    for option in ("budget", "generator_budget"):
+        for path in getattr(settings, option):
+            if not Path(path).is_file():
+                raise UserError(f"{option}: {path}: no such file")
+    for name in settings.arms:
+        for policy in settings.arm(name).policy:
+            try:
+                find_config("policy", policy)
+            except UserError as error:
+                raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
+    if (axis := settings.axis) and (not axis.values or sorted(set(axis.values)) != axis.values):
+        raise UserError(f"over.values: expected ascending values, found {axis.values}")

@@ -1,0 +1,56 @@
+"""A YAML as a dataclass: keys and types are checked, and what is wrong is told in one line."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from genmeta.cli.messages import one_line
+from genmeta.errors import UserError, nearest
+
+
+def read_typed(kind: type, path: Path, option: str) -> Any:
+    """Return a dataclass filled from a YAML.
+
+    Args:
+        kind: the dataclass.
+        path: of the YAML.
+        option: that named it, for messages.
+
+    Raises:
+        UserError: it cannot be read, has a key that nobody knows, lacks one, or has a value of a wrong kind.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{option}: cannot read {path} ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: {path} is no YAML ({' '.join(str(error).split())})") from error
+    try:
+        return typed(kind, content, "")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def typed(kind: type, content: Any, where: str) -> Any:
+    """Return a dataclass filled from a mapping; keys and types are checked."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where.rstrip('.') or 'the file'}: expected a mapping, found {content!r}")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for key in content:
+        if key not in known:
+            raise UserError(f"unknown key '{where}{key}'{nearest(str(key), known)}; there are {', '.join(known)}")
+    for key, of_kind in known.items():
+        optional = of_kind.default is not dataclasses.MISSING or of_kind.default_factory is not dataclasses.MISSING
+        if key not in content and not optional:
+            raise UserError(f"'{where}{key}' is not given")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        values = parser.parse_object(dict(content))
+    except Exception as error:  # jsonargparse raises argparse.ArgumentError or a TypeError, as it comes
+        raise UserError(f"{where}{one_line(str(error), parser)}") from error
+    return kind(**values.as_dict())

@@ -1,0 +1,75 @@
+"""The results of a comparison as a picture: points and intervals of arms, or curves over an axis."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from genmeta.evaluation.against_control import SeedsOfArm
+from genmeta.evaluation.comparison import shape_title
+from genmeta.evaluation.comparison_tables import Points
+
+_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+
+
+def draw_arms(arms: Mapping[str, SeedsOfArm], control: str, path: Path) -> None:
+    """Draw for each arm the mean accuracy with its 95 % interval over seeds, and each seed as a point; the control's
+    mean is a line. Writes a PNG.
+    """
+    shapes = next(iter(arms.values())).shapes
+    figure, panels = _panels(shapes, width=4.6, height=0.42 * len(arms) + 1.3, sharey=True)
+    for panel, shape in zip(panels, shapes, strict=True):
+        panel.axvline(100 * arms[control].over_seeds(shape)[0], color="tab:blue", linewidth=0.8, linestyle="--")
+        for row, (name, arm) in enumerate(arms.items()):
+            colour = _COLOURS[0 if name == control else 1]
+            middle, half = arm.over_seeds(shape)
+            half = half if isfinite(half) else arm.over_episodes(shape)[1]
+            of_seeds = [100 * mean(values) for values in arm.accuracies(shape)]
+            panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
+            panel.errorbar(100 * middle, row, xerr=100 * half, fmt="o", color=colour, capsize=3, markersize=5)
+        panel.set_title(shape_title(shape))
+        panel.set_xlabel(f"accuracy (%), {_interval_of(arms)}")
+        panel.grid(axis="x", alpha=0.25)
+    panels[0].set_yticks(range(len(arms)), [arm.title for arm in arms.values()])
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(found: Points, label: str, path: Path) -> None:
+    """Draw accuracy against the values of an axis, a line for each arm with its interval over seeds. Writes a PNG."""
+    values = [value for value in found if value is not None]
+    arms = found[values[0]]
+    shapes = next(iter(arms.values())).shapes
+    figure, panels = _panels(shapes, width=5, height=3.8)
+    for panel, shape in zip(panels, shapes, strict=True):
+        for number, (name, arm) in enumerate(arms.items()):
+            at = [found[value][name] for value in values]
+            middles, halves = zip(*(of_value.over_seeds(shape) for of_value in at), strict=True)
+            if not all(map(isfinite, halves)):
+                halves = tuple(of_value.over_episodes(shape)[1] for of_value in at)
+            colour = _COLOURS[number % len(_COLOURS)]
+            low = [100 * (m - h) for m, h in zip(middles, halves, strict=True)]
+            high = [100 * (m + h) for m, h in zip(middles, halves, strict=True)]
+            panel.plot(values, [100 * m for m in middles], "o-", color=colour, label=arm.title, markersize=4)
+            panel.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0)
+        if values[0] > 0 and values[-1] >= 8 * values[0]:
+            panel.set_xscale("log")
+        panel.set_xticks(values, [f"{value:g}" for value in values])
+        panel.minorticks_off()
+        panel.set(title=shape_title(shape), xlabel=label, ylabel=f"accuracy (%), {_interval_of(arms)}")
+        panel.grid(alpha=0.25)
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _interval_of(arms: Mapping[str, SeedsOfArm]) -> str:
+    several = len(next(iter(arms.values())).seeds) > 1
+    return f"95 % interval over {'seeds' if several else 'episodes (one seed)'}"
+
+
+def _panels(shapes: Sequence[str], width: float, height: float, sharey: bool = False) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # here: matplotlib is slow to import
+
+    figure = Figure(figsize=(width * len(shapes) + (1.6 if sharey else 0), height), layout="constrained")
+    return figure, figure.subplots(1, len(shapes), squeeze=False, sharey=sharey)[0]

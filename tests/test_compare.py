@@ -1,0 +1,255 @@
+"""`genmeta compare`: what is checked first, the grid of runs, killed and resumed, and what it writes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, ToySource, make_table
+from test_training import protonet, trainer_for, weights
+
+from genmeta.cli import grid
+from genmeta.cli.compare_grid import make_grid
+from genmeta.cli.compare_settings import read_settings
+from genmeta.cli.main import main
+from genmeta.data.table import ImageTable
+
+# stands in for genmeta: accuracies follow from a test's options but for the checkpoint, so that equal arms are equal
+PROGRAM = """
+import hashlib, json, pathlib, random, sys, time
+command, *given = sys.argv[1:]
+args = dict(a.removeprefix("--").split("=", 1) for a in given)
+folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
+with pathlib.Path(args["run.folder"], "log").open("a") as file:
+    file.write(args["run.name"] + "\\n")
+folder.mkdir(parents=True)
+time.sleep(0.3)
+content = {"seconds": 2.0, "commit": "c0ffee", "split": {"name": "toy", "hash": "0123"}, "episodes": {"val": "v"}}
+if command == "test":
+    names = [f"{t['n_way']}w{t['n_shot']}s" for t in json.loads(args["data.test"])]
+    content["episodes"] = {f"test/{name}": name * 2 for name in names}
+    rng = random.Random("".join(a for a in given if not a.startswith(("--ckpt_path", "--run."))))
+    content["episode_accuracies"] = {name: [rng.randrange(76) / 75 for _ in range(40)] for name in names}
+(folder / "run.json").write_text(json.dumps(content))
+"""
+
+DRIVER = """
+import sys
+from genmeta.cli import grid
+from genmeta.cli.main import main
+grid.GENMETA = (sys.executable, sys.argv[1])
+sys.exit(main(["compare", *sys.argv[2:]]))
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """The path of the program; run in this process, it stands for genmeta."""
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    monkeypatch.setattr(grid, "GENMETA", (sys.executable, str(path)))
+    return path
+
+
+def written(folder: Path, **changes) -> Path:
+    """Write the YAML of a comparison of three arms, two of them the same."""
+    content = {
+        "data": "glyphs",
+        "learner": "protonet",
+        "seeds": [0, 1],
+        "control": "plain",
+        "tests": [{"n_way": 5, "n_shot": 1, "n_query": 15, "n_episodes": 40}],
+        "arms": {
+            "plain": {"title": "rotations & 100 % real", "policy": ["rotations"]},
+            "again": {"policy": ["rotations"]},
+            "redrawn": {"policy": ["hands_quarter"], "options": {"data.train_tasks.share": 0.5}},
+        },
+    }
+    path = folder / "three.yaml"
+    path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
+    return path
+
+
+def test_the_grid_of_arms_and_seeds(tmp_path, monkeypatch):
+    """Each seed has its own generator, which only the arm that needs it waits for; no training knows of a test."""
+    monkeypatch.chdir(ROOT)
+    found = make_grid(read_settings(written(tmp_path)), tmp_path)
+    assert list(found.fits) == [(None, arm, seed) for seed in (0, 1) for arm in ("plain", "again", "redrawn")]
+    assert len({run.folder for run in found.runs}) == len(found.runs) == 14
+    for (_, arm, seed), fit in found.fits.items():
+        assert [run.name for run in fit.after] == ([f"redrawer-seed{seed}"] if arm == "redrawn" else [])
+        assert not [option for run in (fit, *fit.after) for option in run.args if "data.test" in option]
+        test = found.tests[None, arm, seed]
+        assert test.args[-1] == f"--ckpt_path={fit.checkpoint}"
+        assert test.args[1 : len(fit.args)] == fit.args[1:]
+    assert "--data.train_tasks.share=0.5" in found.fits[None, "redrawn", 0].args
+    one = make_grid(read_settings(written(tmp_path, generator_seed=7)), tmp_path)
+    assert {run.name for fit in one.fits.values() for run in fit.after} == {"redrawer-seed7"}
+
+
+def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    over = {"option": "data.low_data.classes", "values": [30, 60]}
+    found = make_grid(read_settings(written(tmp_path, over=over, seeds=[0])), tmp_path)
+    for (value, arm, _), fit in found.fits.items():
+        for run in (fit, *fit.after, found.tests[value, arm, 0]):
+            assert f"--data.low_data.classes={value}" in run.args
+    assert len({run.folder for run in found.runs}) == len(found.runs) == 2 * 7
+    over = {"option": "data.train_tasks.rotations", "values": [0, 1]}
+    plain = {name: {"policy": ["rotations"]} for name in ("plain", "other")}
+    found = make_grid(read_settings(written(tmp_path, over=over, arms=plain)), tmp_path)
+    assert len(found.runs) == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sedes": [0]}, "unknown key 'sedes'; did you mean 'seeds'?"),
+        ({"arms": {"plain": {"polcy": []}, "b": {}}}, "unknown key 'arms.plain.polcy'; did you mean 'policy'?"),
+        ({"seeds": ["x"]}, "seeds: expected int, found 'x'"),
+        ({"seeds": [1, 1]}, "expected different seeds"),
+        ({"control": "plian"}, "'plian' is none of the arms plain, again, redrawn; did you mean 'plain'?"),
+        ({"data": "glyfs"}, "data: 'glyfs' is no file and none of"),
+        ({"budget": ["nothing.yaml"]}, "budget: nothing.yaml: no such file"),
+        ({"arms": {"plain": {"policy": ["real"]}, "b": {"policy": ["raal"]}}}, "arms.b.policy: 'raal' is no file"),
+        (
+            {"arms": {"plain": {"policy": ["real"]}, "b": {"policy": ["real"], "options": {"data.sed": 1}}}},
+            "arms.b: unknown option 'data.sed'",
+        ),
+        ({"tests": [{"n_way": 5, "n_shoot": 1}]}, "n_shoot"),
+        ({"tests": [{"n_way": 5000}]}, "arms.plain: data.test.0"),
+        ({"redrawer": "vae"}, "choose a model that draws given images again"),
+        ({"over": {"option": "data.low_data.classes", "values": [5000]}}, "data.low_data.classes is 5000"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_runs(tmp_path, program, capsys, changes, message):
+    path = written(tmp_path, **changes)
+    assert main(["compare", "--config", str(path), "--runs", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, program, capsys):
+    """SIGKILL in the middle: what was running is waited for or run again, what is finished is not."""
+    path = written(tmp_path)
+    options = ["--config", str(path), "--workers", "2", "--runs"]
+    driver = [sys.executable, "-c", DRIVER, str(program), *options, str(tmp_path / "killed")]
+    log = tmp_path / "killed" / "three" / "log"
+    with subprocess.Popen(driver, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while not log.is_file() or log.read_text().count("\n") < 5:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "three" / "results.json").exists()
+    assert main(["compare", *options, str(tmp_path / "killed")]) == 0
+    told = capsys.readouterr().out
+    assert "14 runs, 0 finished before" not in told
+    assert main(["compare", *options, str(tmp_path / "whole")]) == 0
+    for name in ("results.md", "results.csv", "results.tex", "results.json"):
+        killed, whole = (tmp_path / which / "three" / name for which in ("killed", "whole"))
+        assert killed.read_text() == whole.read_text(), name
+    runs = log.read_text().split()
+    assert len(runs) <= 14 + 2, "only what was running may be run again"
+
+    results = json.loads((tmp_path / "whole" / "three" / "results.json").read_text())
+    same = next(c for c in results["comparisons"] if c["arm"] == "again")
+    assert (same["difference"], same["p"], same["p_holm"], same["effect_size"]) == (0, 1, 1, 0)
+    assert results["kind"] == "comparison"
+    assert results["arms"]["again"]["accuracies"] == results["arms"]["plain"]["accuracies"]
+    assert list(results["arms"]["plain"]["accuracies"]["5w1s"]) == ["0", "1"]
+    assert results["seconds"] == 28
+    fit = tmp_path / "whole" / "three" / results["arms"]["plain"]["fits"]["0"]
+    assert (fit / "run.json").is_file()
+    with (tmp_path / "whole" / "three" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows] == ["plain", "again", "redrawn"]
+    assert r"rotations \& 100 \% real" in (tmp_path / "whole" / "three" / "results.tex").read_text()
+    assert (tmp_path / "whole" / "three" / "results.png").stat().st_size > 5000
+
+
+def test_a_curve(tmp_path, program):
+    arms = {"plain": {"policy": ["rotations"]}, "upright": {"policy": ["real"]}}
+    over = {"option": "data.low_data.classes", "values": [30, 100], "title": "real classes"}
+    path = written(tmp_path, arms=arms, over=over)
+    assert main(["compare", "--config", str(path), "--runs", str(tmp_path), "--workers", "4"]) == 0
+    results = json.loads((tmp_path / "three" / "results.json").read_text())
+    assert results["kind"] == "curves"
+    assert [point["value"] for point in results["points"]] == [30, 100]
+    assert [c["value"] for c in results["comparisons"]] == [30, 100]
+    assert "| real classes | arm " in (tmp_path / "three" / "results.md").read_text()
+
+
+def test_runs_as_jobs(tmp_path, program):
+    """Submitit's local executor: jobs that are ready together are one array; results are those of processes here."""
+    pytest.importorskip("submitit")
+    arms = {"plain": {"policy": ["rotations"]}, "upright": {"policy": ["real"]}}
+    options = ["compare", "--config", str(written(tmp_path, arms=arms, seeds=[0]))]
+    assert main([*options, "--runs", str(tmp_path / "here")]) == 0
+    assert main([*options, "--runs", str(tmp_path / "jobs"), "--cluster", "configs/cluster/local.yaml"]) == 0
+    here, jobs = ((tmp_path / which / "three" / "results.json").read_text() for which in ("here", "jobs"))
+    assert here == jobs
+    assert list((tmp_path / "jobs" / "three" / "jobs").glob("*_submitted.pkl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"executor": "slrum", "at_once": 2, "minutes": 5}, "executor"),
+        ({"executor": "local", "at_once": 0, "minutes": 5}, "at_once must be at least 1, found 0"),
+        ({"executor": "local", "at_once": 1, "minuts": 5}, "unknown key 'minuts'; did you mean 'minutes'?"),
+        ({"executor": "slurm", "at_once": 1, "minutes": 5}, "--cluster: "),  # no SLURM here
+        ({"executor": "local", "at_once": 1, "minutes": 5, "options": {"gpus": 1}}, "--cluster: "),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_told(tmp_path, program, capsys, content, message):
+    pytest.importorskip("submitit")
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(yaml.safe_dump(content))
+    options = ["--config", str(written(tmp_path)), "--runs", str(tmp_path / "runs"), "--cluster", str(cluster)]
+    assert main(["compare", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class OtherTestImages(ToySource):
+    """The same images but for those of the test classes."""
+
+    def load(self) -> ImageTable:
+        table = make_table(size=self.size)
+        images = table.images.clone()
+        images[table.class_ids >= 18] = 255 - images[table.class_ids >= 18]
+        return replace(table, images=images)
+
+
+def test_training_never_sees_a_test_image(tmp_path, toy_data):
+    """With other images of the test classes, training ends with the same weights and the same validation accuracy."""
+    found = []
+    for source in (ToySource(), OtherTestImages()):
+        toy_data.table, toy_data.source = None, source
+        module = protonet()
+        trainer = trainer_for(tmp_path, max_epochs=2)
+        trainer.fit(module, toy_data)
+        found.append((weights(module), trainer.callback_metrics["val/acc"]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_comparisons_can_be_read(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = read_settings(path)
+    assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
+    assert len(settings.seeds) == 3
