@@ -2,9 +2,9 @@
 
 python benchmarks/tracking.py [--rounds 5] [--epochs 10]
 
-Trains the learner of configs/learner/protonet.yaml on real tasks as `genmeta fit` does, in processes of one thread.
-Two costs are told apart: that of training (`fit` itself, from the first batch to the last), and that of a start and an end
-(import, opening and closing the run, artifacts), which does not grow with the training. The share is of the whole
+Trains the learner of configs/learner/protonet.yaml on real tasks by `genmeta fit`, in processes of one thread.
+Two costs are told apart: that of training (from the first batch to the last), and that of a start and an end (import,
+ opening and closing the run, artifacts), which does not grow with the training. The share is of the whole
 command. The arms take turns within each round, the first in every second round the other one.
 """
 

@@ -89,7 +89,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
 }
 IN_REPORT = {
     "Test": "Accuracy on classes that neither generator nor learner has seen. A bar is a run; its interval is over "
-    "test episodes, not over training runs: compare arms on identical episodes (genmeta compare), not by overlapping bars.",
+    "test episodes, not over training runs: compare arms on identical episodes, not by bars that overlap.",
     "Validation": "What checkpoints and settings are chosen by.",
     "Accuracy by source": "Training accuracy on real and on generated classes: generated ones that are far easier "
     "teach little.",

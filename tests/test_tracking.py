@@ -71,10 +71,12 @@ def test_runs_are_labelled_so_that_they_group_and_filter(runs):
 
 def test_every_entry_of_training_has_both_axes(runs):
     for name in ("gan", "vae", "redrawer", "learner"):
+        data = runs[name].config["data"]["init_args"]
+        a_step = data.get("batch_size", 4 * 10 * 3)  # of episodes: tasks, classes, images of a class
         items = [item for item in runs[name].history if any(key.startswith("train/") for key in item)]
         assert items
         for item in items:
-            assert item[IMAGES] == (item[STEP] + 1) * (64 if name != "learner" else 4 * 10 * 3)
+            assert item[IMAGES] == (item[STEP] + 1) * a_step
     last = max(item[STEP] for item in runs["gan"].history if STEP in item)
     assert last == 2, "three steps of a GAN count three, not one for each of its networks"
 
