@@ -63,10 +63,10 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     axis = settings.axis
     values: list[Value] = list(axis.values) if axis else [None]
     roles = {name: _check_arm(settings, name) for name in settings.arms}
+    for role in sorted(set().union(*roles.values())):
+        check_role(role, settings.config(role), _generator_options(settings, role, []), set_up=False)
     for value in values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
-        for role in sorted(set().union(*roles.values())):
-            check_role(role, settings.config(role), _generator_options(settings, role, at))
         _check_data(settings, at)
         label = f"-at-{value:g}" if value is not None else ""
         for seed in settings.seeds:

@@ -23,18 +23,19 @@ def needed_roles(data: EpisodicDataModule, *stages: str) -> set[str]:
     return roles | ({"redrawer"} if "redrawer" in needs else set())
 
 
-def check_role(role: str, config: Path, options: Sequence[str]) -> None:
+def check_role(role: str, config: Path, options: Sequence[str], set_up: bool = True) -> None:
     """Check what can be checked of a generator's training before time is spent on it.
 
     Args:
         role: `generator` or `redrawer`.
         config: its YAML.
         options: of its `genmeta fit`.
+        set_up: load its data too, which trains the network that its images are measured with.
 
     Raises:
         UserError: its configuration is wrong, or it is of the other kind.
     """
-    model = TrainingCLI(["fit", *options], check_only=True).model
+    model = TrainingCLI(["fit", *options], check_only=True, set_up=set_up).model
     if role == "generator" and not isinstance(model, CodesModule):
         raise UserError(
             f"--generator: {config} is a {type(model).__name__}, which draws given images again, not new classes "

@@ -13,6 +13,8 @@ from genmeta.evaluation.comparison import markdown_table, shape_title
 Points = Mapping[float | None, Mapping[str, SeedsOfArm]]
 """Arms by value of the axis; one value, None, without an axis."""
 
+_LATEX = {"±": r"$\pm$", "−": "--", "–": "--", "…": r"\dots{}", "×": r"$\times$", "<": "$<$", ">": "$>$"}
+
 
 def accuracy_rows(found: Points, axis: str) -> list[list[str]]:
     """Return a head and a row for each arm (and value of the axis): mean ± over seeds ± over episodes, in percent."""
@@ -109,15 +111,7 @@ def as_latex(found: Points, differences: Sequence[Difference], axis: str, captio
 def escaped(text: str) -> str:
     """Return plain text for LaTeX."""
     text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    for sign, latex in {
-        "±": r"$\pm$",
-        "−": "--",
-        "–": "--",
-        "…": r"\dots{}",
-        "×": r"$\times$",
-        "<": "$<$",
-        ">": "$>$",
-    }.items():
+    for sign, latex in _LATEX.items():
         text = text.replace(sign, latex)
     return text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
 
