@@ -1,6 +1,5 @@
 """Tables of accuracies and of paired differences, with their intervals, as numbers and as strips."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, floor, isfinite
@@ -8,7 +7,8 @@ from statistics import median
 from typing import Any
 
 from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.comparison import percent
+from genmeta.evaluation.comparison import percent, shape_title
+from genmeta.evaluation.statistics import over_episodes
 from genmeta.pages.blocks import Block, Cell, Charts, Strip, Table
 from genmeta.pages.charts import Series, chart
 
@@ -18,11 +18,6 @@ Accuracies = Mapping[str, Mapping[str, Sequence[float]]]
 Rows = list[list[Cell | str]]
 
 EPISODES = "mean ± 95 % interval over test episodes"
-
-
-def shape_title(shape: str) -> str:
-    """Return `5-way 1-shot` for `5w1s`."""
-    return re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", shape).strip()
 
 
 def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: str) -> Table:
@@ -138,8 +133,7 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
 def _over_seeds(by_seed: Mapping[str, Sequence[float]]) -> tuple[float, float, list[float]]:
     """Return mean and half width over episodes of the seeds' mean accuracy, and the mean of each seed."""
     lists = list(by_seed.values())
-    of_episode = [sum(values) / len(values) for values in zip(*lists, strict=False)]
-    return *mean_and_ci95(of_episode), [mean_and_ci95(values)[0] for values in lists]
+    return *mean_and_ci95(over_episodes(lists)), [mean_and_ci95(values)[0] for values in lists]
 
 
 Scale = tuple[float, float]

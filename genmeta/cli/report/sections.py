@@ -10,13 +10,13 @@ from genmeta.cli.report.accuracies import (
     comparisons_table,
     paired_table,
     seeds_table,
-    shape_title,
 )
 from genmeta.cli.report.curves import curves
 from genmeta.cli.report.folders import RESULTS_FILE, Experiment, Exploration, Folder, Run, explorations_in, pictures_in
 from genmeta.cli.report.lineage import lineage
 from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
+from genmeta.evaluation.comparison import shape_title
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
 
 _MOST_COLUMNS = 12  # of a table of options
