@@ -22,7 +22,7 @@ from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.main import main
 from genmeta.data.table import ImageTable
 
-# stands in for genmeta: accuracies follow from a test's options but for the checkpoint, so that equal arms are equal
+# stands in for genmeta: accuracies follow from a test's options but for checkpoints, so that equal arms are equal
 PROGRAM = """
 import hashlib, json, pathlib, random, sys, time
 command, *given = sys.argv[1:]
@@ -36,7 +36,7 @@ content = {"seconds": 2.0, "commit": "c0ffee", "split": {"name": "toy", "hash": 
 if command == "test":
     names = [f"{t['n_way']}w{t['n_shot']}s" for t in json.loads(args["data.test"])]
     content["episodes"] = {f"test/{name}": name * 2 for name in names}
-    rng = random.Random("".join(a for a in given if not a.startswith(("--ckpt_path", "--run."))))
+    rng = random.Random("".join(a for a in given if ".ckpt" not in a and not a.startswith("--run.")))
     content["episode_accuracies"] = {name: [rng.randrange(76) / 75 for _ in range(40)] for name in names}
 (folder / "run.json").write_text(json.dumps(content))
 """
