@@ -102,7 +102,7 @@ def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
     found = make_grid(read_settings(written(tmp_path, over=over, seeds=[0])), tmp_path)
     for (value, arm, _), fit in found.fits.items():
         for run in (fit, *fit.after, found.tests[value, arm, 0]):
-            assert f"--data.low_data.classes={value}" in run.args
+            assert f"--data.low_data.classes={value:g}" in run.args
     assert len({run.folder for run in found.runs}) == len(found.runs) == 2 * 7
     over = {"option": "data.tasks_per_step", "values": [1, 2]}  # no option of generators: they are shared
     found = make_grid(read_settings(written(tmp_path, over=over, seeds=[0])), tmp_path)
