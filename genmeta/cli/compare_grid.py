@@ -62,12 +62,15 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     fits, tests = {}, {}
     axis = settings.axis
     values: list[Value] = list(axis.values) if axis else [None]
-    roles = {name: _check_arm(settings, name) for name in settings.arms}
+    of_test = _test_roles(settings)
+    roles = {name: _check_arm(settings, name) | of_test for name in settings.arms}
+    trained_alone = [name for name in settings.arms if not roles[name]]
     for role in sorted(set().union(*roles.values())):
         check_role(role, settings.config(role), _generator_options(settings, role, []), set_up=False)
     for value in values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
-        _check_data(settings, at)
+        # data and sizes of tasks by all arms whose generators need no training first, once; at other values by one
+        _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at)
         label = f"-at-{value:g}" if value is not None else ""
         for seed in settings.seeds:
             generators = {
@@ -125,28 +128,30 @@ def _generator(settings: CompareSettings, role: str, seed: int, at: list[str], l
 
 
 def _check_arm(settings: CompareSettings, name: str) -> set[str]:
-    """Check an arm's options; return which kinds of generators it needs."""
-    options = [*_options(settings, settings.arm(name)), *_last(0)]
+    """Check an arm's options; return which kinds of generators its training needs."""
     try:
-        fit = TrainingCLI(["fit", *options], check_only=True, set_up=False)
-        test = TrainingCLI(["test", *options, *_test(settings)], check_only=True, set_up=False)
+        fit = TrainingCLI(["fit", *_options(settings, settings.arm(name)), *_last(0)], check_only=True, set_up=False)
     except UserError as error:
         raise UserError(f"arms.{name}: {error}") from error
     if not isinstance(fit.model, MetaModule) or not isinstance(fit.datamodule, EpisodicDataModule):
         raise UserError(f"learner: {settings.learner} has no episodes; expected a YAML of configs/learner")
-    return needed_roles(fit.datamodule) | needed_roles(test.datamodule, "test")
+    return needed_roles(fit.datamodule)
 
 
-def _check_data(settings: CompareSettings, at: list[str]) -> None:
-    """Check that the data are there and have the classes that are asked for, by the arms that need no generator: those
-    of the others are still to be trained.
-    """
-    for name in settings.arms:
-        fit = ["fit", *_options(settings, settings.arm(name)), *at, *_last(0)]
-        test = ["test", *fit[1:], *_test(settings)]
+def _test_roles(settings: CompareSettings) -> set[str]:
+    """Check the options of the test episodes; return which kinds of generators these need."""
+    options = [*_options(settings, settings.arm(settings.control)), *_last(0), *_test(settings)]
+    data = TrainingCLI(["test", *options], check_only=True, set_up=False).datamodule
+    return needed_roles(data, "test") if isinstance(data, EpisodicDataModule) else set()
+
+
+def _check_data(settings: CompareSettings, arms: list[str], at: list[str]) -> None:
+    """Check that the data are there and have the classes that training, and the tests of the first arm, ask for."""
+    for name in arms:
+        options = [*_options(settings, settings.arm(name)), *at, *_last(0)]
         try:
-            for stage in (fit, test):
-                if not needed_roles(TrainingCLI(stage, check_only=True, set_up=False).datamodule, stage[0]):
-                    TrainingCLI(stage, check_only=True)
+            TrainingCLI(["fit", *options], check_only=True)
+            if name == arms[0]:
+                TrainingCLI(["test", *options, *_test(settings)], check_only=True)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from error
