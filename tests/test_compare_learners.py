@@ -76,7 +76,7 @@ def test_a_cell_by_hand(script, tmp_path):
 def test_rows_of_a_learner_with_a_head_and_of_one_without(script, tmp_path, monkeypatch):
     """One has a training for each way, at the same number of images; the other is trained once, as its YAML says."""
     monkeypatch.chdir(ROOT)
-    options = argparse.Namespace(data="glyphs", seeds=[0], images=24_000, runs=str(tmp_path), options=[])
+    options = argparse.Namespace(data="glyphs", seeds=[0], images=48_000, runs=str(tmp_path), options=[])
     shapes = {name: script.episodes(name, 10) for name in ("5w1s", "20w1s")}
     row, *others = script.rows_of("learner", "maml", shapes, [], options)
     assert len(row.fits) == 2
@@ -84,8 +84,8 @@ def test_rows_of_a_learner_with_a_head_and_of_one_without(script, tmp_path, monk
     for fit, way in zip(row.fits, (5, 20), strict=True):
         data = script.checked("fit", fit.args[1:]).datamodule
         assert data.train_shape.n_way == data.val.n_way == way
-        images.append(10 * data.steps_per_epoch * data.tasks_per_step * way * data.train_shape.n_images)
-    assert images == [24_000, 24_000]
+        images.append(script.EPOCHS * data.steps_per_epoch * data.tasks_per_step * way * data.train_shape.n_images)
+    assert images == [48_000, 48_000]
     assert {shape: tests[0].after for shape, tests in row.tests.items()} == {
         "5w1s": (row.fits[0],),
         "20w1s": (row.fits[1],),
