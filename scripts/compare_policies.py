@@ -10,18 +10,21 @@ The validation columns are what settings may be chosen by; the test columns are 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
 from genmeta.cli.grid import Run, run_all
-from genmeta.evaluation.statistics import mean_and_t95
+from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.statistics import mean_and_t95, over_episodes
 from genmeta.modules.keep_ages import age_checkpoint
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "configs" / "policy"
 CONTROLS = ("real", "rotations", "elastic", "elastic_quarter", "deformed_classes", "umtra", "untrained")
 WITH_GAN = {"generator_classes": "generator_classes", "random_other_gan": "random_other"}
-AT_TEST = ("rotations", "elastic", "hands_elastic", "hands_elastic_quarter")
+AT_TEST = ("rotations", "elastic", "hands_elastic_quarter")
+CONTROL = "elastic"  # the harder one
 HANDS = {
     "+30hands": "{n: 30, weight: 0.7, hands: {learned: 1.0}}",
     "+30elastic": "{n: 30, weight: 0.7, hands: {learned: 0.0, elastic: {}}}",
@@ -153,28 +156,58 @@ def table(names: list[str], fits: dict, tests: dict, hands: dict, options: argpa
         f"episodes for all rows: 600 of 5w1s, 300 within an alphabet; {first['steps']} steps of 60 images for all. "
         f"Sorted by validation accuracy (300 episodes). {options.workers} runs at a time, one thread each.",
     ]
-    pairs = (("validation", val_within), ("test", test_within))
-    rows = []
-    for name in (name for name in names if name in AT_TEST):
-        for suffix in ["", *HANDS]:
-            values = [
-                [
-                    100 * mean(hands[name, seed, part].summary["episode_accuracies"][s + suffix])
-                    for seed in options.seeds
-                ]
-                for part, within in (("val", val_within), ("test", test_within))
-                for s in ("5w1s", within)
-            ]
-            beside = f"and {suffix[1:3]} {suffix[3:]}" if suffix else "one real image"
-            rows.append([label(name), beside, *map(over_seeds, values)])
-    if rows:
-        parts = [f"{part} {shape.replace('_', ' ')}" for part, within in pairs for shape in ("5w1s", within)]
-        text += [
-            markdown(["trained by", "support", *parts], rows),
-            "The same learners with 30 generated versions beside the one support image of each class, 70 % of its "
-            "prototype: by learned hands, and by hand-made elastic deformation; the first 300 and 100 of the episodes.",
-        ]
+    if names := [name for name in names if name in AT_TEST]:
+        text += support_tables(names, hands, (("val", val_within), ("test", test_within)), options)
     return "\n\n".join(text) + "\n"
+
+
+def support_tables(
+    names: list[str], hands: dict, within: Sequence[tuple[str, str]], options: argparse.Namespace
+) -> list[str]:
+    """Return the tables of learners with and without generated support images, and the paired differences to CONTROL.
+
+    Args:
+        within: part and shape of the episodes within a group.
+    """
+    columns = [(part, shape) for part, of_groups in within for shape in ("5w1s", of_groups)]
+    found = {
+        (name, suffix): [
+            [hands[name, seed, part].summary["episode_accuracies"][shape + suffix] for seed in options.seeds]
+            for part, shape in columns
+        ]
+        for name in names
+        for suffix in ["", *HANDS]
+    }
+    rows, differences = [], []
+    for (name, suffix), of_columns in found.items():
+        what = [label(name), f"and {suffix[1:3]} {suffix[3:]}" if suffix else "one real image"]
+        rows.append([*what, *(over_seeds([100 * mean(values) for values in seeds]) for seeds in of_columns)])
+        if CONTROL in names and (name, suffix) != (CONTROL, ""):
+            pairs = zip(of_columns, found[CONTROL, ""], strict=True)
+            differences.append([*what, *(difference(seeds, control) for seeds, control in pairs)])
+    head = ["trained by", "support", *(f"{part} {shape.replace('_', ' ')}" for part, shape in columns)]
+    text = [
+        markdown(head, rows),
+        "The same learners with 30 generated versions beside the one support image of each class, 70 % of its "
+        "prototype: by learned hands, and by hand-made elastic deformation; the first 300 and 100 of the episodes.",
+    ]
+    if differences:
+        text += [
+            markdown(head, differences),
+            f"The same, minus `{CONTROL}` with one real image: points, paired by seed and episode, ± half the 95 % "
+            f"interval over seeds ± that over episodes.",
+        ]
+    return text
+
+
+def difference(seeds: list[list[float]], control: list[list[float]]) -> str:
+    """Return the paired difference in points, with its intervals over seeds and over episodes."""
+    deltas = [
+        [100 * (a - b) for a, b in zip(mine, theirs, strict=True)] for mine, theirs in zip(seeds, control, strict=True)
+    ]
+    middle, episodes = mean_and_ci95(over_episodes(deltas).tolist())
+    _, of_seeds = mean_and_t95([mean(of_seed) for of_seed in deltas])
+    return f"{middle:+.1f} ± {of_seeds:.1f} ± {episodes:.1f}"
 
 
 def label(name: str) -> str:
