@@ -137,7 +137,7 @@ check: $(STAMP) docs ## lint, types, direction of imports, docs
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 docs: $(STAMP) ## build the docs site into build/site; warnings, dead links and missing anchors are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(STAMP) ## show the docs site on this machine while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

@@ -162,7 +162,7 @@ def test_print_config_shows_the_trap_of_kept_settings(project, capsys):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -185,6 +185,13 @@ def test_the_site_loads_nothing_from_other_hosts(site):
             assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
     for sheet in site.rglob("*.css"):
         assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+def test_warnings_of_the_build_are_errors():
+    """With --quiet, --strict counts no warnings: a page with dead links was built without a word."""
+    command = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--strict" in command
+    assert "--quiet" not in command
 
 
 def test_every_module_is_on_a_page_of_the_api(site):
