@@ -125,10 +125,10 @@ bench-tracking: $(STAMP) ## what tracking costs of training
 	$(BIN)/python benchmarks/tracking.py $(ARGS)
 
 test: $(STAMP) ## the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## the tests, slow ones included
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
 check: $(STAMP) docs ## lint, types, direction of imports, docs
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from genmeta.cli.run_folder import code_commit
 from genmeta.evaluation.against_control import Difference, check_comparable, corrected, differences, verdict
 from genmeta.evaluation.comparison_pictures import draw_arms, draw_curves
 from genmeta.evaluation.comparison_tables import Points, as_csv, as_latex, markdown
+from genmeta.evaluation.statistics import SURE
 
 
 def write_results(settings: CompareSettings, grid: Grid, folder: Path) -> str:
@@ -39,7 +40,7 @@ def write_results(settings: CompareSettings, grid: Grid, folder: Path) -> str:
     (folder / "results.csv").write_text(as_csv(found, all_differences))
     caption = (
         f"{results['learner']} on {results['data']}: accuracy, mean ± 95 % interval over {len(settings.seeds)} seeds; "
-        f"* differs from {titles[settings.control]} (p < 0.05, Holm)"
+        f"* differs from {titles[settings.control]} (p < {SURE}, Holm)"
     )
     (folder / "results.tex").write_text(as_latex(found, all_differences, label, caption))
     part = folder / ".results.json.part"

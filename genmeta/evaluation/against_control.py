@@ -9,6 +9,7 @@ from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.comparison import Arm, check_same_episodes, shape_title
 from genmeta.evaluation.statistics import (
+    SURE,
     effect_size,
     holm,
     mean_and_t95,
@@ -17,8 +18,6 @@ from genmeta.evaluation.statistics import (
     paired_t_test,
 )
 from genmeta.rng import make_rng
-
-SURE = 0.05  # a corrected p-value below this is called a difference
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from statistics import mean
 
 from genmeta.evaluation.against_control import Difference, SeedsOfArm, p_text, points
 from genmeta.evaluation.comparison import markdown_table, shape_title
+from genmeta.evaluation.statistics import SURE
 
 Points = Mapping[float | None, Mapping[str, SeedsOfArm]]
 """Arms by value of the axis; one value, None, without an axis."""
@@ -83,8 +84,8 @@ def as_csv(found: Points, differences: Sequence[Difference]) -> str:
 
 
 def as_latex(found: Points, differences: Sequence[Difference], axis: str, caption: str) -> str:
-    """Return a table for a paper, with the rules of the package booktabs; * marks a corrected p-value below 0.05."""
-    sure = {(d.value, d.arm, d.shape) for d in differences if d.p_holm < 0.05}
+    """Return a table for a paper, with the rules of the package booktabs; * marks a corrected p-value below SURE."""
+    sure = {(d.value, d.arm, d.shape) for d in differences if d.p_holm < SURE}
     shapes = _shapes(found)
     head = [*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes)]
     lines = [

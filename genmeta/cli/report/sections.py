@@ -129,7 +129,7 @@ def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
 def _add_comparison(section: Draft, results: Mapping[str, Any]) -> None:
     points = results["points"] if results["kind"] == "curves" else [results]
     titles = {name: str(arm.get("title", name)) for point in points for name, arm in point["arms"].items()}
-    said: list[Block] = [Text(results["sentence"], strong=True)] if results.get("sentence") else []
+    said: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
     if results["kind"] == "curves":
         over = results.get("over") or {}
         said += axis_blocks(str(over.get("title") or over.get("option") or "value"), points)
