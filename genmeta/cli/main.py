@@ -17,15 +17,16 @@ USAGE = """usage: genmeta COMMAND ...
   explore     look into a generator's latent space: clusters, maps, interpolations, one interactive page
   report      run folders as one page: tables, curves, pictures, what they differ in:  genmeta report RUN...
   audit       are the generated classes of a run fit to learn from? before time is spent on training
+  replay      the batch at which a training met NaN, once more: where does it begin?  genmeta replay RUN
   data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
 genmeta COMMAND --help tells the options of one of them."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit", "report", "data")
+COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit", "report", "replay", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line (1: `audit --strict` and failed
-    runs of `compare`).
+    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line (1: `audit --strict`, failed
+    runs of `compare`, a `replay` that shows nothing).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -60,6 +61,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.report.command import report
 
             report(args[1:])
+        elif args[0] == "replay":
+            from genmeta.cli.replay import replay
+
+            return replay(args[1:])
         elif args[0] == "data":
             from genmeta.cli.data import data
 

@@ -15,10 +15,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from genmeta.cli.faults import what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
@@ -40,11 +41,13 @@ from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
+from genmeta.modules.checkpoints import LAST, PREVIOUS, Checkpoints, whole_checkpoint
 from genmeta.modules.episode_panels import EpisodePanels
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
+from genmeta.modules.nonfinite import StopAtNonFinite
 from genmeta.modules.pictures import picture_callbacks
 
 
@@ -220,6 +223,11 @@ class TrainingCLI(LightningCLI):
         self.datamodule.setup(self.subcommand)
         self.model.check(self.datamodule, self.subcommand)
         if path := self.config[self.subcommand].ckpt_path:
+            if self.subcommand == "fit":
+                path, note = whole_checkpoint(path)
+                self.config[self.subcommand].ckpt_path = str(path)
+                if note:
+                    print(f"genmeta: {note}", file=sys.stderr, flush=True)
             checkpoint = read_checkpoint(path)
             self._check_weights(path, checkpoint["state_dict"])
             if isinstance(self.datamodule, EpisodicDataModule):
@@ -241,15 +249,9 @@ class TrainingCLI(LightningCLI):
             return [bar, EpisodePanels()]
         if self.subcommand != "fit":
             return [bar]
-        checkpoints = ModelCheckpoint(
-            dirpath=self.run_folder / "checkpoints",
-            filename="best",
-            monitor=self.model.monitor,
-            mode=self.model.monitor_mode,
-            save_last=True,
-            enable_version_counter=False,
-        )
-        return [bar, *picture_callbacks(self.model, self.run_folder), checkpoints]
+        folder = self.run_folder / "checkpoints"
+        checkpoints = Checkpoints(folder, self.model.monitor, self.model.monitor_mode)
+        return [bar, *picture_callbacks(self.model, self.run_folder), StopAtNonFinite(folder), checkpoints]
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -274,6 +276,14 @@ class TrainingCLI(LightningCLI):
             if isinstance(self.model, GenerativeModule) and not self.trainer.interrupted:
                 report = self._report(subcommand)
             self._log_best()
+        except SIGTERMException:
+            if self.trainer.is_global_zero:
+                print(f"genmeta: told to stop (SIGTERM); {self._how_to_go_on()}", file=sys.stderr, flush=True)
+            raise
+        except Exception as error:
+            if (what := what_happened(error)) is None:
+                raise
+            raise UserError(f"{what}; {self._how_to_go_on()}") from error
         finally:
             finish_tracking()
         if self.trainer.interrupted or not self.trainer.is_global_zero:
@@ -304,6 +314,14 @@ class TrainingCLI(LightningCLI):
         else:
             for name, value in content["metrics"].items():
                 print(f"           {name} {value:.4f}", flush=True)
+
+    def _how_to_go_on(self) -> str:
+        """Return where the run can be taken up again."""
+        folder = self.run_folder / "checkpoints"
+        kept = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+        if self.subcommand != "fit" or not kept:
+            return "there is no checkpoint to go on from"
+        return f"go on with: genmeta fit --config {self.run_folder / CONFIG_FILE} --ckpt_path {kept[0]}"
 
     def _log_best(self) -> None:
         """Name the best checkpoint to W&B as what the run has made."""
@@ -337,7 +355,8 @@ class TrainingCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand != "fit":
             kwargs["verbose"] = False
-        return {**kwargs, "weights_only": True}
+        # of `_check`, which may have taken another than was given
+        return {**kwargs, "ckpt_path": self.config[subcommand].ckpt_path, "weights_only": True}
 
 
 def _device(device: torch.device, n: int) -> str:

@@ -1,6 +1,7 @@
 """What a generator's checkpoint carries beside its weights, and how it is read back without running code in it."""
 
 import importlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         reason = str(error).strip().split("\n")[0].split(". ")[0]
@@ -160,6 +162,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: holds no 'state_dict'; expected a checkpoint of a genmeta run")
     return checkpoint
+
+
+def _check_sums(path: Path) -> None:
+    """Raise if the file holds other bytes than were written: torch writes CRC-32 sums, and does not look at them."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has another checksum than when it was written")
 
 
 def load_generator(path: str | Path) -> LatentModel:

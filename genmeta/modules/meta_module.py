@@ -44,7 +44,7 @@ class MetaModule(LightningModule):
         super().__init__()
         self.learner, self.optimizer, self.lr_scheduler = learner, optimizer, lr_scheduler
         self.learner_config: dict[str, Any] | None = None
-        self.acc_real, self.acc_latent = MeanMetric(), MeanMetric()
+        self.acc_real, self.acc_latent, self.latent_share = MeanMetric(), MeanMetric(), MeanMetric()
         self.val_accuracy = EpisodeAccuracy()
         self.test_accuracies = nn.ModuleList()  # of EpisodeAccuracy, one for each shape
         self.episode_accuracies: dict[str, list[float]] = {}
@@ -85,7 +85,8 @@ class MetaModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=n)
         self.log("train/acc", right.mean(), prog_bar=True, batch_size=n)
         # over the epoch: single steps, every tenth of which is logged, may show another share than the mean
-        self.log("train/latent_share", batch.is_latent.float().mean(), on_step=False, on_epoch=True, batch_size=n)
+        self.latent_share.update(batch.is_latent.float())
+        self.log("train/latent_share", self.latent_share, on_step=False, on_epoch=True)
         # which of the two are logged is the same on all processes: none may skip a collective
         latent = batch.query_is_latent.float()
         low, high = self.data.train_tasks.latent_range
@@ -96,6 +97,10 @@ class MetaModule(LightningModule):
             self.acc_latent.update(right, latent)
             self.log("train/acc_latent", self.acc_latent, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        for metric in self._means:  # not when an epoch goes on where it was stopped
+            metric.reset()
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         logits = self.learner(batch)
@@ -113,8 +118,18 @@ class MetaModule(LightningModule):
                 schedule.update(self._steps_done, self._so_far(self.acc_real), self._so_far(self.acc_latent), mean)
 
     @property
+    def _means(self) -> list[MeanMetric]:
+        """Means over an epoch."""
+        return [self.acc_real, self.acc_latent, self.latent_share]
+
+    @property
     def _steps_done(self) -> int:
         return self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+    def _of_all(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        strategy = self.trainer.strategy
+        return strategy.reduce(values.to(strategy.root_device), reduce_op="sum")  # type: ignore[return-value]
 
     @staticmethod
     def _so_far(metric: MeanMetric) -> float:
@@ -145,11 +160,17 @@ class MetaModule(LightningModule):
             "redrawer": None if data.redrawer is None else str(data.redrawer.path),
             "image_shape": list(data.image_shape),
             "learner": describe_learner(self.learner_config, self.learner),
+            # Lightning forgets them in mid-epoch
+            "means": [self._of_all(torch.stack([m.mean_value, m.weight])).tolist() for m in self._means],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that has seen the classes that it would be evaluated on."""
+        """Refuse a checkpoint that has seen the classes that it would be evaluated on; go on with an epoch's means."""
         self.check_checkpoint(checkpoint, self.data, self.trainer.state.fn or "fit", str(self.trainer.ckpt_path))
+        if self.trainer.state.fn == "fit" and self.trainer.is_global_zero:  # the sums of all processes
+            for metric, (total, weight) in zip(self._means, checkpoint[KEY].get("means", ()), strict=False):
+                metric.update(0.0, 0.0)
+                metric.mean_value, metric.weight = torch.as_tensor(total), torch.as_tensor(weight)
 
     def check_checkpoint(self, checkpoint: dict[str, Any], data: EpisodicDataModule, stage: str, path: str) -> None:
         """Raise UserError unless the checkpoint's record allows this stage on these data (`Seen.check_unseen`)."""

@@ -1,0 +1,30 @@
+"""What went wrong with the machine, in words: the causes that an exception of a library hides."""
+
+import errno
+import re
+
+import torch
+
+_MEMORY = ("data.tasks_per_step", "data.train.n_query", "data.batch_size", "data.tasks_per_eval_batch")
+
+
+def what_happened(error: BaseException) -> str | None:
+    """Return what to tell about an exception, or None for one that is not of these: then it is a bug.
+
+    Knows a full disk, memory that is used up (of the machine or of a GPU) and loader processes that died; looks into
+    the exceptions that it came from too.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no space left on the disk{f' for {seen.filename}' if seen.filename else ''}"
+        if isinstance(seen, OSError) and seen.errno in (errno.EROFS, errno.EACCES) and seen.filename:
+            return f"{seen.filename} cannot be written ({seen.strerror})"
+        if isinstance(seen, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in text:
+            return f"out of memory; lower one of {', '.join(_MEMORY)}"
+        if match := re.search(r"DataLoader worker \(pid.*?(?:killed by signal: (\w+)|exited unexpectedly)", text):
+            by = f" ({match[1]})" if match[1] else ""
+            return f"a loader process died{by}, often for want of memory; lower data.n_workers"
+        seen = seen.__cause__ or seen.__context__
+    return None
