@@ -4,8 +4,9 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ RUN_FILE = "run.json"  # written last: a run with it is finished
 CONFIG_FILE = "config.yaml"
 SPLIT_FILE = "split.json"  # the classes as they were used, drawn and kept ones too; data.split takes it
 _HANDED_DOWN = "GENMETA_RUN_FOLDER"  # from the first process to those that it starts
+_PATIENCE = 120  # seconds that the others wait for the first: it may still be loading data
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,25 @@ class RunSettings:
 
 
 def claim_run_folder(run: RunSettings) -> Path:
-    """Make and return the folder of a new run; processes started by this one get the same.
+    """Make and return the folder of a new run; processes started by this one get the same, and so do those of one job
+    of torchrun or srun.
 
     Raises:
-        UserError: the version exists already, or the folder cannot be made.
+        UserError: the version exists already, or the folder cannot be made, or the processes cannot agree on one.
     """
     if "LOCAL_RANK" in os.environ and _HANDED_DOWN in os.environ:
         return Path(os.environ[_HANDED_DOWN])
+    if job := _job(os.environ):
+        rank, name = job
+        version = run.version or name
+        if version is None:
+            raise UserError(
+                "run.version: torchrun has started several processes, which must be told a common folder; give "
+                "--run.version, or torchrun --standalone or --rdzv-id"
+            )
+        run = replace(run, version=version)
+        if rank > 0:
+            return _made_by_first(run.all_versions / version)
     number = 1
     while True:
         folder = run.all_versions / (run.version or f"{number:03d}")
@@ -74,6 +88,32 @@ def claim_run_folder(run: RunSettings) -> Path:
         else:
             os.environ[_HANDED_DOWN] = str(folder)
             return folder
+
+
+def _job(environment: Mapping[str, str]) -> tuple[int, str | None] | None:
+    """Return the rank of this process and a name of its job, if torchrun or srun has started several; else None.
+
+    torchrun says RANK, WORLD_SIZE and TORCHELASTIC_RUN_ID (`none` unless it was given one), srun SLURM_PROCID,
+    SLURM_NTASKS and SLURM_JOB_ID, and SLURM_RESTART_COUNT where a job was requeued.
+    """
+    get = environment.get
+    if "TORCHELASTIC_RUN_ID" in environment and int(get("WORLD_SIZE", "1")) > 1:
+        number = environment["TORCHELASTIC_RUN_ID"]
+        return int(environment["RANK"]), None if number == "none" else f"torchrun-{number}"
+    if "SLURM_PROCID" in environment and int(get("SLURM_NTASKS", "1")) > 1:
+        again = f"-{get('SLURM_RESTART_COUNT')}" if get("SLURM_RESTART_COUNT", "0") != "0" else ""
+        return int(environment["SLURM_PROCID"]), f"slurm-{environment['SLURM_JOB_ID']}{again}"
+    return None
+
+
+def _made_by_first(folder: Path) -> Path:
+    """Return a folder once the first process has made it."""
+    end = time.monotonic() + _PATIENCE
+    while not folder.is_dir():
+        if time.monotonic() > end:
+            raise UserError(f"run.folder: the first process has not made {folder} within {_PATIENCE} s")
+        time.sleep(0.1)
+    return folder
 
 
 def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:

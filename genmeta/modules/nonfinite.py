@@ -69,4 +69,3 @@ class StopAtNonFinite(Callback):
             f"genmeta replay {self.folder.parent} runs that batch again and says where it begins; "
             f"a lower model.optimizer.init_args.lr or trainer.gradient_clip_val is what helps most often"
         )
-
