@@ -4,12 +4,14 @@ python benchmarks/tracking.py [--rounds 5] [--epochs 10]
 
 Trains the learner of configs/learner/protonet.yaml on real tasks by `genmeta fit`, in processes of one thread.
 Two costs are told apart: that of training (from the first batch to the last), and that of a start and an end (import,
- opening and closing the run, artifacts), which does not grow with the training. The share is of the whole
-command. The arms take turns within each round, the first in every second round the other one.
+opening and closing the run, artifacts), which does not grow with the training. Each in seconds of the clock, and in
+seconds of the processor (of training: of the training process alone), which other work on the machine disturbs less.
+The arms take turns within each round, the first in every second round the other one.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+PARTS = ("whole command", "whole command, processor", "training alone", "training alone, processor")
 ARMS = {"off": ["--run.wandb=off"], "offline": ["--run.wandb=offline"]}
 CODE = """
 import json, sys, time
@@ -24,12 +27,12 @@ from lightning.pytorch import Callback
 import genmeta.cli.training as training
 seconds = {}
 class Clock(Callback):
-    def on_train_start(self, *_): seconds["start"] = time.monotonic()
-    def on_train_end(self, *_): seconds["end"] = time.monotonic()
+    def on_train_start(self, *_): seconds["start"] = time.monotonic(), time.process_time()
+    def on_train_end(self, *_): seconds["end"] = time.monotonic(), time.process_time()
 callbacks = training.TrainingCLI._callbacks
 training.TrainingCLI._callbacks = lambda self: [*callbacks(self), Clock()]
 training.TrainingCLI(sys.argv[1:])
-print("SECONDS", seconds["end"] - seconds["start"])
+print("SECONDS", *(b - a for a, b in zip(seconds["start"], seconds["end"])))
 """
 
 
@@ -39,31 +42,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10, help="of 200 steps: 10 are those of make meta-train")
     options = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
+    found: dict[str, list[list[float]]] = {name: [] for name in ARMS}
     for number in range(options.rounds):
         for name in list(ARMS)[:: -1 if number % 2 else 1]:
             found[name].append(seconds_of(ARMS[name], options.epochs))
-            print(
-                f"round {number + 1}  {name:8} {found[name][-1][0]:.1f} s, training {found[name][-1][1]:.1f} s",
-                flush=True,
-            )
+            numbers = ", ".join(f"{part} {s:.1f} s" for part, s in zip(PARTS, found[name][-1], strict=True))
+            print(f"round {number + 1}  {name:8} {numbers}", flush=True)
     pairs = list(zip(found["off"], found["offline"], strict=True))
     print(f"\n{options.rounds} rounds of {200 * options.epochs} steps, medians of differences within a round\n")
     print("| | off | offline | difference | share |")
     print("|---|---|---|---|---|")
-    for part, name in enumerate(("whole command", "training alone")):
+    for part, name in enumerate(PARTS):
         off, on = (median(times[part] for times in found[arm]) for arm in ARMS)
         more = median(b[part] - a[part] for a, b in pairs)
         share = median(b[part] / a[part] - 1 for a, b in pairs)
         print(f"| {name} | {off:.2f} s | {on:.2f} s | {more:+.2f} s | {share:+.1%} |")
 
 
-def seconds_of(args: list[str], epochs: int) -> tuple[float, float]:
-    """Return the seconds of a whole command and those of its training."""
+def seconds_of(args: list[str], epochs: int) -> list[float]:
+    """Return the seconds of PARTS."""
     with tempfile.TemporaryDirectory() as folder:
         configs = ["--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
         more = ["--trainer.accelerator=cpu", f"--trainer.max_epochs={epochs}", f"--run.folder={folder}"]
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", CODE, "fit", *configs, *more, *args],
             capture_output=True,
@@ -72,7 +73,10 @@ def seconds_of(args: list[str], epochs: int) -> tuple[float, float]:
             cwd=Path(__file__).parents[1],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        return time.monotonic() - started, float(done.stdout.rsplit("SECONDS", 1)[1])
+        ended, after = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        training = map(float, done.stdout.rsplit("SECONDS", 1)[1].split())
+        return [ended - started, processor, *training]
 
 
 if __name__ == "__main__":

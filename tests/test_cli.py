@@ -342,6 +342,10 @@ BAD_ARGS = [
     ),
     (["fit", "--config", "configs/baseline/pixels.yaml"], "has nothing to train"),
     (
+        ["fit", "--config", PROTONET, "--config", REAL, "--trainer.precision", "bf16-true"],
+        "bf16-mixed and 16-mixed",
+    ),
+    (
         ["fit", "--config", GAN, "--config", "configs/data/omniglot_minimal.yaml", "--data.source.folder", "nowhere"],
         r"nowhere/images_background_small1\.zip: no such file; put",
     ),

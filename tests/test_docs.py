@@ -217,3 +217,12 @@ def test_links_of_the_repository_lead_somewhere():
 def slug(heading: str) -> str:
     """Return the anchor of a heading, as the repository's viewer makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_tests_that_the_page_of_faults_names_exist():
+    named = re.findall(r"`(?:(test_\w+\.py)::)?…?(test_\w+)`", (ROOT / "docs" / "faults.md").read_text())
+    assert len(named) > 10
+    file = ""
+    for path, name in named:
+        file = path or file
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name

@@ -218,6 +218,12 @@ class TrainingCLI(LightningCLI):
             raise UserError(
                 f"data: {type(self.model).__name__} needs a {expected.__name__}, found {type(self.datamodule).__name__}"
             )
+        precision = self.config[self.subcommand].trainer.precision
+        if str(precision).endswith("-true") and precision != "32-true":
+            raise UserError(
+                f"trainer.precision: found {precision}, in which weights themselves are not float32; "
+                f"there are 32-true, bf16-mixed and 16-mixed"
+            )
         if self.subcommand == "test" and not isinstance(self.model, MetaModule):
             raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(self.model).__name__}")
         self.datamodule.setup(self.subcommand)

@@ -45,7 +45,7 @@ class MetaModule(LightningModule):
         self.learner, self.optimizer, self.lr_scheduler = learner, optimizer, lr_scheduler
         self.learner_config: dict[str, Any] | None = None
         self.acc_real, self.acc_latent, self.latent_share = MeanMetric(), MeanMetric(), MeanMetric()
-        self.val_accuracy = EpisodeAccuracy()
+        self.val_accuracy, self.val_loss = EpisodeAccuracy(), MeanMetric()
         self.test_accuracies = nn.ModuleList()  # of EpisodeAccuracy, one for each shape
         self.episode_accuracies: dict[str, list[float]] = {}
 
@@ -105,7 +105,9 @@ class MetaModule(LightningModule):
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         logits = self.learner(batch)
         self.val_accuracy.update(logits, batch.query_y)
-        self.log("val/loss", cross_entropy(logits, batch.query_y), sync_dist=True, batch_size=len(logits))
+        # a metric: Lightning's own mean over processes weighs each alike, however many episodes it had
+        self.val_loss.update(cross_entropy(logits, batch.query_y), len(logits))
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
         mean, half = mean_and_ci95(self.val_accuracy.compute())

@@ -3,6 +3,7 @@
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from genmeta.errors import UserError
 from genmeta.models.decoder import Redrawer
@@ -52,6 +53,7 @@ class RedrawModule(GenerativeModule):
             raise UserError(f"model.warmup_steps must be at least 0, found {warmup_steps}")
         self.encoder, self.redrawer, self.warmup_steps, self.optimizer = encoder, redrawer, warmup_steps, optimizer
         self.likelihood = Bernoulli()
+        self.val_loss, self.val_kl = MeanMetric(), MeanMetric()
 
     def networks(self) -> dict[str, tuple[nn.Module, str]]:
         return {"redrawer": (self.redrawer, "redrawer.")}
@@ -79,8 +81,11 @@ class RedrawModule(GenerativeModule):
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         error, kl = self._terms(batch)
-        self.log("val/loss", (error + kl).mean(), prog_bar=True, sync_dist=True, batch_size=len(kl))
-        self.log("val/kl", kl.mean(), sync_dist=True, batch_size=len(kl))
+        # metrics: Lightning's own mean over processes weighs each alike, however many images it had
+        self.val_loss.update(error + kl)
+        self.val_kl.update(kl)
+        self.log("val/loss", self.val_loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("val/kl", self.val_kl, on_step=False, on_epoch=True)
 
     def redraw(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Return each image redrawn once with a code of the prior; `rng` is a CPU generator."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from genmeta.errors import UserError
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
@@ -59,6 +60,7 @@ class VAEModule(CodesModule):
         optimizer: OptimizerCallable = adam,
     ) -> None:
         super().__init__()
+        self.val_elbo, self.val_kl = MeanMetric(), MeanMetric()
         at_least = {
             "second_stage": (second_stage, 0),
             "beta": (beta, 0),
@@ -143,8 +145,11 @@ class VAEModule(CodesModule):
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         log_likelihood, kl = self._terms(batch)
         elbo = log_likelihood - kl.sum(1)
-        self.log("val/elbo", elbo.mean(), prog_bar=True, sync_dist=True, batch_size=len(kl))
-        self.log("val/kl", kl.sum(1).mean(), sync_dist=True, batch_size=len(kl))
+        # metrics: Lightning's own mean over processes weighs each alike, however many images it had
+        self.val_elbo.update(elbo)
+        self.val_kl.update(kl.sum(1))
+        self.log("val/elbo", self.val_elbo, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("val/kl", self.val_kl, on_step=False, on_epoch=True)
 
     def class_prior(self) -> GaussianMixture | None:
         return self.trained_prior() if isinstance(self.latent_prior, ClassPrior) else None

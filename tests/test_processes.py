@@ -1,0 +1,62 @@
+"""Two processes are one: every shipped learner takes the same steps whether one process has the meta-batch or two."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from test_training import trainer_for, weights
+from torch import Tensor
+
+from genmeta.cli.training import TrainingCLI
+
+YAMLS = sorted((ROOT / "configs" / "learner").glob("*.yaml"))
+STEPS = 20
+
+
+def parts(path: Path):
+    """The module and the data of a YAML, with a small backbone that normalises each image by itself."""
+    options = ["--data.tasks_per_step=4", f"--data.steps_per_epoch={STEPS}", "--data.val.n_episodes=3"]
+    options += ["--data.train.n_query=2", "--data.val.n_query=2", "--model.learner.backbone.hidden=4"]
+    options += ["--model.learner.backbone.norm=group"]
+    # Adam makes steps of rounding errors where a gradient is 0
+    options += ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05"]
+    settings = yaml.safe_load(path.read_text())["model"]["init_args"]["learner"]["init_args"]
+    options += [f"--model.learner.{name}=2" for name in ("inner_steps", "adaptation_steps") if name in settings]
+    torch.manual_seed(0)
+    configs = [f"--config={path}", f"--config={ROOT}/configs/arm/real_only.yaml"]
+    cli = TrainingCLI(["fit", *configs, *options, "--run.wandb=off", "--trainer.devices=1"], check_only=True)
+    render = cli.datamodule.on_after_batch_transfer
+
+    def in_double(batch, dataloader_idx):
+        rendered = render(batch, dataloader_idx)
+        return replace(
+            rendered,
+            **{n: v.double() for n, v in vars(rendered).items() if isinstance(v, Tensor) and v.is_floating_point()},
+        )
+
+    cli.datamodule.on_after_batch_transfer = in_double
+    return cli.model.double(), cli.datamodule
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_two_processes_take_the_steps_of_one(tmp_path, path):
+    """In float64 to 1e-10: no task is left out or counted twice, no mean is a mean of means."""
+    found = []
+    for devices in (1, 2):
+        module, data = parts(path)
+        options = {"devices": 2, "strategy": "ddp_fork"} if devices == 2 else {}
+        trainer = trainer_for(tmp_path, max_epochs=1, **options)
+        with warnings.catch_warnings():  # of forking with threads (Python 3.12), of parameters that are all used
+            warnings.simplefilter("ignore")
+            trainer.fit(module, data)
+        assert devices == 2 or trainer.global_step == STEPS
+        found.append((weights(module), trainer.callback_metrics))
+    before = weights(parts(path)[0])
+    assert (found[0][0] - before).abs().max() > 1e-6
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-10, rtol=1e-10)
+    for name in ("val/acc", "val/loss", "train/acc_real"):
+        assert float(found[1][1][name]) == pytest.approx(float(found[0][1][name]), abs=1e-9), name
