@@ -11,8 +11,8 @@ _MEMORY = ("data.tasks_per_step", "data.train.n_query", "data.batch_size", "data
 def what_happened(error: BaseException) -> str | None:
     """Return what to tell about an exception, or None for one that is not of these: then it is a bug.
 
-    Knows a full disk, memory that is used up (of the machine or of a GPU) and loader processes that died; looks into
-    the exceptions that it came from too.
+    Knows a full disk, memory that is used up (of the machine or of a GPU), loader processes that died, and a metric to
+    stop early by that there is not; looks into the exceptions that it came from too.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -23,6 +23,9 @@ def what_happened(error: BaseException) -> str | None:
             return f"{seen.filename} cannot be written ({seen.strerror})"
         if isinstance(seen, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in text:
             return f"out of memory; lower one of {', '.join(_MEMORY)}"
+        if text.startswith("Early stopping conditioned on metric"):
+            metric, _, known = text.partition(" which is not available")
+            return f"trainer.callbacks: {metric}, which is not logged; there are {known.partition('following: ')[2]}"
         if match := re.search(r"DataLoader worker \(pid.*?(?:killed by signal: (\w+)|exited unexpectedly)", text):
             by = f" ({match[1]})" if match[1] else ""
             return f"a loader process died{by}, often for want of memory; lower data.n_workers"

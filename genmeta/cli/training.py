@@ -218,6 +218,8 @@ class TrainingCLI(LightningCLI):
             raise UserError(
                 f"data: {type(self.model).__name__} needs a {expected.__name__}, found {type(self.datamodule).__name__}"
             )
+        if getattr(self.model, "optimizer", self) is None:
+            raise UserError("model.optimizer: found null; expected a class such as torch.optim.Adam")
         precision = self.config[self.subcommand].trainer.precision
         if str(precision).endswith("-true") and precision != "32-true":
             raise UserError(

@@ -388,6 +388,8 @@ class EpisodicDataModule(StepDataModule):
 
     def _eval_batches(self, plan: EpisodePlan) -> FixedLoader:
         rank, world = self._rank_and_world()
+        if len(plan) < world:
+            raise UserError(f"there are {len(plan)} episodes to evaluate, fewer than the {world} processes")
         mine = plan[_slice(len(plan), rank, world)]
         # many generated support images: fewer tasks at a time, for the memory's sake
         n = max(1, self.tasks_per_eval_batch // max(1, plan.n_shot // 10))

@@ -199,6 +199,9 @@ class ImageDataModule(StepDataModule):
         return self._orders[epoch]
 
     def train_dataloader(self) -> StepLoader:
+        _, world = self._rank_and_world()
+        if self.batch_size % world:  # gradients of parts of different size would be averaged as if they were equal
+            raise UserError(f"data.batch_size is {self.batch_size}, which {world} processes cannot share evenly")
         return self.step_loader(self.plan, self.steps_per_epoch)
 
     def val_dataloader(self) -> FixedLoader:

@@ -96,7 +96,8 @@ class MetaModule(LightningModule):
         if high > 0:
             self.acc_latent.update(right, latent)
             self.log("train/acc_latent", self.acc_latent, on_step=False, on_epoch=True)
-        return loss
+        # processes' gradients are averaged, each with the same weight, also where one has a task more than another
+        return loss * (n * self.trainer.world_size / self.data.tasks_per_step)
 
     def on_train_epoch_start(self) -> None:
         for metric in self._means:  # not when an epoch goes on where it was stopped
