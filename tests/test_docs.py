@@ -189,7 +189,8 @@ def test_the_site_loads_nothing_from_other_hosts(site):
 
 def test_warnings_of_the_build_are_errors():
     """With --quiet, --strict counts no warnings: a page with dead links was built without a word."""
-    command = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (command,) = [line for line in commands.splitlines() if "mkdocs build" in line]  # others set up what is missing
     assert "--strict" in command
     assert "--quiet" not in command
 
