@@ -197,8 +197,8 @@ def test_a_dead_loader_process_is_told(tmp_path):
             time.sleep(0.05)
         error = process.communicate(timeout=60)[1]
     assert process.returncode == 2, error
-    assert "a loader process died" in error
-    assert "Traceback" not in error
+    assert re.search(r"^genmeta: error: a loader process died", error, re.MULTILINE)
+    assert "Traceback" not in error.split("Exception ignored")[0]  # torch's own, of a loader that is taken down
 
 
 def test_faults_are_known_from_what_libraries_raise():
