@@ -232,11 +232,12 @@ class TrainingCLI(LightningCLI):
         self.model.check(self.datamodule, self.subcommand)
         if path := self.config[self.subcommand].ckpt_path:
             if self.subcommand == "fit":
-                path, note = whole_checkpoint(path)
+                path, checkpoint, note = whole_checkpoint(path)
                 self.config[self.subcommand].ckpt_path = str(path)
                 if note:
                     print(f"genmeta: {note}", file=sys.stderr, flush=True)
-            checkpoint = read_checkpoint(path)
+            else:
+                checkpoint = read_checkpoint(path)
             self._check_weights(path, checkpoint["state_dict"])
             if isinstance(self.datamodule, EpisodicDataModule):
                 self.model.check_checkpoint(checkpoint, self.datamodule, self.subcommand, path)

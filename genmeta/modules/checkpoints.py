@@ -129,19 +129,17 @@ class Checkpoints(ModelCheckpoint):
         return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
 
 
-def whole_checkpoint(path: str | Path) -> tuple[Path, str]:
-    """Return the checkpoint to go on from, and why it is not the one that was asked for, or "".
+def whole_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any], str]:
+    """Return path and content of the checkpoint to go on from, and why it is not the one that was asked for, or "".
 
     Raises:
         UserError: it cannot be read, and there is none before it.
     """
     path = Path(path)
     try:
-        read_checkpoint(path)
+        return path, read_checkpoint(path), ""
     except UserError as error:
         before = path.with_name(PREVIOUS)
         if path.name != LAST or not before.is_file():
             raise
-        read_checkpoint(before)
-        return before, f"{error}; going on from {before}, which was written before it"
-    return path, ""
+        return before, read_checkpoint(before), f"{error}; going on from {before}, which was written before it"
