@@ -72,6 +72,7 @@ class EpisodePlan(_Movable):
             none; None if there is none at all.
         support_weight: float32 `[task, way, shot]`, how much each support image counts in its class; None: all alike.
         period: which filling of the bank its rows mean; None if it has no rows of a bank.
+        first_task: place of the first task in the meta-batch that this is a part of.
     """
 
     n_shot: int
@@ -85,6 +86,7 @@ class EpisodePlan(_Movable):
     elastic: Tensor | None = None
     support_weight: Tensor | None = None
     period: int | None = None
+    first_task: int = 0
 
     @classmethod
     def of_rows(cls, n_shot: int, rows: Tensor, turns: Tensor, labels: Tensor, latent: bool = False) -> "EpisodePlan":
@@ -103,8 +105,9 @@ class EpisodePlan(_Movable):
         return len(self.rows)
 
     def __getitem__(self, tasks: slice) -> "EpisodePlan":
-        """Return the tasks of a slice, with the codes that belong to them."""
-        return self.take(torch.arange(len(self))[tasks])
+        """Return the tasks of a slice of successive ones, with the codes that belong to them."""
+        first, _, _ = tasks.indices(len(self))
+        return replace(self.take(torch.arange(len(self))[tasks]), first_task=self.first_task + first)
 
     def take(self, tasks: Tensor) -> "EpisodePlan":
         """Return these tasks (int64 `[n]`), in this order."""
@@ -204,6 +207,7 @@ class EpisodeBatch(_Movable):
         query_x, query_y: the same with `way * query` images.
         is_latent: bool `[task, way]`, indexed by **label**: was the class with this label generated?
         support_weight: float32 `[task, way * shot]`, how much each support image counts in its class; None: all alike.
+        first_task: place of the first task in the meta-batch that this is a part of.
     """
 
     support_x: Tensor
@@ -212,6 +216,19 @@ class EpisodeBatch(_Movable):
     query_y: Tensor
     is_latent: Tensor
     support_weight: Tensor | None = None
+    first_task: int = 0
+
+    def __len__(self) -> int:
+        return len(self.support_x)
+
+    def __getitem__(self, tasks: slice) -> "EpisodeBatch":
+        """Return the tasks of a slice of successive ones."""
+        first, _, _ = tasks.indices(len(self))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {
+            name: value[tasks] if isinstance(value, Tensor) else value for name, value in values.items()
+        }
+        return EpisodeBatch(**{**parts, "first_task": self.first_task + first})
 
     @property
     def n_way(self) -> int:

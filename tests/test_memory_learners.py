@@ -111,7 +111,7 @@ def test_mann_reads_a_label_one_step_after_its_image():
     seen = []
     learner.lstm.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, : 8 + 3]))
     learner(batch)
-    order = support_order(learner.draws, batch.support_y, training=False)[0]
+    order = support_order(learner.draws, batch, training=False)[0]
     features = learner.backbone(batch.support_x[0])[order]
     labels = F.one_hot(batch.support_y[0][order], 3).double()
     zero = torch.zeros(3, dtype=torch.float64)
@@ -235,21 +235,26 @@ def test_transformer_answers_with_the_embedding_that_the_labels_had():
 
 def test_orders_in_training_and_evaluation():
     labels = torch.arange(6).expand(3, 6)
+    batch = replaced(make_batch(n_tasks=3), support_y=labels)
     draws = Draws()
     state = torch.get_rng_state()
-    one, two = (support_order(draws, labels, training=True) for _ in range(2))
+    one, two = (support_order(draws, batch, training=True) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
     assert torch.equal(one.sort(1).values, labels)
     assert not torch.equal(one, two)
     assert not torch.equal(one[0], one[1])
     again = Draws()
     again.load_state_dict({"count": torch.tensor(1)})
-    assert torch.equal(support_order(again, labels, training=True), two), "a resumed run goes on with the same orders"
-    evaluation = support_order(draws, labels, training=False)
-    assert torch.equal(evaluation, support_order(Draws(), 2 * labels, training=False))
+    assert torch.equal(support_order(again, batch, training=True), two), "a resumed run goes on with the same orders"
+    evaluation = support_order(draws, batch, training=False)
+    other = replaced(batch, support_y=labels.flip(1))
+    assert torch.equal(evaluation, support_order(Draws(), other, training=False))
     assert int(draws.count) == 2, "evaluation draws nothing"
-    other = [support_order(Draws(), y, training=True) for y in (labels, labels.flip(1))]
-    assert not torch.equal(*other), "processes with other tasks draw other orders"
+    parts = [support_order(Draws(), part, training=True) for part in (batch[:2], batch[2:])]
+    assert torch.equal(torch.cat(parts), one), "a task's order does not depend on the tasks beside it"
+    assert not torch.equal(support_order(Draws(), other, training=True), one), (
+        "another seed, other labels, other orders"
+    )
 
 
 @pytest.mark.parametrize("name", ANY_ORDER)

@@ -12,6 +12,7 @@ from genmeta.cli.main import main
 
 YAMLS = sorted(path for kind in ("learner", "generator") for path in (ROOT / "configs" / kind).glob("*.yaml"))
 ANYTHING = [None, True, -1, 0, 1, 3, 0.5, -0.5, 1e9, float("nan"), "", "x", "genmeta", "torch.nn.Linear", [], [1], {}]
+DEFAULT = {*range(12), 334, 592}  # the two found a single episode, and numbers that an optimiser refuses
 QUICK = [f"--config={ROOT}/configs/trainer/debug.yaml", "--run.wandb=off", "--trainer.devices=1"]
 
 
@@ -49,7 +50,7 @@ def mutated(tree, rng: random.Random):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(12, 1000))]
+    "seed", [seed if seed in DEFAULT else pytest.param(seed, marks=pytest.mark.slow) for seed in range(1000)]
 )
 def test_a_mistake_is_told_in_one_line_or_does_no_harm(tmp_path, monkeypatch, capsys, generator, redrawer, seed):
     monkeypatch.chdir(ROOT)

@@ -230,6 +230,11 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(self.model).__name__}")
         self.datamodule.setup(self.subcommand)
         self.model.check(self.datamodule, self.subcommand)
+        if self.subcommand == "fit":
+            try:
+                self.model.configure_optimizers()
+            except (TypeError, ValueError) as error:  # optimisers check their numbers when they are made
+                raise UserError(f"model.optimizer: {error}") from error
         if path := self.config[self.subcommand].ckpt_path:
             if self.subcommand == "fit":
                 path, checkpoint, note = whole_checkpoint(path)

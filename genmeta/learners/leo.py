@@ -158,10 +158,10 @@ class LEO(Learner):
         mean, log_std = self.encode(support, batch.support_y, batch.n_way)
         z, noise = mean, None
         if self.training:
-            rng = self.draws(batch.support_y)
-            z = mean + log_std.exp() * torch.randn(mean.shape, generator=rng, dtype=mean.dtype).to(mean.device)
-            shape = (*mean.shape[:2], support.shape[2])
-            noise = torch.randn(shape, generator=rng, dtype=mean.dtype).to(mean.device)
+            sizes = mean.shape[2], support.shape[2]  # of a code, of decoded weights
+            drawn = [torch.randn(batch.n_way, sum(sizes), generator=rng) for rng in self.draws(batch)]
+            of_code, noise = torch.stack(drawn).to(mean).split(sizes, 2)
+            z = mean + log_std.exp() * of_code
         adapted_z = z
         for _ in range(self.latent_steps):
             gradient = torch.func.grad(lambda z: support_loss(self.decode(z, noise), support, batch.support_y))(

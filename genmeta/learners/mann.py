@@ -143,7 +143,7 @@ class MANN(Learner):
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, batch)
-        order = support_order(self.draws, batch.support_y, self.training)
+        order = support_order(self.draws, batch, self.training)
         support = support.gather(1, order[:, :, None].expand(-1, -1, support.shape[2]))
         labels = F.one_hot(batch.support_y.gather(1, order), self.n_way).to(support.dtype)
         last = torch.cat([torch.zeros_like(labels[:, :1]), labels], 1)  # [task, n + 1, way]: of the step before

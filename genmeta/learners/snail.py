@@ -103,7 +103,7 @@ class SNAIL(Learner):
     def forward(self, batch: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, batch)
         labels = F.one_hot(batch.support_y, self.n_way).to(support.dtype)
-        order = support_order(self.draws, batch.support_y, self.training)[:, :, None]
+        order = support_order(self.draws, batch, self.training)[:, :, None]
         labelled = torch.cat([support, labels], 2)
         labelled = labelled.gather(1, order.expand(-1, -1, labelled.shape[2]))
         n_query = query.shape[1]

@@ -99,5 +99,5 @@ class InContextTransformer(Learner):
         n_tasks, n_way = batch.is_latent.shape
         if not self.training:
             return torch.arange(n_way, device=batch.support_y.device).expand(n_tasks, -1)
-        noise = torch.rand(n_tasks, self.max_way, generator=self.draws(batch.support_y))
-        return noise.argsort(1)[:, :n_way].to(batch.support_y.device)
+        chosen = [torch.randperm(self.max_way, generator=rng)[:n_way] for rng in self.draws(batch)]
+        return torch.stack(chosen).to(batch.support_y.device)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmeta.errors import UserError
+from genmeta.rng import Rng, uniform
 
 
 class DiffAugment:
@@ -27,23 +28,19 @@ class DiffAugment:
             raise UserError(f"DiffAugment: translation and cutout must be in [0, 1), found {translation} and {cutout}")
         self.translation, self.cutout, self.colour = translation, cutout, colour
 
-    def __call__(self, x: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
         """Return augmented images `[n, C, H, W]` in [-1, 1] (colour may leave that range); `rng` is on their device."""
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(len(x), *shape, generator=rng, device=x.device)
-
-        if self.colour:
-            x = x + uniform(1, 1, 1) - 0.5
-            mean = x.mean(1, keepdim=True)
-            x = mean + (x - mean) * 2 * uniform(1, 1, 1)
-            mean = x.mean((1, 2, 3), keepdim=True)
-            x = mean + (x - mean) * (0.5 + uniform(1, 1, 1))
         n, _, h, w = x.shape
+        if self.colour:
+            x = x + uniform(rng, n, 1, 1, 1) - 0.5
+            mean = x.mean(1, keepdim=True)
+            x = mean + (x - mean) * 2 * uniform(rng, n, 1, 1, 1)
+            mean = x.mean((1, 2, 3), keepdim=True)
+            x = mean + (x - mean) * (0.5 + uniform(rng, n, 1, 1, 1))
         rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
         if self.translation:
             reach = torch.tensor([round(h * self.translation), round(w * self.translation)], device=x.device)
-            shift = (uniform(2) * (2 * reach + 1)).floor().long()
+            shift = (uniform(rng, n, 2) * (2 * reach + 1)).floor().long()
             pad_h, pad_w = int(reach[0]), int(reach[1])
             padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h), value=-1.0)
             at = torch.arange(n, device=x.device)[:, None, None]
@@ -52,7 +49,7 @@ class DiffAugment:
                 at, (rows + shift[:, :1])[:, :, None], (columns + shift[:, 1:])[:, None, :]
             ].permute(0, 3, 1, 2)
         if self.cutout:
-            centre = uniform(2)
+            centre = uniform(rng, n, 2)
             blank_rows = (rows - centre[:, :1] * h).abs() < self.cutout * h / 2
             blank_columns = (columns - centre[:, 1:] * w).abs() < self.cutout * w / 2
             keep = ~(blank_rows[:, :, None] & blank_columns[:, None, :])

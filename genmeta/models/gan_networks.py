@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import Discriminator, LatentDecoder
 from genmeta.models.networks import Down, Shape, Up, three
+from genmeta.rng import Rng, normal
 from genmeta.tasks.prior import GaussianMixture
 
 
@@ -19,9 +20,9 @@ class Generator(LatentDecoder):
     def decode(self, z: Tensor) -> Tensor:
         return (self(z) + 1) / 2
 
-    def codes(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def codes(self, labels: Tensor, rng: Rng) -> Tensor:
         """Return codes `[n, latent_dim]` of the prior for images of classes `labels` `[n]`, on the device of `rng`."""
-        return torch.randn(len(labels), self.latent_dim, generator=rng, device=rng.device)
+        return normal(rng, len(labels), self.latent_dim)
 
     def prior(self, n_classes: int) -> GaussianMixture:
         """Return the distribution of `codes`, with `n_classes` classes all alike."""
@@ -129,8 +130,8 @@ class ConvGenerator(Generator):
         """Return images `[n, C, H, W]` in [-1, 1]."""
         return self.body(z)
 
-    def codes(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        noise = torch.randn(len(labels), self.latent_dim - self.class_dim, generator=rng, device=rng.device)
+    def codes(self, labels: Tensor, rng: Rng) -> Tensor:
+        noise = normal(rng, len(labels), self.latent_dim - self.class_dim)
         return noise if self.classes is None else torch.cat([noise, self.classes(labels)], 1)
 
     def prior(self, n_classes: int) -> GaussianMixture:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genmeta.rng import Rng, uniform
+
 
 class GANObjective(ABC):
     """A pair of losses on logits `[n]`, each a mean over the batch. It has no state."""
@@ -77,12 +79,12 @@ Critic = Callable[[Tensor], Tensor]
 """Images `[n, C, H, W]` to logits `[n]`."""
 
 
-def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
     """Return `E (|∇ D(x̂)| - 1)²` at random points x̂ between real and generated images.
 
     Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, eq. 3; they weight it with 10.
     """
-    share = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device, dtype=real.dtype)
+    share = uniform(rng, len(real), 1, 1, 1, dtype=real.dtype)
     between = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
     return (_gradients(critic, between).norm(dim=1) - 1).square().mean()
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genmeta.rng import Rng, coins
+
 
 class Likelihood(nn.Module, ABC):
     """The last stage of a decoder."""
@@ -14,7 +16,7 @@ class Likelihood(nn.Module, ABC):
     def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         """Return `log p(x | z)` in nats, `[n]`, summed over the pixels of images `[n, C, H, W]` in [0, 1]."""
 
-    def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
+    def prepare(self, x: Tensor, rng: Rng) -> Tensor:
         """Return the images as this likelihood means them (as they are, unless overridden)."""
         return x
 
@@ -31,8 +33,8 @@ class Bernoulli(Likelihood):
         super().__init__()
         self.binarise = binarise
 
-    def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.bernoulli(x, generator=rng) if self.binarise else x
+    def prepare(self, x: Tensor, rng: Rng) -> Tensor:
+        return coins(rng, x) if self.binarise else x
 
     def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from genmeta.rng import Rng, normal
 
-def sample_posterior(mean: Tensor, log_var: Tensor, rng: torch.Generator) -> Tensor:
+
+def sample_posterior(mean: Tensor, log_var: Tensor, rng: Rng) -> Tensor:
     """Return one reparametrised draw `mean + exp(log_var / 2) · noise` from q(z | x), `[n, latent_dim]`."""
-    noise = torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
+    noise = normal(rng, *mean.shape, dtype=mean.dtype)
     return mean + torch.exp(log_var / 2) * noise
 
 
@@ -42,7 +44,9 @@ def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
         kl: `[n, d]`.
         free_bits: nats a dimension.
     """
-    return kl.mean(0).clamp(min=free_bits).sum()
+    mean = kl.mean(0)
+    # an estimate from samples may be below 0, and must be free to be
+    return (mean.clamp(min=free_bits) if free_bits else mean).sum()
 
 
 def warmup(step: int, steps: int) -> float:
@@ -55,7 +59,7 @@ def importance_bound(
     log_likelihood: Callable[[Tensor, Tensor], Tensor],
     log_prior: Callable[[Tensor], Tensor],
     k: int,
-    rng: torch.Generator,
+    rng: Rng,
     at_once: int = 4096,
 ) -> Tensor:
     """Return the importance-weighted bound on log p(x) with k samples, `[n]`: k = 1 is the ELBO, and it grows with k.

@@ -16,6 +16,7 @@ from genmeta.models.gan_objectives import GANObjective, NonSaturating, gradient_
 from genmeta.models.vae import log_normal
 from genmeta.modules.generative_module import CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
+from genmeta.rng import Rng
 from genmeta.tasks.prior import GaussianMixture
 
 
@@ -193,7 +194,7 @@ class GANModule(CodesModule):
     def class_prior(self) -> GaussianMixture | None:
         return self.prior() if self._conditional else None
 
-    def _logits(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def _logits(self, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         seen = self.augment(images, rng) if self.augment else images
         return self.discriminator(seen, labels) if self._conditional else self.discriminator(seen)
 

@@ -14,7 +14,7 @@ from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
 from genmeta.evaluation.features import FeatureNetwork, feature_network
 from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
-from genmeta.rng import make_rng
+from genmeta.rng import Rng, SharedRng, make_rng
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ImagePlan:
         rows, partners: of the table, int64 `[n]`; a partner is another image of the same class.
         labels: number of the class among the meta-train classes, int64 `[n]`.
         turns: quarter turns of both, int64 `[n]`.
-        noise_key: what the noise of this step follows from.
+        noise_key: what the noise of this step follows from, the same on all processes.
+        rank, world: of the batch's images this plan has every `world`-th, from `rank` on.
     """
 
     rows: Tensor
@@ -33,6 +34,8 @@ class ImagePlan:
     labels: Tensor
     turns: Tensor
     noise_key: str
+    rank: int = 0
+    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class ImageBatch:
     images: Tensor
     partners: Tensor
     labels: Tensor
-    rng: torch.Generator
+    rng: Rng
 
     def split(self, parts: int) -> list["ImageBatch"]:
         """Return the batch in so many parts of nearly equal size (fewer if there are fewer images)."""
@@ -189,7 +192,8 @@ class ImageDataModule(StepDataModule):
         rank, world = self._rank_and_world()
         mine = slice(rank, None, world)
         rows, partners = self.train_rows[places], self.train_rows[partners]
-        return ImagePlan(rows[mine], partners[mine], labels[mine], turns[mine], f"{self.seed}/noise/{step}/{rank}")
+        key = f"{self.seed}/noise/{step}/0"
+        return ImagePlan(rows[mine], partners[mine], labels[mine], turns[mine], key, rank, world)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:  # one permutation an epoch, not one a step
@@ -221,7 +225,8 @@ class ImageDataModule(StepDataModule):
         if self.images.device != device and self.table.resident:
             self.images = self.images.to(device)
         images, partners = (self.rendered(rows, batch.turns) for rows in (batch.rows, batch.partners))
-        return ImageBatch(images, partners, batch.labels.to(device), make_rng(batch.noise_key, device=device))
+        rng = SharedRng(make_rng(batch.noise_key, device=device), batch.rank, batch.world)
+        return ImageBatch(images, partners, batch.labels.to(device), rng)
 
     def rendered(self, rows: Tensor, turns: Tensor | None = None) -> Tensor:
         """Return images of table rows, turned by quarters, float32 `[n, C, H, W]` in [0, 1], on the training device."""

@@ -111,7 +111,7 @@ class MetaModule(LightningModule):
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
 
     def on_validation_epoch_end(self) -> None:
-        mean, half = mean_and_ci95(self.val_accuracy.compute())
+        mean, half = mean_and_ci95(self.val_accuracy.compute().reshape(-1))
         self.val_accuracy.reset()
         self.log("val/acc", mean, prog_bar=True)
         self.log("val/acc_ci95", half)
@@ -147,7 +147,7 @@ class MetaModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         for episodes, metric in zip(self.data.test, self.test_accuracies, strict=True):
             assert isinstance(metric, EpisodeAccuracy)
-            accuracies = metric.compute()
+            accuracies = metric.compute().reshape(-1)
             metric.reset()
             name = episodes.name
             self.episode_accuracies[name] = accuracies.tolist()

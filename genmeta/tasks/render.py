@@ -91,6 +91,7 @@ def render(
         query_y=y.expand(-1, -1, query_x.shape[2]).flatten(1),
         is_latent=torch.zeros_like(plan.is_latent).scatter(1, plan.labels, plan.is_latent),
         support_weight=None if plan.support_weight is None else plan.support_weight.flatten(1),
+        first_task=plan.first_task,
     )
 
 
