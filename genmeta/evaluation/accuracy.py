@@ -40,5 +40,5 @@ class EpisodeAccuracy(Metric):
         self.accuracies.append((logits.argmax(2) == query_y).double().mean(1))
 
     def compute(self) -> Tensor:
-        """Return the accuracy of each episode in [0, 1], float64 `[episode]`; of a single one, torchmetrics makes `[]`."""
+        """Return the accuracy of each episode in [0, 1], float64 `[episode]` (`[]` if there is one)."""
         return dim_zero_cat(self.accuracies)
