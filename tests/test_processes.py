@@ -1,6 +1,7 @@
 """Several processes are one: every shipped learner takes the same steps however many processes share the meta-batch."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ NOT_EXACT = {
 }
 
 
-def parts(path: Path, n_tasks: int):
+def parts(path: Path, n_tasks: int, double: bool = True, more: Sequence[str] = ()):
     """The module and the data of a YAML, with a small backbone that normalises each image by itself."""
     options = [
         f"--data.tasks_per_step={n_tasks}",
@@ -35,7 +36,7 @@ def parts(path: Path, n_tasks: int):
     options += [f"--model.learner.{name}=2" for name in ("inner_steps", "adaptation_steps") if name in settings]
     torch.manual_seed(0)
     configs = [f"--config={path}", f"--config={ROOT}/configs/arm/real_only.yaml"]
-    cli = TrainingCLI(["fit", *configs, *options, "--run.wandb=off", "--trainer.devices=1"], check_only=True)
+    cli = TrainingCLI(["fit", *configs, *options, *more, "--run.wandb=off", "--trainer.devices=1"], check_only=True)
     render = cli.datamodule.on_after_batch_transfer
 
     def in_double(batch, dataloader_idx):
@@ -45,6 +46,8 @@ def parts(path: Path, n_tasks: int):
             **{n: v.double() for n, v in vars(rendered).items() if isinstance(v, Tensor) and v.is_floating_point()},
         )
 
+    if not double:
+        return cli.model, cli.datamodule
     cli.datamodule.on_after_batch_transfer = in_double
     return cli.model.double(), cli.datamodule
 

@@ -3,7 +3,7 @@
 import errno
 import re
 
-import torch
+from genmeta.modules.memory import is_out_of_memory
 
 _MEMORY = ("data.tasks_per_step", "data.train.n_query", "data.batch_size", "data.tasks_per_eval_batch")
 
@@ -21,8 +21,10 @@ def what_happened(error: BaseException) -> str | None:
             return f"no space left on the disk{f' for {seen.filename}' if seen.filename else ''}"
         if isinstance(seen, OSError) and seen.errno in (errno.EROFS, errno.EACCES) and seen.filename:
             return f"{seen.filename} cannot be written ({seen.strerror})"
-        if isinstance(seen, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in text:
-            return f"out of memory; lower one of {', '.join(_MEMORY)}"
+        if is_out_of_memory(seen):
+            return f"out of memory; lower one of {', '.join(_MEMORY)}, or set model.halve_if_out_of_memory to true"
+        if type(seen).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            return f"model.compile: torch.compile failed ({text.strip().splitlines()[0]}); set it to false"
         if text.startswith("Early stopping conditioned on metric"):
             metric, _, known = text.partition(" which is not available")
             return f"trainer.callbacks: {metric}, which is not logged; there are {known.partition('following: ')[2]}"

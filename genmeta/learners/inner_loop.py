@@ -129,7 +129,8 @@ def over_tasks(
 def with_gradient(value: Tensor, parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> Tensor:
     """Return a scalar that equals `value` and whose gradient with respect to `parameters` is `gradient`.
 
-    For learners whose meta-gradient is no derivative of what they compute (Reptile, implicit MAML).
+    For learners whose meta-gradient is no derivative of what they compute (Reptile, implicit MAML), and for gradients
+    that were computed in parts.
     """
     pairing = torch.stack([(parameters[name] * gradient[name].detach()).sum() for name in parameters]).sum()
     return value.detach() + pairing - pairing.detach()

@@ -18,9 +18,12 @@ class Learner(nn.Module, ABC):
     Attributes:
         uses_base_classes: whether it wants to see the base (meta-train) classes as a whole before a run:
             `fit_statistics`.
+        compiles: whether `torch.compile` can take its `backbone`: it calls it as a module, and not within gradients of
+            its own.
     """
 
     uses_base_classes = False
+    compiles = True
 
     @abstractmethod
     def forward(self, batch: EpisodeBatch) -> Tensor:

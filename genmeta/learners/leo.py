@@ -153,8 +153,13 @@ class LEO(Learner):
 
     def adapt(self, batch: EpisodeBatch) -> Adapted:
         """Return logits and codes after adaptation (algorithm 1, steps 4 to 11)."""
+        features = embed(self.backbone, batch)
+        with torch.autocast(features[0].device.type, enabled=False):  # as every inner loop here
+            return self._adapt(batch, *(x.to(self.encoder.weight.dtype) for x in features))
+
+    def _adapt(self, batch: EpisodeBatch, support: Tensor, query: Tensor) -> Adapted:
         # of unit length: with the features of a backbone that is trained along, steps of 1 in the codes run away
-        support, query = (F.normalize(x, dim=2) for x in embed(self.backbone, batch))
+        support, query = F.normalize(support, dim=2), F.normalize(query, dim=2)
         mean, log_std = self.encode(support, batch.support_y, batch.n_way)
         z, noise = mean, None
         if self.training:

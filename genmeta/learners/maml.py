@@ -52,6 +52,8 @@ class MAML(Learner):
         UserError: a size is out of range, or the backbone keeps running statistics.
     """
 
+    compiles = False
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -29,6 +29,8 @@ class RelationNet(Learner):
         UserError: the backbone has no feature maps, too small ones, or uses batch statistics.
     """
 
+    compiles = False
+
     def __init__(self, backbone: nn.Module, hidden: int = 8) -> None:
         super().__init__()
         require_own_statistics(backbone, "RelationNet")

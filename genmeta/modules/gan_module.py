@@ -46,6 +46,8 @@ class GANModule(CodesModule):
         gradient_clip: largest norm of the gradient of each network; none by default.
         accumulate: parts that a batch is computed in, one after the other: the same step with less memory.
         optimizer: makes an optimiser of parameters; called once for each network.
+        compile: have `torch.compile` take the networks in training; not with penalties, whose gradients it cannot
+            differentiate.
     """
 
     monitor, monitor_mode = "val/fid", "min"
@@ -65,8 +67,15 @@ class GANModule(CodesModule):
         gradient_clip: float | None = None,
         accumulate: int = 1,
         optimizer: OptimizerCallable = adam,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        if compile and (r1 or gradient_penalty):
+            raise UserError(
+                "model.compile: torch.compile cannot differentiate gradients, which r1 and gradient_penalty do; "
+                "leave it at false"
+            )
+        self.compiled = compile
         self.automatic_optimization = False
         for name, value in (("r1", r1), ("gradient_penalty", gradient_penalty), ("gradient_clip", gradient_clip or 0)):
             if value < 0:
@@ -131,6 +140,12 @@ class GANModule(CodesModule):
                     raise UserError(
                         f"model.{option}.max_classes is {room}, but the data have {data.n_classes} meta-train classes"
                     )
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.compiled:
+            for network in (self.generator, self.discriminator, *([self.encoder] if self.encoder else [])):
+                network.compile()
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         networks = [self.generator, self.discriminator, *([self.encoder] if self.encoder else [])]
@@ -225,7 +240,10 @@ class GANModule(CodesModule):
 
     def _step(self, optimizer: Any, network: nn.Module) -> None:
         if self.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
+            # with 16-mixed the gradients are those of the scaled loss still
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            scale = scaler.get_scale() if scaler is not None else 1.0
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip * scale)
         optimizer.step()
 
 

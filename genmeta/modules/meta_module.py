@@ -18,6 +18,7 @@ from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
 from genmeta.models.transfer import PretrainedBackbone
 from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.memory import HalvingLoss
 
 
 class MetaModule(LightningModule):
@@ -27,6 +28,9 @@ class MetaModule(LightningModule):
         learner: episodes to query logits.
         optimizer: makes the outer loop's optimiser of the learner's parameters.
         lr_scheduler: makes a scheduler, stepped once an epoch.
+        halve_if_out_of_memory: compute half as many tasks at a time whenever memory is used up, the step at hand
+            included; the gradient is that of the whole meta-batch but for rounding (`loss_in_parts`).
+        compile: have `torch.compile` take the learner's backbone in training.
 
     Attributes:
         learner_config: `{class_path, init_args}` of the learner, which the command line knows; with it, `load_learner`
@@ -40,8 +44,17 @@ class MetaModule(LightningModule):
         learner: Learner,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        halve_if_out_of_memory: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        if compile and not learner.compiles:
+            raise UserError(
+                f"model.compile: torch.compile cannot take the backbone of {type(learner).__name__}, which is not "
+                f"called as a module, or within gradients of its own; leave it at false"
+            )
+        self.compiled = compile
+        self.halving = HalvingLoss() if halve_if_out_of_memory else None
         self.learner, self.optimizer, self.lr_scheduler = learner, optimizer, lr_scheduler
         self.learner_config: dict[str, Any] | None = None
         self.acc_real, self.acc_latent, self.latent_share = MeanMetric(), MeanMetric(), MeanMetric()
@@ -74,12 +87,21 @@ class MetaModule(LightningModule):
             rows = pool.table_rows(labels, places[:, None]).squeeze(1)
             self.learner.fit_statistics(gather(self.data.table.images, rows), labels)
 
+    def on_fit_start(self) -> None:
+        if self.halving and self.trainer.precision == "16-mixed":
+            raise UserError(
+                "model.halve_if_out_of_memory: with trainer.precision 16-mixed gradients of parts would be too small "
+                "for its numbers; use bf16-mixed"
+            )
+        if self.compiled:
+            self.learner.backbone.compile()  # type: ignore[operator, union-attr]
+
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.learner.parameters())
         return optimizer if self.lr_scheduler is None else ([optimizer], [self.lr_scheduler(optimizer)])
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
-        loss, logits = self.learner.loss(batch)
+        loss, logits = self.halving(self.learner, batch) if self.halving else self.learner.loss(batch)
         right = (logits.argmax(2) == batch.query_y).float()
         n = len(logits)
         self.log("train/loss", loss, prog_bar=True, batch_size=n)

@@ -42,6 +42,7 @@ class VAEModule(CodesModule):
         free_bits: nats a latent dimension that cost nothing (Kingma et al., NeurIPS 2016).
         importance_samples: k of the bound by importance weighting (Burda et al., ICLR 2016) in the final report.
         optimizer: makes the optimiser of the parameters.
+        compile: have `torch.compile` take encoder and decoder in training.
     """
 
     monitor, monitor_mode = "val/elbo", "max"
@@ -58,8 +59,10 @@ class VAEModule(CodesModule):
         free_bits: float = 0.0,
         importance_samples: int = 100,
         optimizer: OptimizerCallable = adam,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        self.compiled = compile
         self.val_elbo, self.val_kl = MeanMetric(), MeanMetric()
         at_least = {
             "second_stage": (second_stage, 0),
@@ -128,6 +131,12 @@ class VAEModule(CodesModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.parameters())
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.compiled:
+            for network in (self.encoder, self.decoder_network):
+                network.compile()
 
     def on_train_start(self) -> None:
         if self.global_step == 0:
