@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from genmeta.cli.run_folder import RunSettings
 from genmeta.errors import UserError
+from genmeta.modules.tracker import tracker_may_die
 
 STEP, IMAGES = "trainer/global_step", "images_seen"
 """The two axes: optimiser steps (Lightning's name; one a batch, also for a GAN), and training images."""
@@ -44,7 +45,12 @@ class AxisLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if step is not None and self.images_per_step:
             metrics = {**metrics, IMAGES: (step + 1) * self.images_per_step}
-        super().log_metrics(metrics, step)
+        with tracker_may_die():
+            super().log_metrics(metrics, step)
+
+    def log_image(self, *args: Any, **kwargs: Any) -> None:
+        with tracker_may_die():
+            super().log_image(*args, **kwargs)
 
 
 def check_loggers(run: RunSettings) -> None:
@@ -160,4 +166,5 @@ def finish_tracking() -> None:
     import sys
 
     if "wandb" in sys.modules:
-        sys.modules["wandb"].finish()
+        with tracker_may_die():
+            sys.modules["wandb"].finish()

@@ -49,6 +49,7 @@ from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.nonfinite import StopAtNonFinite
 from genmeta.modules.pictures import picture_callbacks
+from genmeta.modules.tracker import tracker_may_die
 
 
 class Parser(LightningArgumentParser):
@@ -294,6 +295,12 @@ class TrainingCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 print(f"genmeta: told to stop (SIGTERM); {self._how_to_go_on()}", file=sys.stderr, flush=True)
             raise
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            if self.trainer.is_global_zero:  # Lightning has made an exit of Ctrl-C
+                print(f"genmeta: interrupted; {self._how_to_go_on()}", file=sys.stderr, flush=True)
+            sys.exit(130)
         except Exception as error:
             if (what := what_happened(error)) is None:
                 raise
@@ -347,7 +354,8 @@ class TrainingCLI(LightningCLI):
             score = self.trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
             split = self.datamodule.split
             metadata = {self.model.monitor: float(score), "split": split.name, "split_hash": split.hash}
-            log_checkpoint(experiment, best, metadata)
+            with tracker_may_die():
+                log_checkpoint(experiment, best, metadata)
 
     def _report(self, subcommand: str) -> dict[str, float]:
         """Measure the best weights of a generative model (after `fit`), or those at hand; print and log the table."""
@@ -358,7 +366,8 @@ class TrainingCLI(LightningCLI):
             return {}
         report = self.model.report()
         if experiment := self._experiment(self.trainer):
-            experiment.summary.update({f"report/{name}": value for name, value in report.items()})
+            with tracker_may_die():
+                experiment.summary.update({f"report/{name}": value for name, value in report.items()})
         losses = {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items()) if "loss" in k or "elbo" in k}
         print(f"           features: {self.datamodule.features.name}")
         for name, value in {**report, **losses}.items():

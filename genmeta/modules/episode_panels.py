@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.modules.meta_module import MetaModule
+from genmeta.modules.tracker import tracker_may_die
 
 BINS = 20
 COLUMNS = ("episodes", "accuracy", "ci95", "n", "lowest", "median", "highest")
@@ -30,7 +31,8 @@ class EpisodePanels(Callback):
                     for name, values in accuracies.items()
                 }
                 table = wandb.Table(columns=list(COLUMNS), data=[_row(*entry) for entry in accuracies.items()])
-                logger.experiment.log({**panels, "tables/results": table})
+                with tracker_may_die():
+                    logger.experiment.log({**panels, "tables/results": table})
             if isinstance(logger, TensorBoardLogger):
                 for name, values in accuracies.items():
                     logger.experiment.add_histogram(f"episodes/acc_{name}", values)
