@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking compare curves
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking long-run compare curves
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -123,6 +123,9 @@ sync: $(STAMP) ## send W&B runs that were recorded offline
 
 bench-tracking: $(STAMP) ## what tracking costs of training
 	$(BIN)/python benchmarks/tracking.py $(ARGS)
+
+long-run: $(STAMP) ## 100,000 steps of a tiny learner: does memory, time of a step or a file grow? (half an hour on one core)
+	$(BIN)/python benchmarks/long_run.py $(ARGS)
 
 test: $(STAMP) ## the tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -21,20 +21,23 @@ REAL, LATENT = (0.25, 0.5, 1.0), (1.0, 0.6, 0.1)  # frame colours: blue, orange
 class GeneratorPictures(Callback):
     """What a generative model draws, every few epochs and at the end, always from the same codes.
 
+    After ten pictures of a kind twice as many epochs lie between two, and again with every doubling of the epochs, so
+    that a long training leaves some tens of pictures, not thousands.
+
     `samples`; with an encoder `reconstructions` (held-out images, each beside its reconstruction); at the end
     `interpolation` (from code to code: of held-out images if there is an encoder, else of the prior). Of a model that
     redraws images: `redrawn` (top row: images of validation classes; below: redrawn).
 
     Args:
         folder: where the PNG files go.
-        every_n_epochs: how often.
+        every_n_epochs: how often at first.
     """
 
     def __init__(self, folder: Path, every_n_epochs: int = 5) -> None:
         self.folder, self.every_n_epochs = folder, every_n_epochs
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
+        if trainer.is_global_zero and not trainer.sanity_checking and self.is_due(trainer.current_epoch):
             self._draw(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,6 +45,11 @@ class GeneratorPictures(Callback):
             self._draw(trainer, pl_module)
             if isinstance(pl_module, CodesModule):
                 _save(trainer, self.folder, "interpolation", None, make_grid(interpolations(pl_module), 12))
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether there is a picture of an epoch (of 0, 1, …)."""
+        doublings = (epoch // (10 * self.every_n_epochs)).bit_length()
+        return epoch % (self.every_n_epochs * 2**doublings) == 0
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:

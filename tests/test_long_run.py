@@ -1,0 +1,151 @@
+"""Long trainings: nothing that is kept for every step, in Python, in tensors or on the disk."""
+
+import gc
+import importlib.util
+import sys
+from collections import defaultdict, deque
+
+import pytest
+import torch
+from conftest import ROOT
+from lightning.pytorch import Callback
+from test_faults import SMALL_GAN, SMALL_LEARNER, fit
+
+from genmeta.cli.training import TrainingCLI
+from genmeta.modules.pictures import GeneratorPictures
+
+EARLY, LATE = 100, 300  # steps; at the first the GAN has seen all images, and holds the orders of two passes
+TINY = {
+    "learner": [
+        *SMALL_LEARNER,
+        *("--data.train={n_way: 2, n_shot: 1, n_query: 1}", "--data.val={n_way: 2, n_shot: 1, n_query: 1}"),
+        *("--model.learner.init_args.backbone.init_args.hidden=4", "--trainer.log_every_n_steps=1"),
+        *("--data.val.n_episodes=10", "--data.steps_per_epoch=50", "--trainer.max_epochs=7"),
+    ],
+    "gan": [
+        *SMALL_GAN,
+        *("--model.generator.init_args.hidden=[16]", "--model.discriminator.init_args.hidden=[16]"),
+        *(
+            "--data.batch_size=32",
+            "--trainer.limit_train_batches=50",
+            "--trainer.max_epochs=7",
+            "--trainer.log_every_n_steps=1",
+        ),
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def long_run():
+    spec = importlib.util.spec_from_file_location("long_run", ROOT / "benchmarks" / "long_run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def alive() -> dict[str, int]:
+    """How many objects Python's collector knows, bytes of its containers (a float in a list is 8), bytes of tensors."""
+    gc.collect()
+    objects = gc.get_objects()
+    containers = sum(sys.getsizeof(x) for x in objects if type(x) in (list, dict, set, deque, defaultdict))
+    tensors = sum(x.nbytes for x in objects if issubclass(type(x), torch.Tensor))
+    return {"objects": len(objects), "containers": containers, "tensors": tensors}
+
+
+def kept(early: dict[str, int], late: dict[str, int]) -> list[str]:
+    """What has grown by more than Lightning's and Python's own caches do: a number for every step is more."""
+    limits = {"objects": 50, "containers": 8 * (LATE - EARLY) // 2, "tensors": 0}
+    return [f"{name}: {early[name]}, then {late[name]}" for name in limits if late[name] - early[name] > limits[name]]
+
+
+class Watch(Callback):
+    def __init__(self) -> None:
+        self.found: dict[int, dict[str, int]] = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        step = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if step in (EARLY, LATE):
+            self.found[step] = alive()
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_nothing_is_kept_for_every_step(tmp_path, monkeypatch, kind):
+    """Finds metrics or losses in a list, graphs that a logged loss holds, batches in a cache without an end."""
+    watch = Watch()
+    callbacks = TrainingCLI._callbacks
+    monkeypatch.setattr(TrainingCLI, "_callbacks", lambda cli: [*callbacks(cli), watch])
+    assert fit(tmp_path, *TINY[kind]) == 0
+    assert kept(watch.found[EARLY], watch.found[LATE]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "grows"),
+    [
+        (lambda step: 0.5 + step, "containers"),
+        (lambda step: [step], "objects"),
+        (lambda step: torch.rand(1), "tensors"),
+    ],
+)
+def test_what_is_kept_for_every_step_is_noticed(value, grows):
+    """Else the test above could not fail."""
+    early = alive()
+    leak = [value(step) for step in range(EARLY, LATE)]
+    assert grows in " ".join(kept(early, alive()))
+    assert leak
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_pictures_come_ever_more_rarely(tmp_path, every):
+    """Finds a folder that gets a picture every five epochs for ever."""
+    due = GeneratorPictures(tmp_path, every).is_due
+    drawn = [epoch for epoch in range(10_000) if due(epoch)]
+    assert drawn[:10] == list(range(0, 10 * every, every))
+    assert len(drawn) < 80
+    assert any(epoch > 7_500 for epoch in drawn)
+
+
+def points(**late) -> list[dict]:
+    """100 points of a run in which nothing grows, but for what `late` says of those after the first half."""
+    found = []
+    size, clock = 1000, 0.0
+    for number in range(1, 101):
+        more = late if number > 50 else {}
+        size, clock = size + more.get("log", 100), clock + more.get("seconds", 1.0)
+        files = {"metrics.csv": size, "checkpoints/best.ckpt": more.get("checkpoint", 5000)}
+        files |= {f"pictures/{i}.png": 10 for i in range(number if "picture" in more else 3)}
+        memory = more.get("memory", 10**9)
+        same = {"processor": clock, "clock": clock, "memory": memory, "service": 0, "files": files}
+        found.append({"step": 1000 * number, **same})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("late", "what"),
+    [
+        ({}, None),
+        ({"memory": int(1.009e9), "log": 120, "seconds": 1.05}, None),
+        ({"memory": int(1.011e9)}, "resident memory"),
+        ({"seconds": 1.11}, "a step, processor time"),
+        ({"log": 300}, "metrics.csv"),
+        ({"checkpoint": 6000}, "checkpoints"),
+        ({"picture": True}, "files"),
+    ],
+)
+def test_each_limit_is_checked(long_run, late, what):
+    """Finds a benchmark that says all is well whatever it has measured."""
+    rows, missed = long_run.table(points(**late))
+    assert {len(cells) for cells in rows} == {4}
+    assert [cells.split(",")[0] for cells in missed] == ([what.split(",")[0]] if what else [])
+
+
+@pytest.mark.slow
+def test_a_long_run_is_flat(tmp_path, long_run):
+    """Finds what only shows in the memory of the process or on the disk. (Its time is measured by make long-run.)"""
+    for kind, steps in (("gan", 2_000), ("bank", 5_000), ("real", 5_000)):
+        rows, missed = long_run.table(long_run.watched(kind, steps, tmp_path, "offline"), ratio=1.5)
+        assert missed == [], f"{kind}: {rows}"
