@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.read_yaml import check_extent
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import find_duplicates
 from genmeta.data.source import CachedSource, DataSource
@@ -61,6 +62,7 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, S
     Raises:
         UserError: the file does not name a source, or not correctly.
     """
+    check_extent(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
         parser = ArgumentParser(exit_on_error=False)

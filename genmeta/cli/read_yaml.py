@@ -11,6 +11,31 @@ from jsonargparse import ArgumentParser
 from genmeta.cli.messages import one_line
 from genmeta.errors import UserError, nearest
 
+_MOST_VALUES = 100_000  # of a YAML, aliases written out; the largest of ours has less than a thousand
+
+
+def check_extent(path: Path) -> None:
+    """Raise UserError if a YAML is nested too deep, or means far more than it says, by aliases of aliases: whoever
+    walks through it would fill the memory. What is no YAML passes.
+    """
+    try:
+        extent = _extent(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), {})
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deep for a YAML of options, or in itself") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # told by who reads it
+    if extent > _MOST_VALUES:
+        raise UserError(f"{path}: its aliases stand for {extent} values; expected at most {_MOST_VALUES}")
+
+
+def _extent(node: Any, done: dict[int, int]) -> int:
+    """Return the number of values of a YAML node, aliases written out."""
+    if id(node) not in done:
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for item in inside for part in (item if isinstance(item, tuple) else (item,)))
+        done[id(node)] = 1 + sum(_extent(part, done) for part in parts)
+    return done[id(node)]
+
 
 def read_typed(kind: type, path: Path, option: str) -> Any:
     """Return a dataclass filled from a YAML.
@@ -23,6 +48,7 @@ def read_typed(kind: type, path: Path, option: str) -> Any:
     Raises:
         UserError: it cannot be read, has a key that nobody knows, lacks one, or has a value of a wrong kind.
     """
+    check_extent(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -122,8 +122,9 @@ def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:
     for folder in sorted(run.all_versions.glob("*"), reverse=True):
         if (folder / RUN_FILE).is_file() and (folder / CONFIG_FILE).is_file():
             try:
-                same = comparable(yaml.safe_load((folder / CONFIG_FILE).read_text())) == wanted
-            except yaml.YAMLError:
+                found = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+                same = isinstance(found, dict) and comparable(found) == wanted
+            except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
                 continue
             if same and best_checkpoint(folder).is_file():
                 return folder
@@ -148,8 +149,18 @@ def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
-    """Read a run's summary."""
-    content: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
+    """Read a run's summary.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / RUN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove {folder} and run it again") from error
     return content
 
 

@@ -1,6 +1,7 @@
 """`genmeta fit`, `validate`, `test`: LightningCLI with one-line errors, run folders and our loggers."""
 
 import contextlib
+import pkgutil
 import platform
 import shutil
 import sys
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import yaml
@@ -24,6 +25,7 @@ from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
 from genmeta.cli.progress import EpochLines, LiveBar, quiet
+from genmeta.cli.read_yaml import check_extent
 from genmeta.cli.run_folder import (
     CONFIG_FILE,
     SPLIT_FILE,
@@ -115,10 +117,17 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        given = [str(arg) for arg in args] if isinstance(args, list) else []
+        for before, arg in zip(["", *given], given, strict=False):
+            if before == "--config" or arg.startswith("--config="):
+                check_extent(Path(arg.removeprefix("--config=")))
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except UnicodeDecodeError as error:
             raise UserError(f"--config: not a text file ({error.reason} at byte {error.start})") from error
+        except RecursionError as error:
+            raise UserError("--config: nested too deep for a configuration") from error
+        _check_classes(self.config)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: a checkpoint never decides which classes are made."""
@@ -389,6 +398,33 @@ def _device(device: torch.device, n: int) -> str:
     else:
         name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
     return f"{n} × {name}" if n > 1 else name.replace(", 1 threads", ", 1 thread")
+
+
+def _check_classes(part: Any, option: str = "") -> None:
+    """Raise UserError if a `class_path` names neither a class nor a function that is annotated to return a network.
+
+    The parser checks classes; where a function is expected it would call any that is named, `os.system` too.
+    """
+    if isinstance(part, list):
+        for item in part:
+            _check_classes(item, option)
+    if isinstance(part, Namespace):
+        for key, value in vars(part).items():
+            _check_classes(value, f"{option}.{key}" if option and key != "init_args" else option or key)
+        path = getattr(part, "class_path", None)
+        if isinstance(path, str):
+            found = pkgutil.resolve_name(path)
+            if not (isinstance(found, type) or _returns_network(found)):
+                raise UserError(f"{option.partition('.')[2]}: '{path}' is not a class")
+
+
+def _returns_network(function: Any) -> bool:
+    """Whether a function, such as `torchvision.models.resnet18`, says that it returns a network."""
+    try:
+        returned = get_type_hints(function).get("return")
+    except Exception:  # whatever its annotations name
+        return False
+    return isinstance(returned, type) and issubclass(returned, torch.nn.Module)
 
 
 def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:

@@ -8,6 +8,7 @@ The files are those of `all_runs.zip` in python/one-shot-classification of githu
 
 import hashlib
 import re
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from genmeta.errors import UserError
 SOURCE = "all_runs.zip of python/one-shot-classification of github.com/brendenlake/omniglot"
 LABELS = "class_labels.txt"
 _LARGEST = 2**20  # bytes of one file; the official ones have less than a thousand
+_LARGEST_OF_ALL = 2**26  # bytes of all files of a zip; the official ones have less than a million
 # Omniglot's evaluation set; the runs are of ten of these, and their files do not say which
 EVALUATION_ALPHABETS = (
     *("Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic", "Gurmukhi"),
@@ -95,6 +97,7 @@ def _bytes(file: Path) -> bytes:
 
 def _zip_files(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
+    size = 0
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -106,6 +109,9 @@ def _zip_files(path: Path) -> dict[str, bytes]:
                     raise UserError(f"{path}: has {match[1]} twice; expected {SOURCE}")
                 if member.file_size > _LARGEST:
                     raise UserError(f"{path}: {match[1]} is larger than any file of the challenge; expected {SOURCE}")
+                size += member.file_size
+                if size > _LARGEST_OF_ALL:
+                    raise UserError(f"{path}: unpacks to more than {_LARGEST_OF_ALL} bytes; expected {SOURCE}")
                 files[match[1]] = archive.read(member)
     except UserError:
         raise
@@ -157,10 +163,12 @@ def _images(path: Path, names: Sequence[str], files: dict[str, bytes]) -> Tensor
         if name not in files:
             raise UserError(f"{path}: {name} is missing, but {name.split('/')[0]}/{LABELS} names it ({SOURCE})")
         try:
-            with Image.open(BytesIO(files[name]), formats=["PNG"]) as image:
-                if max(image.size) > 2000:
-                    raise ValueError(f"{image.size[0]} × {image.size[1]} pixels")
-                ink = 255 - np.asarray(image.convert("L"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(BytesIO(files[name]), formats=["PNG"]) as image:
+                    if max(image.size) > 2000:
+                        raise ValueError(f"{image.size[0]} × {image.size[1]} pixels")
+                    ink = 255 - np.asarray(image.convert("L"))
         except Exception as error:  # pillow raises half a dozen types for damaged and foreign files
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{path}: {name}: damaged, or no PNG picture ({reason[:80]})") from error

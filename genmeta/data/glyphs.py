@@ -166,7 +166,7 @@ def load_characters(path: Path = CHARACTERS_FILE) -> dict[str, str]:
         characters: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         if not characters or not all(isinstance(text, str) and text for text in characters.values()):
             raise ValueError("a script without characters")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f'{path}: expected JSON like {{"Greek": "αβγ"}}, scripts and their characters ({error})'
         ) from error

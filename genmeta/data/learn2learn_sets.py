@@ -7,6 +7,7 @@ anything in it (`plain_pickle`).
 import pickle
 import shutil
 import sys
+import tarfile
 import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ Picture = Path | bytes | np.ndarray
 """A file, its content, or pixels `[H, W, 3]`."""
 
 _MODES = {"train": "train", "val": "validation", "test": "test"}  # learn2learn's names of the parts
+
+_LARGEST_LABELS = 2**16  # bytes of imagelabels.mat, which is compressed: it may unpack to a thousand times as much
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ class Learn2learnSource(CachedSource):
         folder = Path(self.folder).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as beside:
+            with (
+                tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as beside,
+                # what is unpacked stays in its folder; Python does so by itself from 3.14 on
+                patch.object(tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter), create=True),
+            ):
                 for mode in _MODES.values():
                     self._open(Path(beside), mode, download=True)
                 for path in Path(beside).iterdir():
@@ -264,6 +271,12 @@ class VGGFlowers(Learn2learnSource):
     class_name: ClassVar[str] = "VGGFlower102"
     files: ClassVar[tuple[str, ...]] = ("vgg_flower102/jpg", "vgg_flower102/imagelabels.mat")
     origin: ClassVar[str] = "102flowers.tgz and imagelabels.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102"
+
+    def _find(self) -> list[Path]:
+        paths = super()._find()
+        if (size := paths[1].stat().st_size) > _LARGEST_LABELS:
+            raise UserError(f"{paths[1]}: has {size} bytes, and the published one 502; expected {self.origin}")
+        return paths
 
     def pictures(self, dataset: Any, module: ModuleType, mode: str) -> list[tuple[str, Picture]]:
         return [(f"flower{module.SPLITS[mode][y]:03d}", Path(path)) for path, y in sorted(dataset.data)]

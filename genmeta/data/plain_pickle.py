@@ -5,7 +5,6 @@ called: arrays are noted down while it is read and built afterwards, from checke
 (Numpy's own way takes a file's word for the layout of a type, and a damaged one makes it fail inside.)
 """
 
-import codecs
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,6 +16,14 @@ from typing import IO, Any
 import numpy as np
 
 _KINDS = "biufcSU"  # numbers and texts; an array of objects is read as well, item by item
+
+
+class _Noted:
+    """What is built when all is read."""
+
+    def build(self, done: dict[int, Any]) -> Any:
+        """Return the value; `done` as in `_built`."""
+        raise NotImplementedError
 
 
 class _Type:
@@ -35,7 +42,7 @@ class _Type:
         return made.newbyteorder(">") if self.big_endian else made
 
 
-class _Array:
+class _Array(_Noted):
     """A numpy array as it stands in a pickle."""
 
     state: Any = None
@@ -46,38 +53,38 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def build(self) -> np.ndarray:
+    def build(self, done: dict[int, Any]) -> np.ndarray:
         _, shape, its_type, fortran, content = self.state
-        return _array(content, its_type, shape, "F" if fortran else "C")
+        return _array(content, its_type, shape, "F" if fortran else "C", done)
 
 
-class _Scalar:
+class _Scalar(_Noted):
     """A single number of a numpy type."""
 
     def __init__(self, its_type: Any, content: Any) -> None:
         self.its_type, self.content = its_type, content
 
-    def build(self) -> Any:
-        return _array(self.content, self.its_type, (), "C")[()]
+    def build(self, done: dict[int, Any]) -> Any:
+        return _array(self.content, self.its_type, (), "C", done)[()]
 
 
-class _FromBuffer:
+class _FromBuffer(_Noted):
     """An array in the newest protocol's form."""
 
     def __init__(self, content: Any, its_type: Any, shape: Any, order: Any) -> None:
         self.content, self.its_type, self.shape, self.order = content, its_type, shape, order
 
-    def build(self) -> np.ndarray:
-        return _array(self.content, self.its_type, self.shape, "F" if self.order == "F" else "C")
+    def build(self, done: dict[int, Any]) -> np.ndarray:
+        return _array(self.content, self.its_type, self.shape, "F" if self.order == "F" else "C", done)
 
 
-def _array(content: Any, its_type: Any, shape: Any, order: Any) -> np.ndarray:
+def _array(content: Any, its_type: Any, shape: Any, order: Any, done: dict[int, Any]) -> np.ndarray:
     if not isinstance(its_type, _Type) or not isinstance(shape, tuple) or not all(isinstance(n, int) for n in shape):
         raise pickle.UnpicklingError("holds a damaged array")
     dtype = its_type.build()
     if dtype.kind == "O":
         items = np.empty(len(content), object)
-        items[:] = [_built(item) for item in content]
+        items[:] = [_built(item, done) for item in content]
         return items.reshape(shape, order=order)
     if isinstance(content, str):  # bytes of a Python 2 pickle
         content = content.encode("latin1")
@@ -86,11 +93,18 @@ def _array(content: Any, its_type: Any, shape: Any, order: Any) -> np.ndarray:
     return np.frombuffer(content, dtype).copy().reshape(shape, order=order)  # a copy, or it could not be written
 
 
+def _bytes(text: Any, encoding: Any) -> bytes:
+    """Return what protocol 2 writes as text. Other encodings than its own would let a small file grow at will."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("holds bytes that are not written as pickles do")
+    return text.encode("latin1")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): codecs.encode,  # bytes in pickles of protocol 2
+    ("_codecs", "encode"): _bytes,  # in pickles of protocol 2
 }
 for _core in ("core", "_core"):  # numpy 1, numpy 2
     _ALLOWED[f"numpy.{_core}.multiarray", "_reconstruct"] = _Array
@@ -98,15 +112,25 @@ for _core in ("core", "_core"):  # numpy 1, numpy 2
     _ALLOWED[f"numpy.{_core}.numeric", "_frombuffer"] = _FromBuffer
 
 
-def _built(value: Any) -> Any:
-    """Return a value with what was noted down in its place built."""
-    if isinstance(value, _Array | _Scalar | _FromBuffer):
-        return value.build()
-    if isinstance(value, dict):
-        return {_built(k): _built(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_built(item) for item in value)
-    return value
+def _built(value: Any, done: dict[int, Any]) -> Any:
+    """Return a value with what was noted down in its place built.
+
+    Args:
+        done: by identity, what is built already: what stands in many places is built once, or a file of a few hundred
+            bytes could fill the memory.
+    """
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, _Noted):
+        built = value.build(done)
+    elif isinstance(value, dict):
+        built = {_built(k, done): _built(v, done) for k, v in value.items()}
+    elif isinstance(value, list | tuple):
+        built = type(value)(_built(item, done) for item in value)
+    else:
+        return value
+    done[id(value)] = built
+    return built
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
@@ -121,7 +145,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         return _ALLOWED[module, name]
 
     def load(self) -> Any:
-        return _built(super().load())
+        return _built(super().load(), {})
 
 
 def load(file: IO[bytes]) -> Any:

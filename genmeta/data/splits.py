@@ -180,7 +180,7 @@ def load_split(name_or_path: str) -> Split:
         train, val, test = (tuple(content[part]) for part in PARTS)
         if not all(isinstance(name, str) for name in (dataset, *train, *val, *test)):
             raise TypeError("names must be text")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"split file {path}: expected JSON with 'dataset' and lists 'train', 'val', 'test' of class names "
             f"({type(error).__name__}: {error})"

@@ -1,6 +1,5 @@
 """A learner rebuilt from its checkpoint alone, without running code in it."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from genmeta.data.seen import Seen
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.learners.learner import Learner
-from genmeta.models.checkpoint import KEY, read_checkpoint
+from genmeta.models.checkpoint import KEY, class_named, read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
 
 PREFIX = "learner."  # of a learner's weights in the checkpoint of the module that trains it
@@ -35,7 +34,7 @@ def load_learner(path: str) -> LoadedLearner:
     """
     checkpoint = read_checkpoint(path)
     entry = checkpoint.get(KEY, {})
-    if not isinstance(entry.get("learner"), Mapping):
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("learner"), Mapping):
         raise UserError(
             f"checkpoint {path}: does not say how to build its learner; expected a learner's checkpoint of genmeta fit"
         )
@@ -43,12 +42,15 @@ def load_learner(path: str) -> LoadedLearner:
     with torch.random.fork_rng(devices=[]):  # initial weights, overwritten below, must not use up random numbers
         learner = _build(entry["learner"], Learner, path)
     assert isinstance(learner, Learner)
+    try:
+        channels, height, width = (int(size) for size in entry["image_shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: does not say the shape of its images") from error
     weights = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
     try:
         learner.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"checkpoint {path}: weights do not fit {entry['learner']['class_path']}") from error
-    channels, height, width = entry["image_shape"]
     return LoadedLearner(learner.requires_grad_(False).eval(), (channels, height, width), seen)
 
 
@@ -97,23 +99,23 @@ class LearnerBackbone(PretrainedBackbone):
 
 def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> nn.Module:
     """Build `{class_path, init_args}` and what is nested in it; only networks, so that a file can run nothing else."""
-    class_path = config["class_path"]
-    module, _, name = class_path.rpartition(".")
+    class_path, init_args = config.get("class_path"), config.get("init_args", {})
     leave_out_gym()
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: its class {class_path} is not installed") from error
+    found = class_named(class_path, path)
     if not (_is_of_torchvision(found) or (isinstance(found, type) and issubclass(found, expected))):
         raise UserError(f"checkpoint {path}: {class_path} is not a {expected.__name__}")
+    if not isinstance(init_args, Mapping):
+        raise UserError(f"checkpoint {path}: the arguments of its {class_path} are damaged")
     args = {
         key: _build(value, nn.Module, path) if isinstance(value, Mapping) and "class_path" in value else value
-        for key, value in config.get("init_args", {}).items()
+        for key, value in init_args.items()
     }
     try:
         return found(**args)
-    except TypeError as error:
-        raise UserError(f"checkpoint {path}: {class_path} cannot be built ({error})") from error
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # arguments that it was not made with
+        raise UserError(
+            f"checkpoint {path}: {class_path} cannot be built ({' '.join(str(error).split())[:120]})"
+        ) from error
 
 
 def _is_of_torchvision(found: Any) -> bool:

@@ -1,6 +1,7 @@
 """What a generator's checkpoint carries beside its weights, and how it is read back without running code in it."""
 
 import importlib
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +152,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        _check_sums(path)
+        _check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sizes(checkpoint)
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise UserError(
@@ -164,12 +166,50 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _check_sums(path: Path) -> None:
-    """Raise if the file holds other bytes than were written: torch writes CRC-32 sums, and does not look at them."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} has another checksum than when it was written")
+def _check_archive(path: Path) -> None:
+    """Raise if the file is not as torch writes it: a zip of uncompressed members whose CRC-32 sums, which torch itself
+    does not look at, are right. A compressed one could be small and fill the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > path.stat().st_size:
+            raise zipfile.BadZipFile(f"it unpacks to {size} bytes, maybe a zip bomb")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} has another checksum than when it was written")
+
+
+def _check_sizes(value: Any) -> None:
+    """Raise if a tensor says that it is larger than what is stored of it: copied once, it would fill the memory."""
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"a tensor of {list(value.shape)} is stored in less than it needs")
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_sizes(item)
+
+
+def class_named(class_path: Any, path: str | Path, role: str = "") -> Any:
+    """Return what a checkpoint's `module.Class` names.
+
+    To find it, its module is imported, so modules of the standard library, which have no networks, are refused: a few
+    of them do something when they are imported. So are programs (`__main__`).
+
+    Args:
+        class_path: as it stands in the checkpoint.
+        path: of the checkpoint.
+        role: what the class is for, with a blank, for the message.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    module, _, name = str(class_path).rpartition(".")
+    parts = module.split(".")
+    try:
+        if parts[0] in sys.stdlib_module_names or "__main__" in parts:
+            raise ImportError
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever importing a module may raise
+        raise UserError(f"checkpoint {path}: its {role}class {class_path} is not installed") from error
 
 
 def load_generator(path: str | Path) -> LatentModel:
@@ -180,30 +220,34 @@ def load_generator(path: str | Path) -> LatentModel:
     """
     checkpoint = read_checkpoint(path)
     entry = checkpoint.get(KEY, {})
-    if "networks" not in entry:
+    if not isinstance(entry, dict) or "networks" not in entry:
         raise UserError(f"checkpoint {path}: is not from a generator; expected one of make train-gan or make train-vae")
     networks = nn.ModuleDict()
-    for role, description in entry["networks"].items():
-        network = _build(description["class"], description["args"], role, Path(path))
-        prefix = description["prefix"]
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f"checkpoint {path}: weights do not fit {description['class']}") from error
-        networks[role] = network
-    prior = GaussianMixture(**entry["prior"])
-    networks.requires_grad_(False).eval()
-    return LatentModel(prior, entry["split_name"], entry["split_hash"], Path(path), networks)
+    try:
+        for role, description in entry["networks"].items():
+            network = _build(description["class"], description["args"], role, Path(path))
+            prefix = description["prefix"]
+            state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise UserError(f"checkpoint {path}: weights do not fit {description['class']}") from error
+            networks[role] = network
+        prior = GaussianMixture(**entry["prior"])
+        networks.requires_grad_(False).eval()
+        return LatentModel(prior, str(entry["split_name"]), str(entry["split_hash"]), Path(path), networks)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: what it says of its networks is damaged ({error!r:.120})") from error
 
 
 def _build(class_path: str, init_args: dict[str, Any], role: str, checkpoint: Path) -> nn.Module:
     expected = _ROLES.get(role)
-    module, _, name = class_path.rpartition(".")
-    try:
-        network_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"checkpoint {checkpoint}: its {role} class {class_path} is not installed") from error
+    network_class = class_named(class_path, checkpoint, f"{role} ")
     if expected is None or not (isinstance(network_class, type) and issubclass(network_class, expected)):
         raise UserError(f"checkpoint {checkpoint}: {class_path} is not a {expected.__name__ if expected else role}")
-    return network_class(**init_args)
+    try:
+        return network_class(**init_args)
+    except (TypeError, ValueError, RuntimeError) as error:  # arguments that no network of ours was made with
+        raise UserError(
+            f"checkpoint {checkpoint}: {class_path} cannot be built ({' '.join(str(error).split())[:120]})"
+        ) from error

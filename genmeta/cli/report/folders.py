@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from genmeta.cli.read_yaml import check_extent
 from genmeta.cli.run_folder import CONFIG_FILE, RUN_FILE
 from genmeta.errors import UserError
 
@@ -135,6 +136,7 @@ def read_run(path: Path, label: str) -> Run:
         UserError: its configuration or summary cannot be read.
     """
     config_path = path / CONFIG_FILE
+    check_extent(config_path)
     try:
         text = config_path.read_text(encoding="utf-8")
         config = yaml.safe_load(text)
@@ -183,9 +185,13 @@ def _finished(path: Path, results: dict[str, Any]) -> Experiment:
     found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
     for point in points:
         for arm, content in point["arms"].items():
+            if not all(_is_texts(content.get(kind) or {}) for kind in found):
+                raise UserError(f"RUN: {path / RESULTS_FILE} does not name the runs of arm {arm} by their seeds")
             name = f"{arm} at {point['value']}" if "value" in point else arm
             for kind, runs in found.items():
                 for seed, folder in (content.get(kind) or {}).items():
+                    if not (path / folder).resolve().is_relative_to(path.resolve()):
+                        raise UserError(f"RUN: {path / RESULTS_FILE} names a run outside of its folder: {folder}")
                     if (path / folder / CONFIG_FILE).is_file():  # they may have been removed, to save space
                         runs[f"{name}, seed {seed}"] = read_run(path / folder, f"{name}, seed {seed}")
     return Experiment(path, results, **found)
@@ -196,6 +202,10 @@ def _has_arms(point: Any) -> bool:
     return isinstance(arms, dict) and all(
         isinstance(a, dict) and isinstance(a.get("accuracies"), dict) for a in arms.values()
     )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _unfinished(path: Path) -> Experiment:
