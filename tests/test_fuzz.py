@@ -1,7 +1,7 @@
 """Spoilt files, plans in random shapes and random options: a valid result or a UserError, never another exception.
 
-Every input is followed by an alarm, so that a hang is a failure. The draws are the same each time; `-m slow`: more.
-How many inputs were tried is printed at the end (`pytest -s`).
+An alarm follows every input, so that a hang is a failure. The draws are the same each time; `-m slow` draws more. How
+many inputs were tried is printed at the end (`pytest -s`).
 """
 
 import contextlib
@@ -438,12 +438,28 @@ def test_the_hash_of_a_plan_tells_every_change(n):
 # --- the command line
 
 OPTIONS = {
-    "fit": ["--data.tasks_per_step", "--data.train.n_way", "--data.train.n_shot", "--data.val.n_episodes",
-            "--data.split", "--data.source.folder", "--model.optimizer.lr", "--model.learner.backbone",
-            "--seed_everything",
-            "--data.test", "--trainer.devices", "--trainer.precision", "--trainer.accelerator",
-            "--trainer.max_epochs", "--ckpt_path",
-            "--run.name", "--run.version", "--data.low_data", "--data.n_workers", "--trainer.gradient_clip_val"],
+    "fit": [
+        "--data.tasks_per_step",
+        "--data.train.n_way",
+        "--data.train.n_shot",
+        "--data.val.n_episodes",
+        "--data.split",
+        "--data.source.folder",
+        "--model.optimizer.lr",
+        "--model.learner.backbone",
+        "--seed_everything",
+        "--data.test",
+        "--trainer.devices",
+        "--trainer.precision",
+        "--trainer.accelerator",
+        "--trainer.max_epochs",
+        "--ckpt_path",
+        "--run.name",
+        "--run.version",
+        "--data.low_data",
+        "--data.n_workers",
+        "--trainer.gradient_clip_val",
+    ],
     "test": ["--ckpt_path", "--data.test", "--data.split", "--data.generator", "--data.tasks_per_eval_batch"],
     "audit": ["--feature_steps", "--data.generator", "--data.train.n_way", "--strict", "--data.train_tasks"],
     "explore": ["--ckpt", "--data", "--part", "--out", "--wandb", "--umap"],
@@ -453,7 +469,7 @@ OPTIONS = {
     "replay": ["--run"],
     "data": ["list", "show", "prepare", "--folder", "--out"],
     "experiment": ["--data", "--learner", "--policy", "--generator", "--redrawer", "--seed", "--config", "--wandb"],
-}  # fmt: skip
+}
 VALUES = [
     "",
     "-1",
