@@ -136,7 +136,12 @@ def watched(kind: str, steps: int, folder: Path, wandb: str) -> list[dict[str, A
 
 
 def table(points: list[dict[str, Any]], ratio: float = RATIO) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Return rows of what, early, late and change; and of which the limit was missed (of a step's time: `ratio`)."""
+    """Return rows of what, early, late and change; and of which the limit was missed (of a step's time: `ratio`).
+
+    A run that was stopped has no rows. (SIGTERM ends a training with exit code 0.)
+    """
+    if len(points) < POINTS:
+        return [], [f"stopped after {len(points)} of {POINTS} points"]
     rows: list[tuple[str, ...]] = []
     missed = []
 
@@ -194,8 +199,8 @@ def main() -> int:
         for kind in sorted(options.kinds, key=("real", "gan", "bank").index):
             points = watched(kind, options.gan_steps if kind == "gan" else options.steps, folder, options.wandb)
             rows, missed = table(points)
-            seconds = points[-1]["clock"] - points[0]["clock"]
-            print(f"\n{kind}: {points[-1]['step']:,} steps, {seconds:.0f} s\n")
+            seconds = points[-1]["clock"] - points[0]["clock"] if rows else float("nan")
+            print(f"\n{kind}: {points[-1]['step'] if rows else 0:,} steps, {seconds:.0f} s\n")
             print("| | first tenth, or second | last tenth | |\n|---|---|---|---|")
             print("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
             print("".join(f"\nMISSED: {cells}" for cells in missed), flush=True)

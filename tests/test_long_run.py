@@ -143,9 +143,17 @@ def test_each_limit_is_checked(long_run, late, what):
     assert [cells.split(",")[0] for cells in missed] == ([what.split(",")[0]] if what else [])
 
 
+def test_a_run_that_was_stopped_is_not_taken_for_a_whole_one(long_run):
+    """SIGTERM ends a training with exit code 0: a run of 80,000 steps was called one of 100,000."""
+    for n in (0, 80, 99):
+        assert long_run.table(points()[:n]) == ([], [f"stopped after {n} of 100 points"])
+
+
 @pytest.mark.slow
 def test_a_long_run_is_flat(tmp_path, long_run):
-    """Finds what only shows in the memory of the process or on the disk. (Its time is measured by make long-run.)"""
-    for kind, steps in (("gan", 2_000), ("bank", 5_000), ("real", 5_000)):
-        rows, missed = long_run.table(long_run.watched(kind, steps, tmp_path, "offline"), ratio=1.5)
-        assert missed == [], f"{kind}: {rows}"
+    """Finds what only shows in the memory of the process or on the disk. (Its time is measured by make long-run.)
+
+    Not of the GAN: its memory settles only after about 1,000 steps, 1 to 4 % higher than after the first tenth.
+    """
+    rows, missed = long_run.table(long_run.watched("real", 5_000, tmp_path, "offline"), ratio=1.5)
+    assert missed == [], rows
