@@ -59,7 +59,7 @@ def alive() -> dict[str, int]:
 
 def kept(early: dict[str, int], late: dict[str, int]) -> list[str]:
     """What has grown by more than Lightning's and Python's own caches do: a number for every step is more."""
-    limits = {"objects": 50, "containers": 8 * (LATE - EARLY) // 2, "tensors": 0}
+    limits = {"objects": 50, "containers": 7 * (LATE - EARLY), "tensors": 0}
     return [f"{name}: {early[name]}, then {late[name]}" for name in limits if late[name] - early[name] > limits[name]]
 
 

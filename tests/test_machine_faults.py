@@ -95,7 +95,9 @@ def test_a_dead_tracker_does_not_stop_the_training(tmp_path):
     command += ["--trainer.devices=1", "--trainer.accelerator=cpu", f"--run.folder={tmp_path}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     killed = []
-    with subprocess.Popen(command, **pipes) as process:
+    # not the service of another run of the tests
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}
+    with subprocess.Popen(command, **pipes, env=env) as process:
         for line in process.stdout:
             if line.startswith("epoch 1/"):
                 break
@@ -196,7 +198,9 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_control_c_says_how_to_go_on(tmp_path):
-    with begin(tmp_path, *SMALL_LEARNER, "--trainer.max_epochs=1000") as process:
+    # programs that a shell has put into the background ignore it
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with begin(tmp_path, *SMALL_LEARNER, "--trainer.max_epochs=1000", **heard) as process:
         for line in process.stdout:
             if line.startswith("epoch 2/"):
                 break

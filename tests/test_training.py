@@ -256,7 +256,7 @@ class DoubleData(EpisodicDataModule):
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int):
         rendered = super().on_after_batch_transfer(batch, dataloader_idx)
         fields = vars(rendered)
-        floats = {k for k, v in fields.items() if v is not None and v.is_floating_point()}
+        floats = {k for k, v in fields.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
         return type(rendered)(**{k: v.double() if k in floats else v for k, v in fields.items()})
 
 
