@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, make_table
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from small_data import drawing
 from test_report import write_comparison, write_experiment, write_run
@@ -91,9 +91,14 @@ def each(n: int, *strategies, **named):
 
     def decorate(function):
         checks = list(HealthCheck)
-        return settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=checks)(
-            given(*strategies, **named)(function)
-        )
+        return settings(
+            max_examples=n,
+            phases=[Phase.generate],
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=checks,
+        )(given(*strategies, **named)(function))
 
     return decorate
 
@@ -224,7 +229,7 @@ def test_yamls_that_are_not_of_trainings(kind, n, tmp_path):
 
 
 @pytest.mark.parametrize("load", [load_generator, load_learner])
-@few_or_many(25, 1500)
+@few_or_many(6, 300)
 def test_checkpoints(load, n, request, tmp_path):
     whole = request.getfixturevalue("generator" if load is load_generator else "learner").read_bytes()
     state = torch.load(BytesIO(whole), weights_only=True)

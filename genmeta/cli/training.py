@@ -238,6 +238,8 @@ class TrainingCLI(LightningCLI):
             )
         if self.subcommand == "test" and not isinstance(self.model, MetaModule):
             raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(self.model).__name__}")
+        if self.config[self.subcommand].ckpt_path == "":  # of a variable that a script has not set
+            raise UserError("ckpt_path: is empty; expected the path of a checkpoint, or leave the option out")
         self.datamodule.setup(self.subcommand)
         self.model.check(self.datamodule, self.subcommand)
         if self.subcommand == "fit":
