@@ -11,6 +11,10 @@ class UserError(Exception):
     a parser would take for a wrong type.
     """
 
+    def __str__(self) -> str:
+        """Return the message on one line: names from files may hold line breaks, or codes that change a terminal."""
+        return "".join(c if c.isprintable() else " " for c in super().__str__())
+
 
 def require_positive(owner: str, **sizes: int) -> None:
     """Raise UserError if a size is below 1, naming its owner and all sizes."""

@@ -634,6 +634,14 @@ def test_results_of_others_lead_into_no_other_folder(tmp_path, capsys):
         refused(capsys, main(["report", str(there), f"--out={tmp_path / 'page.html'}"]), "outside")
 
 
+def test_a_name_in_a_file_cannot_change_the_terminal_or_break_the_line(tmp_path, capsys):
+    """Bug: a class name with a line break or an escape code was printed as it is."""
+    split = {"dataset": "glyphs", "train": ["a\n\x1b[2Jgenmeta: all is well\ud800"] * 2, "val": ["b"], "test": ["c"]}
+    (tmp_path / "x.json").write_text(json.dumps(split))
+    line = refused(capsys, main(["fit", *REAL, *QUICK, f"--data.split={tmp_path / 'x.json'}"]), "is in 'train' and in")
+    assert line.isprintable()
+
+
 def test_the_real_zips_are_still_read():
     """The limits above must let the published files pass."""
     if not OMNIGLOT.is_dir():

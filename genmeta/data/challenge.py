@@ -116,7 +116,8 @@ def _zip_files(path: Path) -> dict[str, bytes]:
     except UserError:
         raise
     except Exception as error:  # zipfile raises half a dozen types for damaged, encrypted and foreign files
-        raise UserError(f"{path}: cut off, damaged, or no zip file ({error}); fetch it again ({SOURCE})") from error
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{path}: cut off, damaged, or no zip file ({reason}); fetch it again ({SOURCE})") from error
     return files
 
 

@@ -205,7 +205,7 @@ def class_named(class_path: Any, path: str | Path, role: str = "") -> Any:
     module, _, name = str(class_path).rpartition(".")
     parts = module.split(".")
     try:
-        if parts[0] in sys.stdlib_module_names or "__main__" in parts:
+        if module not in sys.modules and (parts[0] in sys.stdlib_module_names or "__main__" in parts):
             raise ImportError
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever importing a module may raise
