@@ -1,13 +1,13 @@
 """What is seen while a run goes on."""
 
 import logging
-import os
-import sys
 import warnings
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+from genmeta.cli.output import say
 
 
 class LiveBar(TQDMProgressBar):
@@ -33,16 +33,6 @@ class EpochLines(ProgressBar):
             metrics = self.get_metrics(trainer, pl_module)
             numbers = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if isinstance(v, float))
             say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
-
-
-def say(line: str) -> None:
-    """Print a line of a training, which goes on where nobody reads it any more (`| head`, a `tee` that died)."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # what comes later, and what Python flushes when it exits
-        os.close(nowhere)
 
 
 def quiet() -> None:

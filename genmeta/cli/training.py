@@ -23,7 +23,8 @@ from genmeta.cli.faults import what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
-from genmeta.cli.progress import EpochLines, LiveBar, quiet, say
+from genmeta.cli.output import say
+from genmeta.cli.progress import EpochLines, LiveBar, quiet
 from genmeta.cli.run_folder import (
     CONFIG_FILE,
     SPLIT_FILE,
