@@ -26,7 +26,17 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         return 2
     print(f"sending {len(waiting)} offline runs to the W&B project '{project()}' ({sent} were sent before)", flush=True)
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--project", project(), *map(str, waiting)]
+    command = [
+        sys.executable,
+        "-m",
+        "wandb",
+        "sync",
+        "--yes",
+        "--include-online",
+        "--project",
+        project(),
+        *map(str, waiting),
+    ]
     return subprocess.run(command).returncode
 
 
