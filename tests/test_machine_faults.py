@@ -289,6 +289,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 USER = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
 PROJECT = {"id": "p", "name": "genmeta", "entity": {"id": "e", "name": "me"}}
+LATEST = {"outOfDate": False, "latestVersionString": "1", "versionOnThisInstanceString": "1"}
+INFO = {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": LATEST}
 BUCKET = {"id": "r", "displayName": "x", "config": "{}", "summaryMetrics": "{}", "tags": [], "project": PROJECT}
 
 def answer(query):
@@ -296,8 +298,8 @@ def answer(query):
         bucket = {**BUCKET, "name": query["variables"].get("name") or "abc"}
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
     if "viewer" in query["query"].lower():
-        return {"viewer": USER}
-    return {}
+        return {"viewer": USER, "serverInfo": INFO}
+    return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}}
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
