@@ -367,8 +367,9 @@ def test_the_server_of_wandb_goes_away(tmp_path, monkeypatch):
     with said.open("w") as file, subprocess.Popen([*server_command, port], stdout=file) as server:
         while port not in said.read_text():
             time.sleep(0.01)
-        sync = [sys.executable, "scripts/sync.py", "--runs", str(tmp_path)]
-        done = subprocess.run(sync, capture_output=True, text=True, timeout=60)
+        sync = [sys.executable, str(ROOT / "scripts" / "sync.py"), "--runs", str(tmp_path)]
+        # W&B writes logs of its own to the folder that it is called in
+        done = subprocess.run(sync, capture_output=True, text=True, timeout=60, cwd=tmp_path)
         server.kill()
     assert done.returncode == 0, done.stderr + done.stdout
     assert "sending 1 offline runs" in done.stdout
