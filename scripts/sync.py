@@ -1,4 +1,4 @@
-"""Send the W&B runs that were recorded offline, but for those that were sent: python scripts/sync.py [--runs runs]."""
+"""Send the W&B runs that were recorded offline or whose server went away: python scripts/sync.py [--runs runs]."""
 
 import argparse
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genmeta.cli.tracking import has_account, project
+from genmeta.cli.tracking import UNSENT, has_account, project
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,16 +26,28 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         return 2
     print(f"sending {len(waiting)} offline runs to the W&B project '{project()}' ({sent} were sent before)", flush=True)
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--project", project(), *map(str, waiting)]
+    command = [
+        sys.executable,
+        "-m",
+        "wandb",
+        "sync",
+        "--yes",
+        "--include-online",
+        "--project",
+        project(),
+        *map(str, waiting),
+    ]
     return subprocess.run(command).returncode
 
 
 def offline_runs(runs: Path) -> tuple[list[Path], int]:
-    """Return the folders of offline runs that were not sent yet, oldest first, and the number of those that were.
+    """Return the folders of runs that were not sent to their end, oldest first, and the number of those sent since.
 
     `wandb sync` puts a file `*.wandb.synced` beside what it has sent.
     """
-    files = sorted(runs.rglob("offline-run-*/*.wandb"), key=lambda file: file.parent.name)
+    files = [*runs.rglob("offline-run-*/*.wandb")]
+    files += [file for mark in runs.rglob(f"run-*/{UNSENT}") for file in mark.parent.glob("*.wandb")]
+    files.sort(key=lambda file: file.parent.name.removeprefix("offline-"))
     waiting = [file.parent for file in files if not file.with_name(f"{file.name}.synced").exists()]
     return waiting, len(files) - len(waiting)
 

@@ -19,6 +19,8 @@ def what_happened(error: BaseException) -> str | None:
         text = str(seen)
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"no space left on the disk{f' for {seen.filename}' if seen.filename else ''}"
+        if "unexpected pos" in text:  # torch.save, of any write that failed
+            return "a file could not be written to its end, most often for want of space on the disk"
         if isinstance(seen, OSError) and seen.errno in (errno.EROFS, errno.EACCES) and seen.filename:
             return f"{seen.filename} cannot be written ({seen.strerror})"
         if is_out_of_memory(seen):

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from genmeta.cli.memory import keep_freed_memory
+from genmeta.cli.output import discard_stdout
 from genmeta.errors import UserError, nearest
 
 USAGE = """usage: genmeta COMMAND ...
@@ -25,8 +26,8 @@ COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit",
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 for wrong input, told in one line (1: `audit --strict`, failed
-    runs of `compare`, a `replay` that shows nothing).
+    """Run a command and return its exit code: 0, or 2 for wrong input, or a machine that fails, told in one line (1:
+    `audit --strict`, failed runs of `compare`, a `replay` that shows nothing; 130: Ctrl-C; 141: `| head`).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -76,9 +77,20 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"genmeta: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("genmeta: interrupted; checkpoints written so far are in the run folder", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"genmeta: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        discard_stdout()
+        print("genmeta: nobody reads the output any more", file=sys.stderr)
+        return 141  # as of a program that SIGPIPE ends
+    except Exception as error:
+        from genmeta.cli.faults import what_happened  # here: it imports torch
+
+        if (what := what_happened(error)) is None:
+            raise
+        print(f"genmeta: error: {what}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
+from genmeta.cli.output import say
+
 
 class LiveBar(TQDMProgressBar):
     """Lightning's bar with losses and accuracies, without the version number."""
@@ -30,7 +32,7 @@ class EpochLines(ProgressBar):
         if self._enabled:
             metrics = self.get_metrics(trainer, pl_module)
             numbers = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if isinstance(v, float))
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}", flush=True)
+            say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
 
 
 def quiet() -> None:

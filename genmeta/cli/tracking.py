@@ -3,8 +3,9 @@
 import importlib.util
 import netrc
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,10 +14,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from genmeta.cli.run_folder import RunSettings
 from genmeta.errors import UserError
-from genmeta.modules.tracker import tracker_may_die
 
 STEP, IMAGES = "trainer/global_step", "images_seen"
 """The two axes: optimiser steps (Lightning's name; one a batch, also for a GAN), and training images."""
+
+UNSENT = "unsent"
+"""A file in the folder of an online W&B run that could not be sent to its end; `make sync` looks for it."""
+
+_failed = False  # W&B, in the run at hand
 
 BEST = {
     **dict.fromkeys(("train/loss", "train/loss_e", "train/error", "val/loss", "val/fid", "val/kid"), "min"),
@@ -31,7 +36,8 @@ def project() -> str:
 
 
 class AxisLogger(WandbLogger):
-    """Logs how many images were seen beside every step of training, so that arms with other batches compare.
+    """Logs how many images were seen beside every step of training, so that arms with other batches compare. A failure
+    of W&B is told and does not stop the training.
 
     Args:
         experiment: the W&B run.
@@ -45,12 +51,16 @@ class AxisLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if step is not None and self.images_per_step:
             metrics = {**metrics, IMAGES: (step + 1) * self.images_per_step}
-        with tracker_may_die():
+        with unharmed():
             super().log_metrics(metrics, step)
 
-    def log_image(self, *args: Any, **kwargs: Any) -> None:
-        with tracker_may_die():
-            super().log_image(*args, **kwargs)
+    def log_hyperparams(self, params: Any) -> None:
+        with unharmed():
+            super().log_hyperparams(params)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        with unharmed():
+            super().log_image(key, images, step, **kwargs)
 
 
 def check_loggers(run: RunSettings) -> None:
@@ -82,20 +92,28 @@ def start_tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
+    # seconds after the end in which the rest is sent; by default it waits for a server that has gone for as long as it
+    # takes. In the environment, since there are versions of W&B that know no such settings and would refuse them
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     return _start(run, folder, job_type, tags, mode) if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
 @contextmanager
 def tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = ()) -> Iterator[Any | None]:
     """The W&B run of a command that is not training, closed at the end; None where there is none."""
+    experiment = start_tracking(run, folder, job_type, tags)
     try:
-        yield start_tracking(run, folder, job_type, tags)
+        with unharmed():
+            yield experiment
     finally:
         finish_tracking()
 
 
 def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], mode: str) -> Any:
     """Begin a W&B run; where the server does not answer or refuses the key, an offline one, saying so."""
+    global _failed
+    _failed = False
     os.environ["WANDB_MODE"] = mode  # also for the next runs of this process, which need not try again
     if mode == "offline":
         os.environ["WANDB_ERROR_REPORTING"] = "false"
@@ -119,7 +137,8 @@ def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], m
         reason = str(error).strip().split("\n")[0]
         print(f"W&B cannot be used online ({reason}); recording offline", flush=True)
         return _start(run, folder, job_type, tags, "offline")
-    define_metrics(experiment)
+    with unharmed():
+        define_metrics(experiment)
     return experiment
 
 
@@ -161,10 +180,38 @@ def has_account() -> bool:
         return False
 
 
-def finish_tracking() -> None:
-    """Close the W&B run, so that the next run in this process begins its own."""
-    import sys
+@contextmanager
+def unharmed() -> Iterator[None]:
+    """Go on when W&B fails in here (its process was killed, its server answers nonsense); told once a run. Errors that
+    are not W&B's are raised.
+    """
+    global _failed
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, ConnectionError) or type(error).__module__.startswith("wandb")):
+            raise
+        if not _failed:
+            reason = (str(error).splitlines() or [""])[0]
+            told = f"genmeta: W&B fails ({type(error).__name__}: {reason}); going on, metrics.csv has all numbers"
+            print(told, file=sys.stderr, flush=True)
+        _failed = True
 
-    if "wandb" in sys.modules:
-        with tracker_may_die():
-            sys.modules["wandb"].finish()
+
+def finish_tracking() -> None:
+    """Close the W&B run, so that the next run in this process begins its own. What an online run could not send is kept
+    for `make sync`.
+    """
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    experiment, folder = wandb.run, Path(wandb.run.dir).parent
+    with unharmed():
+        try:
+            experiment.finish()
+        except TimeoutError:
+            print(f"genmeta: W&B takes no more of this run; make sync sends it ({folder})", file=sys.stderr, flush=True)
+            (folder / UNSENT).touch()
+    if _failed:  # the next run needs a process of its own, and W&B must not try again when this one ends
+        with suppress(Exception):
+            wandb.teardown()

@@ -24,6 +24,7 @@ from genmeta.cli.faults import what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
+from genmeta.cli.output import say
 from genmeta.cli.progress import EpochLines, LiveBar, quiet
 from genmeta.cli.read_yaml import check_extent
 from genmeta.cli.run_folder import (
@@ -36,7 +37,7 @@ from genmeta.cli.run_folder import (
     find_same_run,
     write_run_file,
 )
-from genmeta.cli.tracking import check_loggers, finish_tracking, make_loggers
+from genmeta.cli.tracking import check_loggers, finish_tracking, make_loggers, unharmed
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
@@ -51,7 +52,6 @@ from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.nonfinite import StopAtNonFinite
 from genmeta.modules.pictures import picture_callbacks
-from genmeta.modules.tracker import tracker_may_die
 
 
 class Parser(LightningArgumentParser):
@@ -193,8 +193,9 @@ class TrainingCLI(LightningCLI):
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
             logger.log_hyperparams(resolved | self._facts | {"inputs": describe_inputs(self.inputs)})
         if run.artifacts and (experiment := self._experiment(trainer)):
-            log_split(experiment, self.run_folder, self.datamodule.split)
-            log_inputs(experiment, self.inputs)
+            with unharmed():
+                log_split(experiment, self.run_folder, self.datamodule.split)
+                log_inputs(experiment, self.inputs)
         return trainer
 
     @property
@@ -301,25 +302,27 @@ class TrainingCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             if isinstance(self.model, GenerativeModule) and not self.trainer.interrupted:
                 report = self._report(subcommand)
-            self._log_best()
+            with unharmed():
+                self._log_best()
+            if self.trainer.is_global_zero and not self.trainer.interrupted:
+                self._write_run_file(subcommand, report)
         except SIGTERMException:
             if self.trainer.is_global_zero:
                 print(f"genmeta: told to stop (SIGTERM); {self._how_to_go_on()}", file=sys.stderr, flush=True)
             raise
-        except SystemExit:
-            if not self.trainer.interrupted:
+        except SystemExit as error:
+            if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into exit code 1
                 raise
-            if self.trainer.is_global_zero:  # Lightning has made an exit of Ctrl-C
-                print(f"genmeta: interrupted; {self._how_to_go_on()}", file=sys.stderr, flush=True)
-            sys.exit(130)
+            raise KeyboardInterrupt(self._how_to_go_on()) from None
         except Exception as error:
             if (what := what_happened(error)) is None:
                 raise
             raise UserError(f"{what}; {self._how_to_go_on()}") from error
         finally:
             finish_tracking()
-        if self.trainer.interrupted or not self.trainer.is_global_zero:
-            return
+
+    def _write_run_file(self, subcommand: str, report: dict[str, float]) -> None:
+        """Write the run's summary, and say where its results are."""
         content = {
             "stage": subcommand,
             "seconds": round(time.monotonic() - self.started, 1),
@@ -340,12 +343,10 @@ class TrainingCLI(LightningCLI):
             content["report"], content["features"] = report, self.datamodule.features.name
         write_run_file(self.run_folder, content)
         if subcommand == "fit":
-            print(
-                f"           {best_checkpoint(self.run_folder)}, pictures in {self.run_folder / 'pictures'}", flush=True
-            )
+            say(f"           {best_checkpoint(self.run_folder)}, pictures in {self.run_folder / 'pictures'}")
         else:
             for name, value in content["metrics"].items():
-                print(f"           {name} {value:.4f}", flush=True)
+                say(f"           {name} {value:.4f}")
 
     def _how_to_go_on(self) -> str:
         """Return where the run can be taken up again."""
@@ -365,8 +366,7 @@ class TrainingCLI(LightningCLI):
             score = self.trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
             split = self.datamodule.split
             metadata = {self.model.monitor: float(score), "split": split.name, "split_hash": split.hash}
-            with tracker_may_die():
-                log_checkpoint(experiment, best, metadata)
+            log_checkpoint(experiment, best, metadata)
 
     def _report(self, subcommand: str) -> dict[str, float]:
         """Measure the best weights of a generative model (after `fit`), or those at hand; print and log the table."""
@@ -377,12 +377,12 @@ class TrainingCLI(LightningCLI):
             return {}
         report = self.model.report()
         if experiment := self._experiment(self.trainer):
-            with tracker_may_die():
+            with unharmed():
                 experiment.summary.update({f"report/{name}": value for name, value in report.items()})
         losses = {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items()) if "loss" in k or "elbo" in k}
-        print(f"           features: {self.datamodule.features.name}")
+        say(f"           features: {self.datamodule.features.name}")
         for name, value in {**report, **losses}.items():
-            print(f"           {name:<24}{value:>10.4g}", flush=True)
+            say(f"           {name:<24}{value:>10.4g}")
         return report
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

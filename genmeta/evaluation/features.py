@@ -109,8 +109,11 @@ def feature_network(
         _train(learner, table, pool, shape, n_steps)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        torch.save(learner.backbone.state_dict(), part)
-        part.replace(path)
+        try:
+            torch.save(learner.backbone.state_dict(), part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     return FeatureNetwork(learner.backbone.requires_grad_(False).eval(), n_steps)
 
 

@@ -45,13 +45,17 @@ class Checkpoints(ModelCheckpoint):
         self._best_before: Path | None = None
         self.told_to_stop = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        # here, not when training starts: there may be nothing left to train, and best.ckpt is what such a run is for
         if self._best_before and trainer.is_global_zero:
             part = self.last.with_name(".best.ckpt.part")
             part.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._best_before, part)
             part.replace(self.best_model_path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():  # no other may; Lightning puts the old one back
             signal.signal(signal.SIGTERM, self._tell)
 

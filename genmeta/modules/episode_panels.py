@@ -1,6 +1,7 @@
 """Accuracies of test episodes as panels: a histogram for each shape and a table of results."""
 
 import math
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,7 +9,6 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.modules.meta_module import MetaModule
-from genmeta.modules.tracker import tracker_may_die
 
 BINS = 20
 COLUMNS = ("episodes", "accuracy", "ci95", "n", "lowest", "median", "highest")
@@ -26,13 +26,13 @@ class EpisodePanels(Callback):
             if isinstance(logger, WandbLogger):
                 import wandb  # here: it is slow to import, and not needed when off
 
-                panels = {
+                panels: dict[str, Any] = {
                     f"episodes/acc_{name}": wandb.Histogram(np_histogram=np.histogram(values, BINS, (0, 1)))
                     for name, values in accuracies.items()
                 }
-                table = wandb.Table(columns=list(COLUMNS), data=[_row(*entry) for entry in accuracies.items()])
-                with tracker_may_die():
-                    logger.experiment.log({**panels, "tables/results": table})
+                rows = [_row(*entry) for entry in accuracies.items()]
+                panels["tables/results"] = wandb.Table(columns=list(COLUMNS), data=rows)
+                logger.log_metrics(panels)
             if isinstance(logger, TensorBoardLogger):
                 for name, values in accuracies.items():
                     logger.experiment.add_histogram(f"episodes/acc_{name}", values)
