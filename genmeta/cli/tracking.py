@@ -4,6 +4,7 @@ import importlib.util
 import netrc
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ STEP, IMAGES = "trainer/global_step", "images_seen"
 
 UNSENT = "unsent"
 """A file in the folder of an online W&B run that could not be sent to its end; `make sync` looks for it."""
+
+MORE = 10.0
+"""Seconds that W&B gets after its own limit, and to end."""
 
 _failed = False  # W&B, in the run at hand
 
@@ -189,7 +193,8 @@ def unharmed() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, ConnectionError) or type(error).__module__.startswith("wandb")):
+        # pydantic is what W&B reads answers with
+        if not (isinstance(error, ConnectionError) or type(error).__module__.startswith(("wandb", "pydantic"))):
             raise
         if not _failed:
             reason = (str(error).splitlines() or [""])[0]
@@ -202,16 +207,34 @@ def finish_tracking() -> None:
     """Close the W&B run, so that the next run in this process begins its own. What an online run could not send is kept
     for `make sync`.
     """
+    global _failed
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
     experiment, folder = wandb.run, Path(wandb.run.dir).parent
-    with unharmed():
+    sent = True
+
+    def finish() -> None:
+        nonlocal sent
         try:
-            experiment.finish()
+            with unharmed():
+                experiment.finish()
         except TimeoutError:
-            print(f"genmeta: W&B takes no more of this run; make sync sends it ({folder})", file=sys.stderr, flush=True)
-            (folder / UNSENT).touch()
+            sent = False
+
+    # W&B does not keep its own limit while it has artifacts to send: it is waited for in a thread, and then ended
+    limit = float(os.environ["WANDB_FINISH_TIMEOUT"])
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(limit + MORE if limit else None)
+    if thread.is_alive():
+        sent, _failed = False, True
+        with suppress(Exception):  # of W&B's insides, which may change; there is no other way to end it
+            wandb.setup()._connection._proc._process.kill()
+        thread.join(MORE)
+    if not sent:
+        print(f"genmeta: W&B takes no more of this run; make sync sends it ({folder})", file=sys.stderr, flush=True)
+        (folder / UNSENT).touch()
     if _failed:  # the next run needs a process of its own, and W&B must not try again when this one ends
         with suppress(Exception):
             wandb.teardown()
