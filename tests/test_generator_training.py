@@ -375,22 +375,23 @@ def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
     assert load_generator(tmp_path / "a.ckpt").image_shape == SHAPE
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "vae second stage"])
-def test_two_processes_take_the_steps_of_one(name, toy_split_file, tmp_path):
-    """Each image has the noise that it has with one process. Free bits, of a batch's mean, are the exception."""
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", MODELS)
+def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
+    """Each image has the noise that it has with one process; free bits are of the mean over all images of a batch."""
     found = []
-    for devices in (1, 2):
+    for devices in (1, n):
         module = MODELS[name]()
         for normalised in (part for part in module.modules() if isinstance(part, nn.BatchNorm2d)):
             normalised.eval()  # batch norm is over the images of a process; running statistics are not
             normalised.train = lambda mode, of=normalised: of
         module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.001)  # Adam steps on rounding errors
-        options = {"devices": 2, "strategy": "ddp_fork_find_unused_parameters_true"} if devices == 2 else {}
+        options = {"devices": n, "strategy": "ddp_fork_find_unused_parameters_true"} if devices > 1 else {}
         trainer = fit(module, images_of(toy_split_file), tmp_path, steps=20, **options)
         found.append((weights(module), trainer.callback_metrics))
     assert (found[0][0] - weights(MODELS[name]())).abs().max() > 1e-4
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-6, rtol=1e-5)
-    for metric, tolerance in (("val/elbo", 1e-5), ("val/diversity", 0.01)):  # of samples that are nearly alike
+    for metric, tolerance in (("val/elbo", 1e-5), ("val/diversity", 0.03)):  # of samples that are nearly alike
         if metric in found[0][1]:
             assert float(found[1][1][metric]) == pytest.approx(float(found[0][1][metric]), rel=tolerance), metric
 

@@ -238,6 +238,8 @@ def test_free_bits_are_a_floor_for_the_mean_of_each_dimension():
     assert with_free_bits(kl, 0.5).item() == pytest.approx(2.5)
     (gradient,) = torch.autograd.grad(with_free_bits(kl, 0.5), kl)
     assert gradient.tolist() == [[0.0, 0.5], [0.0, 0.5]]
+    # of all processes' images, the first dimension is dear and the second free
+    assert with_free_bits(kl, 0.5, torch.tensor([0.6, 0.4])).item() == pytest.approx(0.1 + 0.5)
 
 
 def test_bernoulli_likelihood_is_in_nats_per_image():

@@ -34,7 +34,7 @@ def log_normal(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * (math.log(2 * math.pi) + log_var + (z - mean).square() * torch.exp(-log_var)).sum(-1)
 
 
-def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
+def with_free_bits(kl: Tensor, free_bits: float, of_all: Tensor | None = None) -> Tensor:
     """Return the KL term of the loss, a scalar: no dimension's mean over the batch counts less than `free_bits` nats.
 
     Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016, section C.8: with it
@@ -43,10 +43,12 @@ def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
     Args:
         kl: `[n, d]`.
         free_bits: nats a dimension.
+        of_all: `[d]`, the means of the batches of all processes, which decide what is free; by default this batch's.
     """
     mean = kl.mean(0)
-    # an estimate from samples may be below 0, and must be free to be
-    return (mean.clamp(min=free_bits) if free_bits else mean).sum()
+    if not free_bits:  # an estimate from samples may be below 0, and must be free to be
+        return mean.sum()
+    return torch.where((mean if of_all is None else of_all) < free_bits, free_bits, mean).sum()
 
 
 def warmup(step: int, steps: int) -> float:

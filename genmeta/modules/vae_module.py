@@ -145,7 +145,8 @@ class VAEModule(CodesModule):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         log_likelihood, kl = self._terms(batch)
         warm = warmup(self.global_step, self.warmup_steps)
-        loss = self.beta * warm * with_free_bits(kl, self.free_bits) - log_likelihood.mean()
+        of_all = self.trainer.strategy.reduce(kl.detach().mean(0), reduce_op="mean") if self.free_bits else None
+        loss = self.beta * warm * with_free_bits(kl, self.free_bits, of_all) - log_likelihood.mean()
         elbo = (log_likelihood - kl.sum(1)).mean()
         self.log("train/loss", loss, batch_size=len(kl))
         self.log_dict({"train/elbo": elbo, "train/kl": kl.sum(1).mean()}, prog_bar=True, batch_size=len(kl))
