@@ -5,8 +5,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several at once: a thread each, before torch counts the cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# before torch counts the cores: tests run side by side, and processes that are forked from one with several threads
+# of OpenMP wait for these for ever
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
