@@ -162,12 +162,12 @@ def test_a_learner_is_built_again_from_its_checkpoint_alone(learner, tmp_path):
     ("change", "message"),
     [
         (lambda e: e.update(learner=None), "does not say how to build its learner"),
-        (lambda e: e["learner"].update(class_path="os.system"), "class os.system is not installed"),
+        (lambda e: e["learner"].update(class_path="os.system"), "os.system is not a Learner"),
         (lambda e: e["learner"].update(class_path="nowhere.Net"), "class nowhere.Net is not installed"),
         (lambda e: e["learner"]["init_args"].update(tempo=1), "cannot be built .*tempo"),
         (
             lambda e: e["learner"]["init_args"]["backbone"].update(class_path="subprocess.Popen"),
-            "class subprocess.Popen is not installed",
+            "subprocess.Popen is not a Module",
         ),
         (lambda e: e["learner"]["init_args"]["backbone"]["init_args"].update(hidden=8), "weights do not fit"),
     ],

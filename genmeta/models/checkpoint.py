@@ -192,7 +192,8 @@ def class_named(class_path: Any, path: str | Path, role: str = "") -> Any:
     """Return what a checkpoint's `module.Class` names.
 
     To find it, its module is imported, so modules of the standard library, which have no networks, are refused: a few
-    of them do something when they are imported. So are programs (`__main__`).
+    of them do something when they are imported, and so are programs (`__main__`); what is imported already is looked at
+    by the caller.
 
     Args:
         class_path: as it stands in the checkpoint.
