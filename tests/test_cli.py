@@ -595,6 +595,7 @@ def test_help_and_make_help_list_what_there_is(capsys):
         assert re.search(rf"^  {target}  +\w", shown, flags=re.M), target
 
 
+@pytest.mark.slow
 def test_a_policy_is_the_same_over_any_learners_yaml():
     """Options with the same name in the class that was there before are kept when YAMLs are merged."""
     of_classes = {  # one YAML of those that name the same classes

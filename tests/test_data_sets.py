@@ -68,7 +68,9 @@ def test_every_data_yaml_is_run_by_a_test():
     assert set(YAMLS) == EMBEDDED | set(BUILD)
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("cub200", "fgvc_aircraft", "dtd") else n for n in BUILD]
+)
 def test_data_sets_train_and_test_from_their_yaml(name, tmp_path, files):
     # one task a batch: ten of pictures of 84×84 take seconds
     settings = ["--config", DEBUG, "--data.tasks_per_eval_batch=1", f"--run.folder={tmp_path}"]
@@ -84,7 +86,9 @@ def test_data_sets_train_and_test_from_their_yaml(name, tmp_path, files):
     assert json.loads((run / "run.json").read_text())["split"]["hash"] == split["hash"]
 
 
-@pytest.mark.parametrize(("name", "generator"), [("fc100", "gan"), ("mini_imagenet", "vae_vamp")])
+@pytest.mark.parametrize(
+    ("name", "generator"), [("fc100", "gan"), pytest.param("mini_imagenet", "vae_vamp", marks=pytest.mark.slow)]
+)
 def test_generators_take_the_size_of_the_data(name, generator, tmp_path, files):
     settings = ["--config", DEBUG, "--data.feature_steps=1", "--data.batch_size=4", f"--run.folder={tmp_path}"]
     settings += [] if generator == "gan" else ["--model.importance_samples=1", "--model.second_stage=0"]

@@ -94,7 +94,9 @@ def genmeta_command(args: list[str]) -> int:
 
 def make_command(args: list[str]) -> list[list[str]]:
     """Return the genmeta commands that a call of make would run."""
-    done = subprocess.run(["make", "-n", *args], capture_output=True, text=True, check=False)
+    env = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")}
+    # those of `make test ARGS=…` are not for it
+    done = subprocess.run(["make", "-n", *args], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if " -m genmeta " in line]
     return [shlex.split(line)[3:] for line in lines]

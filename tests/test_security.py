@@ -597,6 +597,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.slow
 def test_no_key_of_the_environment_gets_into_a_run_folder_or_a_report(tmp_path):
     """Bug: W&B's metadata, or our own summary of the machine, copying the environment."""
     assert len(SECRETS["WANDB_API_KEY"]) == 40
