@@ -61,7 +61,7 @@ def metrics(run: Path) -> dict[tuple[str, str], str]:
     return {(row["step"], name): value for row in rows for name, value in row.items() if name != "step" and value}
 
 
-@pytest.fixture(scope="module", params=["learner", "gan", pytest.param("vae", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
 def whole(request, tmp_path_factory) -> tuple[list[str], Path]:
     """Options of a training, and the folder of a run that nothing disturbed."""
     args = {"learner": SMALL_LEARNER, "gan": SMALL_GAN, "vae": SMALL_VAE}[request.param]
@@ -73,7 +73,18 @@ def whole(request, tmp_path_factory) -> tuple[list[str], Path]:
     return args, folder / "run" / "001"
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
+@pytest.mark.parametrize(
+    ("whole", "told"),
+    [
+        pytest.param("learner", signal.SIGTERM, id="learner-terminated"),
+        pytest.param("learner", signal.SIGKILL, id="learner-killed"),
+        pytest.param("gan", signal.SIGTERM, id="gan-terminated", marks=pytest.mark.slow),
+        pytest.param("gan", signal.SIGKILL, id="gan-killed"),
+        pytest.param("vae", signal.SIGTERM, id="vae-terminated", marks=pytest.mark.slow),
+        pytest.param("vae", signal.SIGKILL, id="vae-killed", marks=pytest.mark.slow),
+    ],
+    indirect=["whole"],
+)
 def test_stopped_at_any_moment_and_resumed_equals_undisturbed(tmp_path, whole, told, capfd):
     """SIGTERM saves and exits 0; SIGKILL loses an epoch at most; what comes then is the same to the last bit."""
     args, undisturbed = whole
@@ -103,6 +114,7 @@ def test_stopped_at_any_moment_and_resumed_equals_undisturbed(tmp_path, whole, t
     assert {key: expected[key] for key in numbers} == numbers
 
 
+@pytest.mark.parametrize("whole", ["learner", "gan"], indirect=True)
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, whole, capsys):
     args, undisturbed = whole
     shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
@@ -150,6 +162,7 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_replayed(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["001"]
 
 
+@pytest.mark.parametrize("whole", ["learner", "gan"], indirect=True)
 def test_replay_of_a_sound_batch_says_so(tmp_path, whole, capsys):
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)
