@@ -345,6 +345,10 @@ BAD_ARGS = [
         ["fit", "--config", PROTONET, "--config", REAL, "--trainer.precision", "bf16-true"],
         "bf16-mixed and 16-mixed",
     ),
+    (  # Lightning would take 1,000 epochs
+        ["fit", "--config", PROTONET, "--config", REAL, "--trainer.max_epochs", "null"],
+        "trainer.max_epochs: found null, and no max_steps",
+    ),
     (
         ["fit", "--config", GAN, "--config", "configs/data/omniglot_minimal.yaml", "--data.source.folder", "nowhere"],
         r"nowhere/images_background_small1\.zip: no such file; put",

@@ -110,9 +110,17 @@ def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
     assert len(found.runs) == 1 + 2 * 6
 
 
+def test_what_is_left_empty_takes_its_default(tmp_path):
+    """Bug: `policy:` without a value in a YAML gave a traceback."""
+    empty = {"arms": {"plain": {"policy": None, "title": None}, "again": None}, "budget": None}
+    settings = read_settings(written(tmp_path, **empty))
+    assert (settings.budget, settings.arm("plain").policy, settings.arm("plain").title) == ([], [], "plain")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"seeds": None}, "'seeds' is not given"),
         ({"sedes": [0]}, "unknown key 'sedes'; did you mean 'seeds'?"),
         ({"arms": {"plain": {"polcy": []}, "b": {}}}, "unknown key 'arms.plain.polcy'; did you mean 'policy'?"),
         ({"seeds": ["x"]}, "seeds: expected int, found 'x'"),

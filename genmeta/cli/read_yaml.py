@@ -62,13 +62,14 @@ def read_typed(kind: type, path: Path, option: str) -> Any:
 
 
 def typed(kind: type, content: Any, where: str) -> Any:
-    """Return a dataclass filled from a mapping; keys and types are checked."""
+    """Return a dataclass filled from a mapping; keys and types are checked. What is empty (null) is not given."""
     if not isinstance(content, Mapping):
         raise UserError(f"{where.rstrip('.') or 'the file'}: expected a mapping, found {content!r}")
     known = {f.name: f for f in dataclasses.fields(kind)}
     for key in content:
         if key not in known:
             raise UserError(f"unknown key '{where}{key}'{nearest(str(key), known)}; there are {', '.join(known)}")
+    content = {key: value for key, value in content.items() if value is not None}
     for key, of_kind in known.items():
         optional = of_kind.default is not dataclasses.MISSING or of_kind.default_factory is not dataclasses.MISSING
         if key not in content and not optional:
@@ -76,7 +77,7 @@ def typed(kind: type, content: Any, where: str) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        values = parser.parse_object(dict(content))
+        values = parser.parse_object(content)
     except Exception as error:  # jsonargparse raises argparse.ArgumentError or a TypeError, as it comes
         raise UserError(f"{where}{one_line(str(error), parser)}") from error
     return kind(**values.as_dict())

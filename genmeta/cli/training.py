@@ -243,6 +243,9 @@ class TrainingCLI(LightningCLI):
             raise UserError("ckpt_path: is empty; expected the path of a checkpoint, or leave the option out")
         self.datamodule.setup(self.subcommand)
         self.model.check(self.datamodule, self.subcommand)
+        trainer = self.config[self.subcommand].trainer
+        if self.subcommand == "fit" and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
+            raise UserError("trainer.max_epochs: found null, and no max_steps or max_time; expected when training ends")
         if self.subcommand == "fit":
             try:
                 self.model.configure_optimizers()
