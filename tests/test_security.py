@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -283,7 +284,8 @@ def test_backbones_of_torchvision_are_still_made():
     assert not _returns_network(torch.hub.load)
 
 
-NAMES = ["../evil", "../../evil", "/tmp/evil-of-genmeta", "a/../../evil", "..\\evil", "set/../../../evil.png"]
+OUTSIDE = Path(tempfile.gettempdir()) / "evil-of-genmeta"
+NAMES = ["../evil", "../../evil", str(OUTSIDE), "a/../../evil", "..\\evil", "set/../../../evil.png"]
 
 
 def listing(folder: Path) -> set[str]:
@@ -305,7 +307,7 @@ def test_names_in_a_zip_lead_nowhere(name, tmp_path, capsys):
     refused(capsys, main(["fit", *GAN, *QUICK, *OMNIGLOT_DATA, f"--data.source.folder={inner}"]), "no zip of PNG files")
     refused(capsys, main(["challenge", f"--runs={inner / 'all_runs.zip'}"]), "holds no run01/class_labels.txt")
     assert listing(tmp_path) == before
-    assert not Path("/tmp/evil-of-genmeta").exists()
+    assert not OUTSIDE.exists()
 
 
 @pytest.fixture
