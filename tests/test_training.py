@@ -82,7 +82,7 @@ def test_training_tasks_are_the_same_for_any_number_of_workers(toy_data):
 def test_ranks_share_the_meta_batch_without_gap_or_overlap(toy_data, world):
     toy_data.setup("fit")
     whole = toy_data.train_plan(7)
-    parts = [toy_data.train_part(rank, world, 7) for rank in range(world)]
+    parts = [toy_data.train_slice(rank, world, 7) for rank in range(world)]
     assert plan_hash(concatenate(parts)) == plan_hash(whole)
 
 

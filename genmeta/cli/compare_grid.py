@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genmeta.cli.compare_settings import ArmSettings, CompareSettings
+from genmeta.cli.compare_settings import ROLES, ArmSettings, CompareSettings, references, referring
 from genmeta.cli.grid import Run
 from genmeta.cli.options import find_config
 from genmeta.cli.roles import check_role, needed_roles
@@ -35,7 +35,8 @@ class Grid:
     @property
     def runs(self) -> list[Run]:
         """All of them once: generators first, then trainings, then tests."""
-        trained = [generator for fit in self.fits.values() for generator in fit.after]
+        fits = set(self.fits.values())
+        trained = [run for fit in self.fits.values() for run in fit.after if run not in fits]
         return list(dict.fromkeys([*trained, *self.fits.values(), *self.tests.values()]))
 
     def found(self, value: Value, titles: Mapping[str, str], seeds: list[int]) -> dict[str, SeedsOfArm]:
@@ -59,13 +60,15 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     Raises:
         UserError: an arm cannot be trained, or tested on these episodes.
     """
-    fits, tests = {}, {}
+    fits: dict[tuple[Value, str, int], Run] = {}
+    tests: dict[tuple[Value, str, int], Run] = {}
     axis = settings.axis
     values: list[Value] = list(axis.values) if axis else [None]
     of_test = _test_roles(settings)
     roles = {name: _check_arm(settings, name) | of_test for name in settings.arms}
-    trained_alone = [name for name in settings.arms if not roles[name]]
-    for role in sorted(set().union(*roles.values())):
+    of_others = {name: references(settings.arm(name).options) for name in settings.arms}
+    trained_alone = [name for name in settings.arms if not roles[name] and not of_others[name]]
+    for role in sorted(set().union(*roles.values(), *of_others.values()) & set(ROLES)):
         check_role(role, settings.config(role), _generator_options(settings, role, []), set_up=False)
     for value in values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
@@ -78,13 +81,20 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
             }
             for name in settings.arms:
                 used = {role: generators[role] for role in sorted(roles[name])}
+                trained = {other: fits[value, other, seed] for other in settings.arms if (value, other, seed) in fits}
+                needed = {other: (trained | generators)[other] for other in sorted(of_others[name])}
+                arm = settings.arm(name)
+                checkpoints = {other: run.checkpoint for other, run in needed.items()}
+                arm = replace(arm, options=referring(arm.options, checkpoints))
                 options = [
-                    *_options(settings, settings.arm(name)),
+                    *_options(settings, arm),
                     *(f"--data.{role}={run.checkpoint}" for role, run in used.items()),
                     *at,
                     *_last(seed),
                 ]
-                fit = Run(f"{name}{label}-seed{seed}", ("fit", *options), str(folder), tuple(used.values()))
+                fit = Run(
+                    f"{name}{label}-seed{seed}", ("fit", *options), str(folder), (*used.values(), *needed.values())
+                )
                 test = ("test", *options, *_test(settings), f"--ckpt_path={fit.checkpoint}")
                 fits[value, name, seed] = fit
                 tests[value, name, seed] = Run(f"{fit.name}-test", test, str(folder), (fit,))
@@ -94,7 +104,8 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
 def _options(settings: CompareSettings, arm: ArmSettings) -> list[str]:
     """Return the options of an arm's trainings, the same for all seeds."""
     policies = [find_config("policy", name) for name in arm.policy]
-    configs = [settings.config("learner"), settings.config("data"), *settings.budget, *policies]
+    learner = find_config("learner", arm.learner)
+    configs = [learner, settings.config("data"), *settings.budget, *policies]
     return [*(f"--config={path}" for path in configs), *_as_options(arm.options)]
 
 
@@ -128,9 +139,13 @@ def _generator(settings: CompareSettings, role: str, seed: int, at: list[str], l
 
 
 def _check_arm(settings: CompareSettings, name: str) -> set[str]:
-    """Check an arm's options; return which kinds of generators its training needs."""
+    """Check an arm's options, but for those with a checkpoint that is not there yet; return which kinds of generators
+    its training needs.
+    """
+    arm = settings.arm(name)
+    arm = replace(arm, options={key: value for key, value in arm.options.items() if not references(value)})
     try:
-        fit = TrainingCLI(["fit", *_options(settings, settings.arm(name)), *_last(0)], check_only=True, set_up=False)
+        fit = TrainingCLI(["fit", *_options(settings, arm), *_last(0)], check_only=True, set_up=False)
     except UserError as error:
         raise UserError(f"arms.{name}: {error}") from error
     if not isinstance(fit.model, MetaModule) or not isinstance(fit.datamodule, EpisodicDataModule):

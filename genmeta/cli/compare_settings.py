@@ -1,6 +1,8 @@
 """What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +11,27 @@ from genmeta.cli.options import find_config
 from genmeta.cli.read_yaml import read_typed, typed
 from genmeta.errors import UserError, nearest
 
+ROLES = ("generator", "redrawer")
+_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*)\}")  # to a checkpoint, in an arm's options
+
+
+def references(value: Any) -> set[str]:
+    """Return what the options of an arm refer to: other arms, generators."""
+    if isinstance(value, Mapping):
+        return set().union(*map(references, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(references, value))
+    return set(_REFERENCE.findall(value)) if isinstance(value, str) else set()
+
+
+def referring(value: Any, checkpoints: Mapping[str, Path]) -> Any:
+    """Return options with the paths of checkpoints in the places of references to them."""
+    if isinstance(value, Mapping):
+        return {key: referring(item, checkpoints) for key, item in value.items()}
+    if isinstance(value, list):
+        return [referring(item, checkpoints) for item in value]
+    return _REFERENCE.sub(lambda found: str(checkpoints[found[1]]), value) if isinstance(value, str) else value
+
 
 @dataclass(frozen=True)
 class ArmSettings:
@@ -16,11 +39,15 @@ class ArmSettings:
 
     Attributes:
         title: what tables and pictures say; the arm's name by default.
+        learner: name of a YAML in `configs/learner`, or its path; the comparison's by default.
         policy: YAMLs of `configs/policy`, or paths, laid over the learner's one after the other.
-        options: dotted options of `genmeta fit` and their values, laid over those.
+        options: dotted options of `genmeta fit` and their values, laid over those. In a value `{proto}` stands for the
+            best checkpoint of the arm `proto`, an earlier one, of the same seed, and `{redrawer}` or `{generator}` for
+            the generator's.
     """
 
     title: str = ""
+    learner: str = ""
     policy: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -78,7 +105,7 @@ class CompareSettings:
     def arm(self, name: str) -> ArmSettings:
         """Return an arm's settings."""
         arm = typed(ArmSettings, self.arms[name] or {}, f"arms.{name}.")
-        return dataclasses.replace(arm, title=arm.title or name)
+        return dataclasses.replace(arm, title=arm.title or name, learner=arm.learner or self.learner)
 
     @property
     def axis(self) -> Axis | None:
@@ -132,11 +159,19 @@ def _check(settings: CompareSettings) -> None:
         for path in getattr(settings, option):
             if not Path(path).is_file():
                 raise UserError(f"{option}: {path}: no such file")
-    for name in settings.arms:
-        for policy in settings.arm(name).policy:
+    for number, name in enumerate(settings.arms):
+        arm = settings.arm(name)
+        for option, config in [("learner", arm.learner), *(("policy", policy) for policy in arm.policy)]:
             try:
-                find_config("policy", policy)
+                find_config(option, config)
             except UserError as error:
                 raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
+        known = [*list(settings.arms)[:number], *ROLES]
+        for reference in sorted(references(arm.options)):
+            if reference not in known:
+                raise UserError(
+                    f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm and no generator; "
+                    f"there are {', '.join(known)}{nearest(reference, known)}"
+                )
     if (axis := settings.axis) and (not axis.values or sorted(set(axis.values)) != axis.values):
         raise UserError(f"over.values: expected ascending values, found {axis.values}")

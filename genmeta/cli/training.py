@@ -205,9 +205,11 @@ class TrainingCLI(LightningCLI):
         inputs = {role: model.path for role, model in roles.items() if model is not None}
         if path := self.config[self.subcommand].ckpt_path:
             inputs["learner" if self._episodic else "generator"] = path
-        for part in self.model.modules():
+        for name, part in self.model.named_modules():
             if isinstance(part, PretrainedBackbone):
                 inputs["backbone"] = part.checkpoint
+            elif getattr(part, "without_file", None):
+                inputs[name.removeprefix("learner.")] = part.checkpoint
         return {role: path for role, path in inputs.items() if path}
 
     @property

@@ -57,26 +57,28 @@ def load_learner(path: str) -> LoadedLearner:
 def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
     """Return how to build a learner again from its own checkpoint alone.
 
-    That is its configuration, with the description of the network in place of the file that a pretrained backbone
-    began with: its weights are among the learner's.
+    That is its configuration, with the description of the network in place of each file that a part began with
+    (`without_file`): the weights are among the learner's.
 
     Args:
         config: `{class_path, init_args}` of the learner, or None if it was made in Python.
         learner: made of it.
     """
-    read = {
-        (f"{type(part).__module__}.{type(part).__qualname__}", part.checkpoint): part.description
+    read: dict[tuple[Any, Any], Mapping[str, Any]] = {
+        (f"{type(part).__module__}.{type(part).__qualname__}", part.checkpoint): part.without_file  # type: ignore[misc]
         for part in learner.modules()
-        if isinstance(part, PretrainedBackbone)
+        if getattr(part, "without_file", None)
     }
 
     def described(node: Any) -> Any:
+        if isinstance(node, list):
+            return [described(item) for item in node]
         if not isinstance(node, Mapping):
             return node
         init_args = node.get("init_args")
         key = (node.get("class_path"), init_args.get("checkpoint") if isinstance(init_args, Mapping) else None)
         if key in read:
-            return {**node, "init_args": {**node["init_args"], "checkpoint": None, "network": read[key]}}
+            return {**node, "init_args": {**node["init_args"], **read[key]}}
         return {name: described(value) for name, value in node.items()}
 
     return described(config)
@@ -106,16 +108,20 @@ def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> n
         raise UserError(f"checkpoint {path}: {class_path} is not a {expected.__name__}")
     if not isinstance(init_args, Mapping):
         raise UserError(f"checkpoint {path}: the arguments of its {class_path} are damaged")
-    args = {
-        key: _build(value, nn.Module, path) if isinstance(value, Mapping) and "class_path" in value else value
-        for key, value in init_args.items()
-    }
+    args = {key: _built_parts(value, path) for key, value in init_args.items()}
     try:
         return found(**args)
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # arguments that it was not made with
         raise UserError(
             f"checkpoint {path}: {class_path} cannot be built ({' '.join(str(error).split())[:120]})"
         ) from error
+
+
+def _built_parts(value: Any, path: str) -> Any:
+    """Return an argument with the networks in it built."""
+    if isinstance(value, list):
+        return [_built_parts(item, path) for item in value]
+    return _build(value, nn.Module, path) if isinstance(value, Mapping) and "class_path" in value else value
 
 
 def _is_of_torchvision(found: Any) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
+from genmeta.models.redraw import PairEncoder
 from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
@@ -20,6 +21,7 @@ _ROLES: dict[str, type[nn.Module]] = {
     "decoder": LatentDecoder,
     "encoder": LatentEncoder,
     "redrawer": Redrawer,
+    "pair_encoder": PairEncoder,
     "discriminator": Discriminator,
 }
 
@@ -32,7 +34,8 @@ class LatentModel:
         prior: what codes are drawn from.
         split_name, split_hash: the split that it was trained on.
         path: of its checkpoint.
-        networks: by role: `decoder` and, where there are such, `encoder` and `discriminator`; or `redrawer`.
+        networks: by role: `decoder` and, where there are such, `encoder` and `discriminator`; or `redrawer` and its
+            `pair_encoder`.
     """
 
     prior: GaussianMixture

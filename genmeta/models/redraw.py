@@ -30,6 +30,12 @@ class PairEncoder(nn.Module):
     ) -> None:
         super().__init__()
         c, h, w = self.image_shape = three(image_shape)
+        self.init_args = {
+            "latent_dim": latent_dim,
+            "image_shape": [c, h, w],
+            "channels": list(channels),
+            "hidden": hidden,
+        }
         self.latent_dim = latent_dim
         self.of_both = ConvEncoder(latent_dim, (2 * c, h, w), channels, hidden)
 
@@ -142,6 +148,9 @@ class DeformationRedrawer(Redrawer):
 
     def redraw(self, x: Tensor, z: Tensor) -> Tensor:
         return self(x, z)[0]
+
+
+ERROR_WEIGHT = 20.0  # of `blurred_error` against the KL divergence in nats: -log p(x' | x, z) but for a constant
 
 
 def blurred_error(drawn: Tensor, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class PretrainedBackbone(nn.Module, ABC):
         image_shape: `(C, H, W)` of the images.
         n_features: size of the features.
         split_name, split_hash: the split that the network was trained on; None if it came without a checkpoint.
-        description: `{class_path, init_args}` that builds the network again, without its weights.
+        without_file: arguments that build the backbone again without the checkpoint's file, and without weights.
 
     Raises:
         UserError: not exactly one of checkpoint and network is given, or the checkpoint has no such network.
@@ -46,9 +46,10 @@ class PretrainedBackbone(nn.Module, ABC):
         self.checkpoint, self.frozen = checkpoint, frozen
         self.split_name: str | None = None
         self.split_hash: str | None = None
-        self.description: dict[str, Any] | None = None
+        self.without_file: dict[str, Any] = {}
         if checkpoint is not None:
-            network, self.description, self.split_name, self.split_hash = self.read(checkpoint)
+            network, description, self.split_name, self.split_hash = self.read(checkpoint)
+            self.without_file = {"checkpoint": None, "network": description}
         assert network is not None
         self.network = network.requires_grad_(not frozen)
         if not hasattr(network, "image_shape"):

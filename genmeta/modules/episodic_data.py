@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -109,6 +109,8 @@ class EpisodicDataModule(StepDataModule):
         val: validation episodes.
         test: test episodes, one entry a shape.
         test_part: the part of the split that is tested on: `test`, or `val` while choosing settings.
+        train_part: the part that is trained on: `train`, or `val` to fit few numbers, such as the weights of
+            `genmeta.learners.fused.Fused`, on classes that their learners were not trained on.
         generator: checkpoint of a GAN or VAE; needed if `train_tasks` draws images from codes.
         redrawer: checkpoint of a VAE that draws given images again; needed if `train_tasks`, `val` or `test`
             have learned hands.
@@ -135,6 +137,7 @@ class EpisodicDataModule(StepDataModule):
         n_workers: int = 0,
         seed: int = 0,
         low_data: LowData | None = None,
+        train_part: Literal["train", "val"] = "train",
     ) -> None:
         super().__init__()
         sizes = {
@@ -156,7 +159,7 @@ class EpisodicDataModule(StepDataModule):
         self.train_tasks, self.train_shape, self.val, self.test = train_tasks, train, val, tuple(test)
         self.tasks_per_step, self.steps_per_epoch = tasks_per_step, steps_per_epoch
         self.test_part, self.tasks_per_eval_batch = test_part, tasks_per_eval_batch
-        self.n_workers, self.seed = n_workers, seed
+        self.n_workers, self.seed, self.train_part = n_workers, seed, train_part
         self.table: ImageTable | None = None
         self.generator: LatentModel | None = None
         self.redrawer: LatentModel | None = None
@@ -200,11 +203,11 @@ class EpisodicDataModule(StepDataModule):
                 raise UserError("data.train_tasks: there can be one bank of generated tasks only, found more")
             if not self._prepared:
                 try:
-                    self.train_tasks = self.train_tasks.prepared(self.pools["train"])
+                    self.train_tasks = self.train_tasks.prepared(self.pools[self.train_part])
                 except UserError as error:
                     raise UserError(f"data.train_tasks: {error}") from error
                 self._prepared = True
-            self._check("data.train", self.train_tasks, "train", self.train_shape)
+            self._check("data.train", self.train_tasks, self.train_part, self.train_shape)
             if "turns" in needs:
                 self._prepare_turns()
 
@@ -323,9 +326,9 @@ class EpisodicDataModule(StepDataModule):
     def train_plan(self, step: int) -> EpisodePlan:
         """Return the whole meta-batch of a step, all processes' parts."""
         rng = make_rng(self.seed, "train", step)
-        return self.train_tasks.sample(self.pools["train"], self.train_shape, self.tasks_per_step, step, rng)
+        return self.train_tasks.sample(self.pools[self.train_part], self.train_shape, self.tasks_per_step, step, rng)
 
-    def train_part(self, rank: int, world: int, step: int) -> EpisodePlan:
+    def train_slice(self, rank: int, world: int, step: int) -> EpisodePlan:
         """Return one process's contiguous part of the meta-batch of a step."""
         plan = self.train_plan(step)
         return plan if world == 1 else plan[_slice(len(plan), rank, world)]
@@ -339,7 +342,7 @@ class EpisodicDataModule(StepDataModule):
         rank, world = self._rank_and_world()
         if self.tasks_per_step < world:
             raise UserError(f"data.tasks_per_step is {self.tasks_per_step}, but there are {world} processes to feed")
-        return self.step_loader(partial(self.train_part, rank, world), self.steps_per_epoch, self.n_workers)
+        return self.step_loader(partial(self.train_slice, rank, world), self.steps_per_epoch, self.n_workers)
 
     def val_dataloader(self) -> FixedLoader:
         return self._eval_batches(self.eval_plan("val", self.val))

@@ -16,7 +16,6 @@ from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
 from genmeta.learners.checkpoint import describe_learner
 from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
-from genmeta.models.transfer import PretrainedBackbone
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.memory import HalvingLoss
 
@@ -66,13 +65,13 @@ class MetaModule(LightningModule):
         """Raise UserError if the learner cannot work with the episodes of a stage."""
         for shape in data.shapes(stage):
             self.learner.check(shape, data.image_shape)
-        pretrained = [part for part in self.learner.modules() if isinstance(part, PretrainedBackbone)]
-        for backbone in pretrained:
-            backbone.check_split(data.split)
+        pretrained = [part for part in self.learner.modules() if hasattr(part, "check_split")]
+        for part in pretrained:
+            part.check_split(data.split)  # type: ignore[operator]
         if stage == "test" and data.test_part == "train" and (pretrained or self.learner.uses_base_classes):
             raise UserError(
                 f"data.test_part is 'train', but {type(self.learner).__name__} knows the train classes, by its "
-                f"pretrained backbone or their statistics; test on unseen classes: test, or val to choose settings"
+                f"pretrained parts or their statistics; test on unseen classes: test, or val to choose settings"
             )
         if stage == "fit" and not any(p.requires_grad for p in self.learner.parameters()):
             raise UserError(f"{type(self.learner).__name__} has nothing to train; use it with genmeta test")

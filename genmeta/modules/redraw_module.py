@@ -8,7 +8,14 @@ from torchmetrics import MeanMetric
 from genmeta.errors import UserError
 from genmeta.models.decoder import Redrawer
 from genmeta.models.likelihoods import Bernoulli
-from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer, blurred_error, roughness
+from genmeta.models.redraw import (
+    ERROR_WEIGHT,
+    DeformationRedrawer,
+    PairEncoder,
+    PixelRedrawer,
+    blurred_error,
+    roughness,
+)
 from genmeta.models.vae import kl_to_prior, sample_posterior, warmup
 from genmeta.modules.generative_module import GenerativeModule, evenly
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
@@ -16,7 +23,7 @@ from genmeta.modules.vae_module import adam
 from genmeta.rng import make_rng
 from genmeta.tasks.prior import GaussianMixture
 
-ERROR_WEIGHT, ROUGHNESS_WEIGHT = 20.0, 2.0  # of the deformation's loss, against the KL divergence in nats
+ROUGHNESS_WEIGHT = 2.0  # of the deformation's loss, against the KL divergence in nats
 
 
 class RedrawModule(GenerativeModule):
@@ -56,7 +63,7 @@ class RedrawModule(GenerativeModule):
         self.val_loss, self.val_kl = MeanMetric(), MeanMetric()
 
     def networks(self) -> dict[str, tuple[nn.Module, str]]:
-        return {"redrawer": (self.redrawer, "redrawer.")}
+        return {"redrawer": (self.redrawer, "redrawer."), "pair_encoder": (self.encoder, "encoder.")}
 
     def prior(self) -> GaussianMixture:
         return GaussianMixture.standard(self.redrawer.latent_dim)

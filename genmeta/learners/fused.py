@@ -1,0 +1,128 @@
+"""Several learners, one answer: a weighted sum of their logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genmeta.data.splits import Split
+from genmeta.episode import EpisodeBatch, EpisodeShape
+from genmeta.errors import UserError
+from genmeta.learners.checkpoint import load_learner
+from genmeta.learners.learner import Learner, check_image_shape
+from genmeta.models.checkpoint import KEY, read_checkpoint
+
+
+class Trained(Learner):
+    """A trained learner from its checkpoint, as it is: evaluation mode, no gradient.
+
+    Args:
+        checkpoint: of `genmeta fit`, of the same split. The checkpoint of a learner that contains this one carries the
+            weights; then `checkpoint` is None and `learner` is given.
+        learner: in place of `checkpoint`, the learner itself.
+
+    Attributes:
+        without_file: arguments that build it again without the file.
+
+    Raises:
+        UserError: not exactly one of checkpoint and learner is given, or the file is no learner's checkpoint.
+    """
+
+    compiles = False
+
+    def __init__(self, checkpoint: str | None = None, learner: nn.Module | None = None) -> None:
+        super().__init__()
+        if (checkpoint is None) == (learner is None):
+            raise UserError("Trained: expected the path of a learner's checkpoint, or the learner itself")
+        self.checkpoint, self.split_hash, self.split_name = checkpoint, "", ""
+        self.without_file: dict[str, Any] = {}
+        if checkpoint is not None:
+            loaded = load_learner(checkpoint)
+            learner, self.image_shape = loaded.learner, loaded.image_shape
+            self.split_name, self.split_hash = loaded.seen.split_name, loaded.seen.split_hash
+            self.without_file = {"checkpoint": None, "learner": read_checkpoint(checkpoint)[KEY]["learner"]}
+        assert learner is not None
+        self.learner = learner.requires_grad_(False).train()  # as any new network, until it is used
+
+    def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
+        check_image_shape(self, image_shape)
+        assert isinstance(self.learner, Learner)
+        self.learner.check(shape, image_shape)
+
+    def check_split(self, split: Split) -> None:
+        """Raise UserError if it was trained on another split: it may know the classes that are tested."""
+        if self.checkpoint is not None and self.split_hash != split.hash:
+            raise UserError(
+                f"the learner {self.checkpoint} was trained on split '{self.split_name}' ({self.split_hash}), but this "
+                f"run uses split '{split.name}' ({split.hash}); train it on the same split"
+            )
+
+    def forward(self, batch: EpisodeBatch) -> Tensor:
+        self.learner.eval()  # whatever mode the module around it is in
+        with torch.no_grad():
+            return self.learner(batch)
+
+
+class Fused(Learner):
+    """Logits are `Σ w_m · (logits of member m)` with positive weights, which are all that is trained.
+
+    Members that were trained know their own classes too well to say how far each is to be trusted: fit the weights on
+    classes that none of them was trained on (`data.train_part: val`), never on test classes. With the first batch that
+    it learns from each weight starts where its member's logits have a standard deviation of 1 over the classes, so that
+    members of any scale begin alike.
+
+    Args:
+        members: learners; trained ones as `Trained`.
+
+    Raises:
+        UserError: there is no member.
+    """
+
+    compiles = False
+
+    started: Tensor
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise UserError("Fused: members: expected at least one learner, found none")
+        self.members = nn.ModuleList(members).requires_grad_(False)
+        self.log_weight = nn.Parameter(torch.zeros(len(members)))
+        self.register_buffer("started", torch.tensor(False))
+
+    @property
+    def uses_base_classes(self) -> bool:  # type: ignore[override]
+        """Whether a member wants to see the base classes."""
+        return any(member.uses_base_classes for member in self.members)  # type: ignore[union-attr]
+
+    def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
+        for member in self.members:
+            if member.uses_base_classes:  # type: ignore[union-attr]
+                member.fit_statistics(images, labels)  # type: ignore[operator]
+
+    def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
+        for member in self.members:
+            member.check(shape, image_shape)  # type: ignore[operator]
+
+    def forward(self, batch: EpisodeBatch) -> Tensor:
+        return self.weighed(self._of_members(batch))
+
+    def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        of_members = self._of_members(batch)
+        if not bool(self.started):
+            with torch.no_grad():
+                spread = of_members.std(-1).flatten(1).mean(1)
+                self.log_weight.copy_(-spread.clamp(min=1e-6).log())
+            self.started = torch.ones_like(self.started)
+        logits = self.weighed(of_members)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.query_y.flatten()), logits
+
+    def weighed(self, logits: Tensor) -> Tensor:
+        """Return the weighted sum `[task, query, way]` of logits `[member, task, query, way]`."""
+        return torch.einsum("m,mtqc->tqc", self.log_weight.exp(), logits)
+
+    def _of_members(self, batch: EpisodeBatch) -> Tensor:
+        self.members.eval()  # whatever mode the learner is in
+        with torch.no_grad():
+            return torch.stack([member(batch) for member in self.members])
