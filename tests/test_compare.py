@@ -22,6 +22,7 @@ from genmeta.cli.compare_grid import make_grid
 from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.main import main
 from genmeta.data.table import ImageTable
+from genmeta.errors import UserError
 
 # stands in for genmeta: accuracies follow from a test's options but for checkpoints, so that equal arms are equal
 PROGRAM = """
@@ -95,6 +96,29 @@ def test_the_grid_of_arms_and_seeds(tmp_path, monkeypatch):
     assert "--data.train_tasks.share=0.5" in found.fits[None, "redrawn", 0].args
     one = make_grid(read_settings(written(tmp_path, generator_seed=7)), tmp_path)
     assert {run.name for fit in one.fits.values() for run in fit.after} == {"redrawer-seed7"}
+
+
+def test_an_arm_has_its_own_learner_and_uses_checkpoints_of_earlier_arms(tmp_path, monkeypatch):
+    """A fusion waits for the trainings of its members of the same seed, and names their checkpoints."""
+    monkeypatch.chdir(ROOT)
+    member = {"class_path": "genmeta.learners.fused.Trained", "init_args": {"checkpoint": "{plain}"}}
+    latent = {"class_path": "genmeta.learners.latent_likelihood.LatentLikelihood"}
+    latent["init_args"] = {"checkpoint": "{redrawer}"}
+    learner = {"class_path": "genmeta.learners.fused.Fused", "init_args": {"members": [member, latent]}}
+    arms = {"plain": {"policy": ["rotations"]}, "fused": {"learner": "fused", "options": {"model.learner": learner}}}
+    grid = make_grid(read_settings(written(tmp_path, arms=arms)), tmp_path)
+    for seed in (0, 1):
+        fused, plain = grid.fits[None, "fused", seed], grid.fits[None, "plain", seed]
+        assert [run.name for run in fused.after] == [f"plain-seed{seed}", f"redrawer-seed{seed}"]
+        (given,) = [a for a in fused.args if a.startswith("--model.learner=")]
+        found = json.loads(given.removeprefix("--model.learner="))["init_args"]["members"]
+        assert [m["init_args"]["checkpoint"] for m in found] == [str(run.checkpoint) for run in fused.after]
+        assert "--config=configs/learner/fused.yaml" in fused.args
+        assert plain.after == ()
+    assert len(grid.runs) == 2 + 4 + 4  # redrawers, trainings, tests: each once
+    arms["fused"]["options"] = {"model.learner": {"class_path": "X", "init_args": {"checkpoint": "{plian}"}}}
+    with pytest.raises(UserError, match=r"arms\.fused\.options: found '\{plian\}'.*did you mean 'plain'"):
+        read_settings(written(tmp_path, arms=arms))
 
 
 def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
@@ -265,4 +289,4 @@ def test_shipped_comparisons_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     settings = read_settings(path)
     assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
-    assert len(settings.seeds) == 3
+    assert len(settings.seeds) >= (5 if path.stem == "record" else 3)

@@ -15,6 +15,7 @@ from genmeta.learners.bending import BendingRegistration
 from genmeta.learners.checkpoint import describe_learner, load_learner
 from genmeta.learners.fused import Fused
 from genmeta.learners.latent_likelihood import LatentLikelihood
+from genmeta.learners.learned_registration import LearnedRegistration
 from genmeta.learners.metric import PixelNearestNeighbour, ProtoNet
 from genmeta.models.backbones import Conv4
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder
@@ -45,6 +46,7 @@ LEARNERS = {
     "likelihood": likelihood,
     "background": lambda: likelihood(2, 3),
     "bending": lambda: BendingRegistration(steps=3, candidates=(2, 2), chunk=7),
+    "learned_registration": lambda: LearnedRegistration(steps=2, candidates=(2, 2), chunk=7).double().eval(),
     "fused": lambda: Fused([aligned(), PixelNearestNeighbour()]).double().eval(),
 }
 
@@ -335,3 +337,28 @@ def _json(value):
 def test_descriptions_reach_into_lists():
     config = {"class_path": "a.Fused", "init_args": {"members": [{"class_path": "b.C", "init_args": {"k": 1}}]}}
     assert describe_learner(config, PixelNearestNeighbour()) == config
+
+
+def test_what_registrations_of_training_pairs_teach():
+    """Pairs of one class get the lower energy, of classes that nothing was learned from too, and their displacements are
+    nearer to the Gaussian of such pairs.
+    """
+    batch = glyph_batch(12, dtype=torch.float32)
+    x = batch.support_x[0]
+    others = [deform(x, Elastic().draw(12, rng=make_rng("drawer", i))) for i in range(5)]
+    images = (torch.stack([x, *others], 1).flatten(0, 1) * 255).byte()
+    labels = torch.arange(12).repeat_interleave(6)
+    learner = LearnedRegistration(n_pairs=40, n_rivals=5, steps=12)
+    learner.fit_statistics(images[:48], labels[:48])  # 8 classes; 4 stay unseen
+    unseen = images[48:].float().div(255).view(4, 6, 1, 28, 28)
+    same = unseen[:, 0], unseen[:, 1]
+    rivals = unseen[:, 0], unseen.roll(1, 0)[:, 1]
+    energies, distances = [], []
+    for a, b in (same, rivals):
+        displacements = learner._registered(a, b)
+        energies.append(learner.judged(a, b, torch.zeros(len(a)), displacements))
+        distances.append(learner.features(a, b, displacements)[:, 4].mean())
+    assert (energies[0] < energies[1]).all()
+    assert distances[0] < distances[1]
+    with pytest.raises(UserError, match="no class has two"):
+        learner.fit_statistics(images[:3], torch.arange(3))

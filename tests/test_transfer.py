@@ -455,13 +455,16 @@ def glyphs_generator(folder) -> Path:
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs" / "transfer").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_yaml_runs(tmp_path, learner, glyphs_generator, monkeypatch, config):
+def test_every_yaml_runs(tmp_path, learner, glyphs_generator, redrawer, monkeypatch, config):
     """And what it trains is built again without the generator's file."""
     monkeypatch.chdir(ROOT)
     text = config.read_text()
-    (tmp_path / "begin.ckpt").write_bytes((learner if "LearnerBackbone" in text else glyphs_generator).read_bytes())
-    command = "test" if "frozen: true" in text else "fit"
-    more = [f"--config={DEBUG}", f"--model.learner.backbone.checkpoint={tmp_path / 'begin.ckpt'}", "--run.wandb=off"]
+    likelihood = "LatentLikelihood" in text  # has no backbone, and reads a redrawer
+    begin = redrawer if likelihood else learner if "LearnerBackbone" in text else glyphs_generator
+    (tmp_path / "begin.ckpt").write_bytes(begin.read_bytes())
+    command = "test" if "frozen: true" in text or likelihood else "fit"
+    option = "model.learner.checkpoint" if likelihood else "model.learner.backbone.checkpoint"
+    more = [f"--config={DEBUG}", f"--{option}={tmp_path / 'begin.ckpt'}", "--run.wandb=off"]
     assert run(tmp_path, command, f"--config={config}", *more) == 0
     (tmp_path / "begin.ckpt").unlink()
     if command == "fit":

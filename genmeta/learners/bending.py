@@ -41,7 +41,7 @@ class BendingRegistration(Learner):
         self,
         steps: int = 30,
         candidates: tuple[int, int] = (10, 5),
-        stiffness: float = 0.1,
+        stiffness: float = 0.02,
         affine_cost: float = 0.1,
         step_size: float = 0.04,
         chunk: int = 256,
@@ -73,6 +73,8 @@ class BendingRegistration(Learner):
                 found = found[:, torch.searchsorted(old, key)]
             pairs = (query, image)
             energy, found = self._both_ways(s[image], q[query], cells, sigma, found)
+            if level + 1 == len(LEVELS):
+                energy = self.judged(s[image], q[query], energy, found)
             best = logits.new_full((n_query, batch.n_way), torch.inf)
             best.view(-1).scatter_reduce_(0, query * batch.n_way + labels[image], energy, "amin")
             # those that fell out earlier stay below all that went on (by more than a tie), query by query
@@ -83,6 +85,16 @@ class BendingRegistration(Learner):
                 k = min(self.candidates[level], batch.n_way)
                 alive = torch.zeros_like(alive).scatter(1, logits.topk(k, 1).indices, True)
         return logits
+
+    def judged(self, a: Tensor, b: Tensor, energy: Tensor, displacements: Tensor) -> Tensor:
+        """Return the energies `[n]` that classes are compared by in the end: as they are.
+
+        Args:
+            a, b: images `[n, C, H, W]`.
+            energy: of moving a onto b plus b onto a, `[n]`.
+            displacements: of both ways, `[2, n, H, W, 2]`.
+        """
+        return energy
 
     def _both_ways(self, a: Tensor, b: Tensor, cells: int, sigma: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the sum of energies `[n]` and the displacements `[2, n, H, W, 2]` of a onto b and b onto a."""

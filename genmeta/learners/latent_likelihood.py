@@ -107,8 +107,8 @@ class LatentLikelihood(Learner):
         """Raise UserError if the redrawer was trained on another split: it may know the classes that are tested."""
         if self.checkpoint is not None and self.split_hash != split.hash:
             raise UserError(
-                f"the learner's redrawer {self.checkpoint} was trained on split '{self.split_name}' ({self.split_hash}), "
-                f"but this run uses split '{split.name}' ({split.hash}); train it on the same split"
+                f"the redrawer {self.checkpoint} was trained on split '{self.split_name}' "
+                f"({self.split_hash}), but this run uses split '{split.name}' ({split.hash}); they must be the same"
             )
 
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
@@ -145,7 +145,7 @@ class LatentLikelihood(Learner):
         return self.log_likelihood(x, other, steps) + self.log_likelihood(other, x, steps)
 
     def log_likelihood(self, x: Tensor, other: Tensor, steps: int) -> Tensor:
-        """Return `max_z log p(other | x, z) + log p(z)` of pairs of images `[n, C, H, W]`, `[n]`: nats, less constants."""
+        """Return `max_z log p(other | x, z) + log p(z)` of pairs of images `[n, C, H, W]`, `[n]`, in nats."""
         parts = zip(x.split(self.chunk), other.split(self.chunk), strict=True)
         return -torch.cat([self.infer(a, b, steps)[1] for a, b in parts])
 

@@ -1,0 +1,133 @@
+"""Registration judged by a learned prior: which deformations are usual between two drawings of one character?
+
+The search is that of `BendingRegistration`. What it finds for pairs of training images, of one class and of two,
+teaches what it means: Gaussians over displacements, and how much they, the bending energy and the remaining error each
+count. Zhao et al., "Data augmentation using learned transformations for one-shot medical image segmentation", CVPR
+2019, learn from registered pairs as well.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genmeta.errors import UserError, require_positive
+from genmeta.learners.bending import LEVELS, BendingRegistration
+from genmeta.models.registration import bending, identity_grid, scales
+from genmeta.rng import make_rng
+
+CELLS = 7  # places a side at which a displacement is described
+N_FEATURES = 3 + 1 + 2  # errors at three blurs, bending energy, two Gaussians
+
+
+class LearnedRegistration(BendingRegistration):
+    """Logits are those of a logistic regression: are support image and query of one class?
+
+    For `n_pairs` pairs of training images of one class and as many of two classes (the nearest of `n_rivals` random
+    ones, by blurred pixels) both ways are registered. Displacements at 7 × 7 places give a Gaussian of each kind of
+    pairs, with Ledoit and Wolf's shrinkage ("A well-conditioned estimator for large-dimensional covariance matrices",
+    2004). The regression's features, each summed over both ways: remaining errors at three blurs, `log(1 + bending
+    energy)`, and the two squared Mahalanobis distances.
+
+    Args:
+        n_pairs: of each kind.
+        n_rivals: images of other classes, among which the nearest is taken.
+        steps, candidates, stiffness, affine_cost, step_size, chunk: as of `BendingRegistration`.
+
+    Raises:
+        UserError: a size is out of range, or no class has two images.
+    """
+
+    uses_base_classes = True
+    means: Tensor
+    precisions: Tensor
+    weight: Tensor
+    middle: Tensor
+
+    def __init__(
+        self,
+        n_pairs: int = 600,
+        n_rivals: int = 20,
+        steps: int = 30,
+        candidates: tuple[int, int] = (10, 5),
+        stiffness: float = 0.02,
+        affine_cost: float = 0.1,
+        step_size: float = 0.04,
+        chunk: int = 256,
+    ) -> None:
+        super().__init__(steps, candidates, stiffness, affine_cost, step_size, chunk)
+        require_positive("LearnedRegistration", n_pairs=n_pairs, n_rivals=n_rivals)
+        self.n_pairs, self.n_rivals = n_pairs, n_rivals
+        d = 2 * CELLS**2
+        self.register_buffer("means", torch.zeros(2, d))
+        self.register_buffer("precisions", torch.eye(d).repeat(2, 1, 1))
+        self.register_buffer("weight", torch.tensor([1.0] * 3 + [0.02, 0.0, 0.0]))
+        self.register_buffer("middle", torch.zeros(N_FEATURES))
+
+    def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
+        from sklearn.covariance import ledoit_wolf  # here: scikit-learn takes long to import
+        from sklearn.linear_model import LogisticRegression
+
+        first, second, rivals = _pairs(images, labels, self.n_pairs, self.n_rivals)
+        x = [images[rows].float().div(255).to(self.means) for rows in (first, second, rivals)]
+        found = [self._registered(x[0], other) for other in (x[1], x[2])]
+        for kind, displacements in enumerate(found):
+            d = described(displacements.flatten(0, 1))
+            self.means[kind] = d.mean(0)
+            covariance, _ = ledoit_wolf(d.double().cpu().numpy())
+            self.precisions[kind] = torch.linalg.inv(torch.from_numpy(covariance)).to(self.means)
+        features = torch.cat([self.features(x[0], x[1], found[0]), self.features(x[0], x[2], found[1])])
+        middle, size = features.mean(0), features.std(0).clamp(min=1e-6)
+        target = [0] * self.n_pairs + [1] * self.n_pairs
+        regression = LogisticRegression(max_iter=1000).fit(((features - middle) / size).double().cpu().numpy(), target)
+        self.middle = middle
+        self.weight = torch.from_numpy(regression.coef_[0]).to(self.weight) / size
+
+    def judged(self, a: Tensor, b: Tensor, energy: Tensor, displacements: Tensor) -> Tensor:
+        return (self.features(a, b, displacements) - self.middle) @ self.weight
+
+    def features(self, a: Tensor, b: Tensor, displacements: Tensor) -> Tensor:
+        """Return what a pair of images `[n, C, H, W]` is judged by, `[n, 6]`; displacements are `[2, n, H, W, 2]`."""
+        images = scales(a), scales(b)
+        total = a.new_zeros(len(a), N_FEATURES)
+        for moving, fixed, d in ((*images, displacements[0]), (*images[::-1], displacements[1])):
+            moved = F.grid_sample(moving, identity_grid(moving) + d, align_corners=False)
+            ink = (moved.square() + fixed.square()).flatten(2).sum(2).clamp(min=1e-6)
+            errors = (moved - fixed).square().flatten(2).sum(2) / ink
+            centred = described(d)[None] - self.means[:, None]
+            distances = torch.einsum("knd,kde,kne->nk", centred, self.precisions, centred)
+            total = total + torch.cat([errors, torch.log1p(bending(d))[:, None], distances], 1)
+        return total
+
+    def _registered(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return displacements of both ways after all levels, `[2, n, H, W, 2]`."""
+        found: Tensor | None = None
+        for cells, sigma in LEVELS:
+            _, found = self._both_ways(a, b, cells, sigma, found)
+        assert found is not None
+        return found
+
+
+def described(displacement: Tensor) -> Tensor:
+    """Return displacements `[n, H, W, 2]` as means over 7 × 7 places, `[n, 98]`."""
+    return F.adaptive_avg_pool2d(displacement.permute(0, 3, 1, 2), CELLS).flatten(1)
+
+
+def _pairs(images: Tensor, labels: Tensor, n_pairs: int, n_rivals: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows of images, of others of their classes, and of near ones of other classes, int64 `[n_pairs]` each."""
+    rng = make_rng("pairs of training images")
+    counts = torch.bincount(labels)
+    if int(counts.max()) < 2:
+        raise UserError(
+            "LearnedRegistration: pairs of images of a class are needed, but no class has two to learn from"
+        )
+    order, starts = labels.argsort(stable=True), counts.cumsum(0) - counts
+    able = (counts >= 2).nonzero().squeeze(1)
+    of_class = able[torch.randint(len(able), (n_pairs,), generator=rng)]
+    i = (torch.rand(n_pairs, generator=rng) * counts[of_class]).long()
+    j = (torch.rand(n_pairs, generator=rng) * (counts[of_class] - 1)).long()
+    first, second = order[starts[of_class] + i], order[starts[of_class] + j + (j >= i)]
+    drawn = torch.randint(len(images), (n_pairs, n_rivals), generator=rng)
+    small = F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), 7).flatten(1)
+    distance = (small[drawn] - small[first][:, None]).square().sum(2)
+    distance = distance.masked_fill(labels[drawn] == labels[first][:, None], torch.inf)
+    return first, second, drawn.gather(1, distance.argmin(1, keepdim=True)).squeeze(1)
