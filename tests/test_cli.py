@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import OMNIGLOT, ROOT
+from conftest import OMNIGLOT, PATIENCE, ROOT
 
 from genmeta.cli.main import main
 from genmeta.cli.tracking import has_account, wandb_mode
@@ -173,7 +173,9 @@ def test_trainer_settings(tmp_path, path):
             DEBUG,
             f"--run.folder={tmp_path}",
         ]
-        done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 0, done.stderr
     else:
         assert run(tmp_path, "fit", "--config", PROTONET, "--config", REAL, "--config", path, "--config", DEBUG) == 0
@@ -447,7 +449,7 @@ def test_a_cut_off_zip_is_refused(tmp_path, capsys):
 def test_bad_input_as_a_command_exits_in_seconds_without_a_traceback(tmp_path):
     started = time.monotonic()
     args = ["fit", "--config", GAN, "--data.batch_sise=3", f"--run.folder={tmp_path / 'runs'}"]
-    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert (done.stdout, done.stderr) == (
         "",
@@ -459,7 +461,7 @@ def test_bad_input_as_a_command_exits_in_seconds_without_a_traceback(tmp_path):
 def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     """What `make meta-train` runs, in seconds."""
     args = ["experiment", "--config", DEBUG, "--runs", str(tmp_path), "--wandb", "off"]
-    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "trained: " in done.stdout
     folder = tmp_path / "glyphs-protonet-vae_deformation" / "001"
@@ -509,7 +511,7 @@ def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_not
         [sys.executable, "-m", "genmeta", *args],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env=env,
         stdin=subprocess.DEVNULL,
     )
@@ -520,7 +522,7 @@ def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_not
     assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*.wandb"))
     (folder,) = tmp_path.glob("protonet-glyphs/001/wandb/offline-run-*")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    read = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=True).stdout
+    read = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env, check=True).stdout
     for key in (
         "train/loss",
         "train/acc_real",
@@ -541,7 +543,7 @@ def test_an_unreachable_server_means_offline_not_a_hang_or_a_crash(tmp_path):
     env |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
     args = ["fit", "--config", GAN, "--config", DEBUG, QUICK, f"--run.folder={tmp_path}"]
     done = subprocess.run(
-        [sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=120, env=env
+        [sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=PATIENCE, env=env
     )
     assert done.returncode == 0, done.stderr
     assert "W&B cannot be used online" in done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from genmeta.cli.faults import what_happened
 from genmeta.cli.main import main
@@ -185,7 +185,7 @@ def test_a_full_disk_is_told_and_loses_nothing_that_was_written(tmp_path):
         pytest.skip("no right to mount")
     try:
         with begin(disk, *SMALL_LEARNER) as process:
-            error = process.communicate(timeout=300)[1]
+            error = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 2
         assert re.search(r"genmeta: error: no space left on the disk", error), error
         assert "Traceback" not in error
@@ -208,7 +208,7 @@ def test_a_dead_loader_process_is_told(tmp_path):
                 if "spawn" not in Path(f"/proc/{child}/cmdline").read_text():
                     os.kill(int(child), signal.SIGKILL)
             time.sleep(0.05)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 2, error
     assert re.search(r"^genmeta: error: a loader process died", error, re.MULTILINE)
     assert "Traceback" not in error.split("Exception ignored")[0]  # torch's own, of a loader that is taken down

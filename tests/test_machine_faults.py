@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 from lightning.pytorch import Callback
 from small_data import image_folder
 from test_faults import ALWAYS, SMALL_LEARNER, begin, fit, metrics
@@ -270,7 +270,7 @@ print("first", main([*args, "--trainer.callbacks=kill_wandb.KillWandb"]), flush=
 os.environ.pop("GENMETA_RUN_FOLDER")
 print("second", main(args), flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert "killed\n" in done.stdout
     assert "first 0\n" in done.stdout, done.stderr
     assert "second 0\n" in done.stdout
@@ -362,7 +362,7 @@ def test_the_server_of_wandb_goes_away(tmp_path, monkeypatch, artifacts):
                 if line.startswith("epoch 2/"):
                     break
             server.kill()
-            out, error = process.communicate(timeout=60)
+            out, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
     run = tmp_path / "run" / "001"
     (folder,) = run.glob("wandb/run-*")
@@ -381,7 +381,7 @@ def test_the_server_of_wandb_goes_away(tmp_path, monkeypatch, artifacts):
             time.sleep(0.01)
         sync = [sys.executable, str(ROOT / "scripts" / "sync.py"), "--runs", str(tmp_path)]
         # W&B writes logs of its own to the folder that it is called in
-        done = subprocess.run(sync, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        done = subprocess.run(sync, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
         server.kill()
     assert done.returncode == 0, done.stderr + done.stdout
     assert "sending 1 offline runs" in done.stdout
@@ -411,7 +411,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     paths = [str(tmp_path / "clock"), str(ROOT)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     with begin(tmp_path, *TWO_EPOCHS) as process:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
     assert "this clock jumps" in out
     steady, jumping = tmp_path / "steady" / "run" / "001", tmp_path / "run" / "001"
@@ -445,7 +445,7 @@ def test_processes_that_start_at_the_same_moment_get_folders_of_their_own(tmp_pa
     command = [sys.executable, "-c", CLAIM, str(tmp_path), str(time.monotonic() + 1.5)]
     env = {name: value for name, value in os.environ.items() if name != "GENMETA_RUN_FOLDER"}
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(3)]
-    lines = [line for process in processes for line in process.communicate(timeout=60)[0].splitlines()]
+    lines = [line for process in processes for line in process.communicate(timeout=PATIENCE)[0].splitlines()]
     assert [process.returncode for process in processes] == [0, 0, 0]
     claimed = sorted(line for line in lines if line.startswith(str(tmp_path)))
     assert claimed == [str(tmp_path / "run" / f"{number:03d}") for number in range(1, 121)]

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from test_generator_training import MODELS, gan, images_of, vae
@@ -168,7 +168,7 @@ COMPILED = [
 def test_a_missing_compiler_is_told_in_one_line(tmp_path):
     env = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "genmeta", *COMPILED, f"--run.folder={tmp_path / 'runs'}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2, done.stderr
     assert "genmeta: error: model.compile: torch.compile failed" in done.stderr
     assert "Traceback" not in done.stderr
@@ -177,5 +177,5 @@ def test_a_missing_compiler_is_told_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_code_is_generated_and_trains(tmp_path):
     command = [sys.executable, "-m", "genmeta", *COMPILED, f"--run.folder={tmp_path / 'runs'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
