@@ -27,7 +27,7 @@ from genmeta.tasks.real import RealTasks
 ROOT = Path(__file__).parents[1]
 OMNIGLOT = ROOT.parent / "shared" / "data" / "omniglot-minimal"
 PATIENCE = 600
-"""Seconds that a test waits for what must happen: long, because only a fault uses them up, and a busy machine is none."""
+"""Seconds that a test waits for what must happen: long, as only a fault uses them up, and a busy machine is none."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
