@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
@@ -44,7 +45,7 @@ def visit(page: Path, folder: Path, script: str = "", width: int = 1200, dark: b
         *(f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", f"--window-size={width},900"),
         *("--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom", copy.as_uri()),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     urls = re.findall(r'"url":"([^"]+)"', log.read_text(encoding="utf-8", errors="replace"))
     own = [url for url in urls if not url.startswith((copy.as_uri(), "data:", "chrome", "about:"))]

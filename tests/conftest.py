@@ -1,7 +1,10 @@
-"""Small data for tests that do not need real ones."""
+"""Small data for tests that do not need real ones, the order of tests, and what each leaves behind."""
 
 import json
 import os
+import random
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from pathlib import Path
 # of OpenMP wait for these for ever
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +26,92 @@ from genmeta.tasks.real import RealTasks
 
 ROOT = Path(__file__).parents[1]
 OMNIGLOT = ROOT.parent / "shared" / "data" / "omniglot-minimal"
+PATIENCE = 600
+"""Seconds that a test waits for what must happen: long, as only a fault uses them up, and a busy machine is none."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order-seed", type=int, help="shuffle the files, and the tests in each file, by this number")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("order_seed") is not None and hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist begins with the files of most tests, else
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("order_seed")) is not None:
+        items[:] = shuffled(items, seed)
+
+
+def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
+    """Return tests in an order that follows from the seed and from their names.
+
+    Tests of a file stay together, or its module-scoped fixtures would be made again and again. So do tests with the
+    same parameter of such a fixture, which pytest sorts after this.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in sorted(items, key=lambda item: item.nodeid):  # xdist's workers must agree, whatever they were given
+        files.setdefault(item.path, []).append(item)
+    rng = random.Random(seed)
+    groups = list(files.values())
+    rng.shuffle(groups)
+    for group in groups:
+        rng.shuffle(group)
+    return [item for group in groups for item in group]
+
+
+def seed_global_generators() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+    """Fixtures that several tests share draw the same numbers, whichever test is the first to ask for them."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    seed_global_generators()
+    try:
+        return (yield)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+
+
+def variables() -> dict[str, str]:
+    """Return the environment but for what pytest itself keeps there."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture(autouse=True)
+def _as_if_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test begins alike and puts back what is the process's, so that it cannot matter which ran before it.
+
+    Not put back: objects that are still alive, memory, threads, loaded modules, Lightning's log levels. What counts
+    these runs in a process of its own.
+    """
+    environment, here, path = variables(), Path.cwd(), [*sys.path]
+    dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    seed_global_generators()
+    # no W&B unless a test asks for it, and no run folder handed down from another test
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("GENMETA_RUN_FOLDER", raising=False)
+    yield
+    monkeypatch.undo()
+    os.chdir(here)
+    for name in variables().keys() - environment.keys():  # e.g. PL_GLOBAL_SEED of Lightning
+        del os.environ[name]
+    os.environ.update(environment)
+    sys.path[:] = path
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(n_threads)
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def make_table(n_classes: int = 24, counts: tuple[int, ...] = (20,), size: int = 16) -> ImageTable:
@@ -115,10 +205,3 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ProtoNet's checkpoint, trained on real tasks."""
     configs = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml"]
     return _three_steps(tmp_path_factory.mktemp("learner"), *configs)
-
-
-@pytest.fixture(autouse=True)
-def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No W&B unless a test asks for it, and no run folder handed down from another test."""
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.delenv("GENMETA_RUN_FOLDER", raising=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import OMNIGLOT, ROOT, make_table
+from conftest import OMNIGLOT, PATIENCE, ROOT, make_table
 from PIL import Image
 from test_cli import assert_one_line
 
@@ -485,7 +485,7 @@ def test_home_made_runs_are_of_one_alphabet_and_two_drawers(tmp_path):
     if not OMNIGLOT.is_dir():
         pytest.skip("the Omniglot zip files are not here")
     args = [str(ROOT / "scripts" / "make_challenge_runs.py"), str(OMNIGLOT), str(tmp_path / "runs"), "--runs", "2"]
-    subprocess.run([sys.executable, *args], check=True, timeout=120)
+    subprocess.run([sys.executable, *args], check=True, timeout=PATIENCE)
     runs = read_runs(tmp_path / "runs")
     table = OmniglotMinimal(str(OMNIGLOT), size=105).load()
     rows = {int(h): row for row, h in enumerate(hash_images(table.images).tolist())}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, ToySource, make_table
+from conftest import PATIENCE, ROOT, ToySource, make_table
 from test_training import protonet, trainer_for, weights
 
 from genmeta.cli import grid
@@ -24,23 +24,28 @@ from genmeta.cli.main import main
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 
-# stands in for genmeta: accuracies follow from a test's options but for checkpoints, so that equal arms are equal
+# stands in for genmeta: accuracies follow from a test's options but for checkpoints, so that equal arms are equal; the
+# fifth and later wait for the file GO, if there is such a variable
 PROGRAM = """
-import hashlib, json, pathlib, random, sys, time
+import json, os, pathlib, random, sys, time
+from genmeta.cli.run_folder import write_run_file
 command, *given = sys.argv[1:]
 args = dict(a.removeprefix("--").split("=", 1) for a in given)
 folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
-with pathlib.Path(args["run.folder"], "log").open("a") as file:
+log = pathlib.Path(args["run.folder"], "log")
+with log.open("a") as file:
     file.write(args["run.name"] + "\\n")
 folder.mkdir(parents=True)
-time.sleep(0.3)
+go = pathlib.Path(os.environ.get("GO", sys.argv[0]))
+while not go.exists() and log.read_text().count("\\n") >= 5:
+    time.sleep(0.02)
 content = {"seconds": 2.0, "commit": "c0ffee", "split": {"name": "toy", "hash": "0123"}, "episodes": {"val": "v"}}
 if command == "test":
     names = [f"{t['n_way']}w{t['n_shot']}s" for t in json.loads(args["data.test"])]
     content["episodes"] = {f"test/{name}": name * 2 for name in names}
     rng = random.Random("".join(a for a in given if ".ckpt" not in a and not a.startswith("--run.")))
     content["episode_accuracies"] = {name: [rng.randrange(76) / 75 for _ in range(40)] for name in names}
-(folder / "run.json").write_text(json.dumps(content))
+write_run_file(folder, content)
 """
 
 DRIVER = """
@@ -183,13 +188,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, program, capsys):
     options = ["--config", str(path), "--workers", "2", "--runs"]
     driver = [sys.executable, "-c", DRIVER, str(program), *options, str(tmp_path / "killed")]
     log = tmp_path / "killed" / "three" / "log"
-    with subprocess.Popen(driver, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 120
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "GO": str(tmp_path / "go")}
+    with subprocess.Popen(driver, env=env, stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + PATIENCE
         while not log.is_file() or log.read_text().count("\n") < 5:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
+    (tmp_path / "go").touch()  # to those that the killed one has left
     assert not (tmp_path / "killed" / "three" / "results.json").exists()
     assert main(["compare", *options, str(tmp_path / "killed")]) == 0
     told = capsys.readouterr().out

@@ -155,39 +155,46 @@ def test_a_mapped_table_is_hashed_once_and_again_when_the_file_changed(small_mem
 
 
 SLOW = """
-import sys, time
+import os, sys, time
 import torch
 from genmeta.data.cache import Block, TableStream, cached_table
 def blocks():
     for i in range(50):
         print(i, flush=True)
-        time.sleep(float(sys.argv[1]))
+        while i == 20 and not os.path.exists(sys.argv[1]):
+            time.sleep(0.01)
         yield Block(f"c{i}", "g", torch.full((9, 1, 28, 28), i, dtype=torch.uint8))
+print("begun", flush=True)
 table = cached_table("slow", {}, lambda: TableStream("slow", (1, 28, 28), blocks()))
 print("made", len(table.images), int(table.images[-1, 0, 0, 0]))
 """
 
 
-def start(delay: float) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SLOW, str(delay)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+def start(go: Path) -> subprocess.Popen[str]:
+    """Begin to prepare a table of 50 classes, of which the 21st waits for a file."""
+    return subprocess.Popen([sys.executable, "-c", SLOW, str(go)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def test_a_killed_preparation_leaves_no_table_and_the_next_one_completes(folder):
-    with start(0.05) as process:
+def test_a_killed_preparation_leaves_no_table_and_the_next_one_completes(folder, tmp_path):
+    with start(tmp_path / "never") as process:
         while process.stdout.readline() != "20\n":
             pass
         process.send_signal(signal.SIGKILL)
     assert list(folder.glob(".slow-*.part")), "the test killed it too late"
     assert not list(folder.glob("*.table"))
-    assert "made 450 49" in start(0).communicate()[0]
+    assert "made 450 49" in start(tmp_path).communicate()[0]
     assert len(list(folder.glob("*.table"))) == 1
     assert not list(folder.glob(".*.part"))
 
 
-def test_of_two_processes_one_prepares_and_the_other_waits(folder):
-    first = start(0.02)
-    first.stdout.readline()
-    second = start(0)
+def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path):
+    go = tmp_path / "go"
+    first = start(go)
+    while first.stdout.readline() != "20\n":
+        pass
+    second = start(go)
+    assert second.stdout.readline() == "begun\n"
+    go.touch()
     assert "made 450 49" in first.communicate()[0]
     assert second.communicate()[0] == "made 450 49\n"
 

@@ -1,5 +1,6 @@
 """What goes wrong with machines, as real faults: killed, told to stop, damaged files, full disks, dead workers, NaN."""
 
+import contextlib
 import csv
 import errno
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from genmeta.cli.faults import what_happened
 from genmeta.cli.main import main
@@ -47,11 +48,13 @@ def fit(folder: Path, *args: str) -> int:
     return main(["fit", *args, *ALWAYS, f"--run.folder={folder}"])
 
 
-def begin(folder: Path, *args: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "genmeta", "fit", *args, *ALWAYS, f"--run.folder={folder}"]
+def begin(folder: Path, *args: str, held: bool = False) -> subprocess.Popen:
+    """Begin a training; one that is held does not end before it is told to stop."""
+    program = [str(ROOT / "tests" / "held.py")] if held else ["-m", "genmeta"]
+    command = [sys.executable, *program, "fit", *args, *ALWAYS, f"--run.folder={folder}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(command, **pipes, env=env, **options)
+    return subprocess.Popen(command, **pipes, env=env)
 
 
 def metrics(run: Path) -> dict[tuple[str, str], str]:
@@ -88,7 +91,7 @@ def whole(request, tmp_path_factory) -> tuple[list[str], Path]:
 def test_stopped_at_any_moment_and_resumed_equals_undisturbed(tmp_path, whole, told, capfd):
     """SIGTERM saves and exits 0; SIGKILL loses an epoch at most; what comes then is the same to the last bit."""
     args, undisturbed = whole
-    with begin(tmp_path, *args) as process:
+    with begin(tmp_path, *args, held=True) as process:
         for line in process.stdout:
             if line.startswith("epoch 2/"):
                 break
@@ -185,7 +188,7 @@ def test_a_full_disk_is_told_and_loses_nothing_that_was_written(tmp_path):
         pytest.skip("no right to mount")
     try:
         with begin(disk, *SMALL_LEARNER) as process:
-            error = process.communicate(timeout=300)[1]
+            error = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 2
         assert re.search(r"genmeta: error: no space left on the disk", error), error
         assert "Traceback" not in error
@@ -202,13 +205,14 @@ def test_a_dead_loader_process_is_told(tmp_path):
         if not children.exists():
             process.kill()
             pytest.skip("needs Linux")
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < end:
-            for child in children.read_text().split():
-                if "spawn" not in Path(f"/proc/{child}/cmdline").read_text():
-                    os.kill(int(child), signal.SIGKILL)
+            with contextlib.suppress(OSError):  # one that has just ended
+                for child in children.read_text().split():
+                    if "spawn" not in Path(f"/proc/{child}/cmdline").read_text():
+                        os.kill(int(child), signal.SIGKILL)
             time.sleep(0.05)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 2, error
     assert re.search(r"^genmeta: error: a loader process died", error, re.MULTILINE)
     assert "Traceback" not in error.split("Exception ignored")[0]  # torch's own, of a loader that is taken down

@@ -1,5 +1,6 @@
 """The runner of tables: what is finished is not run again, and what failed is told and stops only what needs it."""
 
+import fcntl
 import json
 import sys
 
@@ -7,10 +8,12 @@ import pytest
 from conftest import ROOT
 
 from genmeta.cli import grid
+from genmeta.errors import UserError
 
 # stands in for genmeta: writes its run file, unless it is told to fail, and records that it ran
 PROGRAM = """
-import json, os, pathlib, sys, time
+import os, pathlib, sys, time
+from genmeta.cli.run_folder import write_run_file
 args = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[2:])
 folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
 folder.mkdir(parents=True)
@@ -19,13 +22,13 @@ log = pathlib.Path(args["run.folder"], "log")
 with log.open("a") as file:
     file.write(args["run.name"] + "\\n")
 if "meet" in args:  # wait for another one that runs at the same time
-    end = time.monotonic() + 20
+    end = time.monotonic() + 600
     while log.read_text().count("meet") < 2:
         assert time.monotonic() < end
         time.sleep(0.01)
 if "fail" in args:
     sys.exit("genmeta: error: a reason")
-(folder / "run.json").write_text(json.dumps({"seconds": 60, "metrics": args}))
+write_run_file(folder, {"seconds": 60, "metrics": args})
 """
 
 
@@ -80,6 +83,22 @@ def test_another_option_or_another_text_of_a_yaml_is_another_run(tmp_path):
     path.write_text("a: 2")
     folders = {first, *(grid.Run("x", args, "").folder for args in (("fit", f"--config={path}"), ("fit", "--b=1")))}
     assert len(folders) == 3
+
+
+def test_a_summary_that_is_half_written_is_of_a_run_that_is_not_finished(tmp_path, capsys):
+    """Bug: a grid that looked at such a run, of another grid's, ended with an error; a damaged one is told still."""
+    half, whole = (grid.Run(name, ("fit",), str(tmp_path)) for name in ("half", "whole"))
+    for run, text in ((half, '{"seconds": 1'), (whole, '{"seconds": 1}')):
+        run.folder.mkdir(parents=True)
+        (run.folder / "run.json").write_text(text)
+        with run.lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert run.running
+            assert run.finished == (run is whole)
+        assert not run.running
+        assert run.finished
+    with pytest.raises(UserError, match=r"run\.json: cannot be read .* run it again"):
+        grid.run_all([half, whole], 1, ["no-such-program"])
 
 
 def test_a_run_of_genmeta_lands_where_it_is_looked_for(tmp_path, monkeypatch):

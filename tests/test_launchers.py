@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from genmeta.cli import run_folder
 from genmeta.cli.run_folder import RunSettings, claim_run_folder
@@ -61,7 +61,7 @@ def test_processes_without_a_common_name_are_told_what_to_give(tmp_path, monkeyp
 def test_torchrun(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     args = [*torchrun, *FIT, "--config=configs/trainer/ddp.yaml", "--trainer.max_epochs=1", f"--run.folder={tmp_path}"]
-    done = subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("*/*")
     summary = json.loads((folder / "run.json").read_text())
@@ -101,7 +101,7 @@ def test_srun_told_to_stop_at_one_process_stops_all_with_a_checkpoint(tmp_path):
     try:
         assert "epoch 1/1000" in first.stdout.readline(), first.stderr.read()
         second.send_signal(signal.SIGTERM)
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], errors
     finally:
         for process in processes:

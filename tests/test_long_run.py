@@ -1,41 +1,15 @@
 """Long trainings: nothing that is kept for every step, in Python, in tensors or on the disk."""
 
-import gc
 import importlib.util
+import json
+import subprocess
 import sys
-from collections import defaultdict, deque
 
 import pytest
-import torch
-from conftest import ROOT
-from lightning.pytorch import Callback
-from test_faults import SMALL_GAN, SMALL_LEARNER, fit
+from conftest import PATIENCE, ROOT
+from count_alive import LEAKS, MOMENTS, TINY
 
-from genmeta.cli.training import TrainingCLI
 from genmeta.modules.pictures import GeneratorPictures
-
-MOMENTS = (100, 200, 400)
-"""Steps at which is counted. At the first the GAN has seen all images, and holds the orders of two passes. What is kept
-for every step grows twice; a cache that is filled by chance grows once.
-"""
-TINY = {
-    "learner": [
-        *SMALL_LEARNER,
-        *("--data.train={n_way: 2, n_shot: 1, n_query: 1}", "--data.val={n_way: 2, n_shot: 1, n_query: 1}"),
-        *("--model.learner.init_args.backbone.init_args.hidden=4", "--trainer.log_every_n_steps=1"),
-        *("--data.val.n_episodes=10", "--data.steps_per_epoch=50", "--trainer.max_epochs=9"),
-    ],
-    "gan": [
-        *SMALL_GAN,
-        *("--model.generator.init_args.hidden=[16]", "--model.discriminator.init_args.hidden=[16]"),
-        *(
-            "--data.batch_size=32",
-            "--trainer.limit_train_batches=50",
-            "--trainer.max_epochs=9",
-            "--trainer.log_every_n_steps=1",
-        ),
-    ],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -51,64 +25,39 @@ def long_run():
     return module
 
 
-def alive() -> dict[str, int]:
-    """How many objects Python's collector knows, bytes of its containers (a float in a list is 8), bytes of tensors."""
-    gc.collect()
-    objects = gc.get_objects()
-    containers = sum(sys.getsizeof(x) for x in objects if type(x) in (list, dict, set, deque, defaultdict))
-    tensors = sum(x.nbytes for x in objects if issubclass(type(x), torch.Tensor))
-    return {"objects": len(objects), "containers": containers, "tensors": tensors}
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory) -> dict[str, list[dict[str, int]]]:
+    """What was alive in short trainings and beside known leaks, by kind; counted in a process of its own."""
+    out = tmp_path_factory.mktemp("alive") / "found.json"
+    command = [sys.executable, str(ROOT / "tests" / "count_alive.py"), str(out), *TINY, *LEAKS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
 
 
-def kept(found: dict[int, dict[str, int]]) -> list[str]:
+def kept(found: list[dict[str, int]]) -> list[str]:
     """What has grown both times by more than caches of Lightning and Python do: a number for every step is more."""
-    early, middle, late = (found[step] for step in MOMENTS)
+    early, middle, late = found
     limits = {"objects": 50, "containers": 4 * (MOMENTS[1] - MOMENTS[0]), "tensors": 0}
     grown = {name: (middle[name] - early[name], late[name] - middle[name]) for name in limits}
     return [f"{name}: + {more[0]}, + {more[1]}" for name, more in grown.items() if min(more) > limits[name]]
 
 
-class Watch(Callback):
-    def __init__(self) -> None:
-        self.found: dict[int, dict[str, int]] = {}
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        step = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        if step in MOMENTS:
-            self.found[step] = alive()
-
-
 @pytest.mark.parametrize("kind", TINY)
-def test_nothing_is_kept_for_every_step(tmp_path, monkeypatch, kind):
+def test_nothing_is_kept_for_every_step(counted, kind):
     """Finds metrics or losses in a list, graphs that a logged loss holds, batches in a cache without an end."""
-    watch = Watch()
-    callbacks = TrainingCLI._callbacks
-    monkeypatch.setattr(TrainingCLI, "_callbacks", lambda cli: [*callbacks(cli), watch])
-    assert fit(tmp_path, *TINY[kind]) == 0
-    assert kept(watch.found) == []
+    assert kept(counted[kind]) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "grows"),
-    [
-        (lambda kept, step: kept.setdefault("list", []).append(0.5 + step), "containers"),
-        (lambda kept, step: kept.update({step: [step]}), "objects"),
-        (lambda kept, step: kept.update({step: torch.rand(1)}), "tensors"),
-    ],
-)
-def test_what_is_kept_for_every_step_is_noticed(value, grows):
+@pytest.mark.parametrize("grows", LEAKS)
+def test_what_is_kept_for_every_step_is_noticed(counted, grows):
     """Else the test above could not fail."""
-    found, leak = {}, {}
-    for step in range(MOMENTS[-1] + 1):
-        value(leak, step)
-        if step in MOMENTS:
-            found[step] = alive()
-    assert grows in " ".join(kept(found))
+    assert grows in " ".join(kept(counted[grows]))
 
 
 def test_what_grows_once_is_no_leak():
     """Bug: a cache that another test's leftovers filled, 1.5 kB, was taken for one."""
-    found = {step: {"objects": 0, "containers": 1480 * (step == 400), "tensors": 0} for step in MOMENTS}
+    found = [{"objects": 0, "containers": size, "tensors": 0} for size in (0, 0, 1480)]
     assert kept(found) == []
 
 

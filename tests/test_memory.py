@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 from test_processes import YAMLS, parts
 from test_training import trainer_for, weights
 
@@ -108,7 +108,7 @@ def test_memory_that_the_kernel_refuses_is_told(tmp_path):
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=env)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert "genmeta: error: out of memory; lower one of data.tasks_per_step" in done.stderr

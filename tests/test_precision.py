@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from test_generator_training import MODELS, gan, images_of, vae
@@ -97,8 +97,9 @@ def test_float16_with_a_scaled_loss_stays_near_float32(name, toy_split_file, tmp
     assert (found[1] - found[0]).norm() < 0.1 * found[0].norm()
 
 
-def eagerly(monkeypatch) -> list[str]:
-    """Have torch.compile trace without generating code, which takes half a minute; return what it is asked to take."""
+@pytest.fixture
+def taken(monkeypatch):
+    """Have torch.compile trace without generating code, which takes half a minute; what it is asked to take."""
     taken = []
     compile_ = nn.Module.compile
 
@@ -107,13 +108,13 @@ def eagerly(monkeypatch) -> list[str]:
         compile_(module, *args, backend="aot_eager", **kwargs)
 
     monkeypatch.setattr(nn.Module, "compile", take)
-    return taken
+    yield taken
+    torch._dynamo.reset()  # also after a failure: it keeps symbolic tensors, for whoever comes next
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of what it is about to give up
 @pytest.mark.parametrize("name", ["protonet", "leo", "transformer"])
-def test_a_compiled_learner_trains_alike(tmp_path, monkeypatch, name):
-    taken = eagerly(monkeypatch)
+def test_a_compiled_learner_trains_alike(tmp_path, taken, name):
     (path,) = (path for path in YAMLS if path.stem == name)
     found = []
     for compiled in (False, True):
@@ -124,13 +125,11 @@ def test_a_compiled_learner_trains_alike(tmp_path, monkeypatch, name):
     assert found[0].keys() == found[1].keys(), "a checkpoint must not depend on compilation"
     for name in found[0]:
         torch.testing.assert_close(found[1][name], found[0][name])
-    torch._dynamo.reset()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", [gan, vae], ids=["gan", "vae"])
-def test_a_compiled_generative_model_trains_alike(toy_split_file, tmp_path, monkeypatch, make):
-    taken = eagerly(monkeypatch)
+def test_a_compiled_generative_model_trains_alike(toy_split_file, tmp_path, taken, make):
     found = []
     for compiled in (False, True):
         module = make(compile=compiled)
@@ -138,7 +137,6 @@ def test_a_compiled_generative_model_trains_alike(toy_split_file, tmp_path, monk
         found.append(weights(module))
     assert len(taken) == 2
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +166,7 @@ COMPILED = [
 def test_a_missing_compiler_is_told_in_one_line(tmp_path):
     env = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "genmeta", *COMPILED, f"--run.folder={tmp_path / 'runs'}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2, done.stderr
     assert "genmeta: error: model.compile: torch.compile failed" in done.stderr
     assert "Traceback" not in done.stderr
@@ -177,5 +175,5 @@ def test_a_missing_compiler_is_told_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_code_is_generated_and_trains(tmp_path):
     command = [sys.executable, "-m", "genmeta", *COMPILED, f"--run.folder={tmp_path / 'runs'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ import scipy.io
 import torch
 import torchvision
 import yaml
-from conftest import OMNIGLOT, ROOT, make_table
+from conftest import OMNIGLOT, PATIENCE, ROOT, make_table
 from PIL import Image
 from small_data import BUILD, drawing
 
@@ -407,7 +407,7 @@ def in_little_memory(imports: str, call: str) -> str:
     code = LIMITED.format(imports=imports, call=call)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environment, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -536,7 +536,7 @@ def test_a_pickle_whose_lists_hold_the_same_list_twice_stays_small(with_arrays, 
             value = [value, value]
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, 2))
     code = f"from genmeta.data import plain_pickle as p; x = p.load(open({str(tmp_path / 'x.pkl')!r}, 'rb')); x[0][1]"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     shared = plain_pickle.load(io.BytesIO(pickle.dumps([a := np.arange(3), a])))
     assert shared[0] is shared[1]
@@ -611,7 +611,7 @@ def test_no_key_of_the_environment_gets_into_a_run_folder_or_a_report(tmp_path):
         ["report", str(runs / "run" / "001"), f"--out={tmp_path / 'report.html'}"],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "genmeta", *args], capture_output=True, env=environment, cwd=ROOT, timeout=300
+            [sys.executable, "-m", "genmeta", *args], capture_output=True, env=environment, cwd=ROOT, timeout=PATIENCE
         )
         assert done.returncode == 0, done.stderr.decode()
         said += done.stdout.decode() + done.stderr.decode()

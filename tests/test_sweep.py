@@ -16,7 +16,8 @@ SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
 
 # stands in for genmeta: a score with its best at x = 0.3, and a line in a log
 PROGRAM = """
-import json, pathlib, sys
+import pathlib, sys
+from genmeta.cli.run_folder import write_run_file
 args = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[2:])
 folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
 with pathlib.Path(args["run.folder"], "log").open("a") as file:
@@ -25,15 +26,18 @@ if args.get("x") == args.get("fail", "none"):
     sys.exit("genmeta: error: a reason")
 folder.mkdir(parents=True)
 score = 1 - (float(args["x"]) - 0.3) ** 2
-(folder / "run.json").write_text(json.dumps({"seconds": 1, "metrics": {"val/acc": 0}, "best": {"val/acc": score}}))
+write_run_file(folder, {"seconds": 1, "metrics": {"val/acc": 0}, "best": {"val/acc": score}})
 """
 
 
 def load(name: str):
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # where its dataclasses look for what they name
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
     return module
 
 
@@ -42,8 +46,6 @@ def sweep():
     sys.path.insert(0, str(ROOT / "scripts"))
     yield load("sweep")
     sys.path.remove(str(ROOT / "scripts"))
-    for name in ("sweep", "grid"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

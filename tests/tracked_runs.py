@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from conftest import make_table, toy_split
+from conftest import PATIENCE, make_table, toy_split
 
 from genmeta.cli.main import main
 from genmeta.modules import generative_module
@@ -30,7 +30,9 @@ class Recorded:
     def records(self) -> list[dict[str, Any]]:
         (file,) = self.folder.glob("wandb/offline-run-*/*.wandb")
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+        lines = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=True
+        ).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
     def all(self, kind: str) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from statistics import mean
 
 from genmeta.cli.run_folder import RUN_FILE, best_checkpoint, code_commit, read_run_file
+from genmeta.errors import UserError
 
 GENMETA = (sys.executable, "-m", "genmeta")
 
@@ -65,8 +66,35 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it ran to its end, now or earlier."""
-        return (self.folder / RUN_FILE).is_file()
+        """Whether it ran to its end, now or earlier.
+
+        A summary that cannot be read while a process holds the run's lock is still being written, or still on its way
+        from another machine. One that nobody holds is damaged, and told by `summary`.
+        """
+        if not (self.folder / RUN_FILE).is_file():
+            return False
+        try:
+            read_run_file(self.folder)
+        except UserError:
+            return not self.running
+        return True
+
+    @property
+    def running(self) -> bool:
+        """Whether a process holds the run's lock."""
+        try:
+            with self.lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def lock(self) -> Path:
+        """The file that the process of the run has locked."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
 
     @property
     def summary(self) -> dict:
@@ -121,9 +149,8 @@ def _here(runs: Sequence[Run], program: Sequence[str]) -> list[Callable[[], str]
 
 def run_one(run: Run, program: Sequence[str]) -> str:
     """Run a command to its end; return what it said to standard error."""
-    lock = run.folder.with_name(f".{run.folder.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    run.lock.parent.mkdir(parents=True, exist_ok=True)
+    with run.lock.open("w") as file:
         # inherited by the process, which so holds it to its own end, also when this one is killed before
         fcntl.flock(file, fcntl.LOCK_EX)
         if run.finished:  # by the process that was waited for

@@ -69,6 +69,8 @@ def _rank(text: str) -> int:
 def _explained(option: str, text: str, parser: ArgumentParser) -> str:
     if unknown := re.search(r"(?:Option|does not accept option) '([^']+)'", text):
         name = unknown[1]
+        if group := re.match(r"Group '([^']+)' does not accept", text):
+            name = f"{group[1]}.{name}"
         if option:
             return f"unknown option '{option}.{name}'{nearest(name, _parameter_names())}"
         return f"unknown option '{name}'{nearest(name, _options(parser))}"
@@ -87,7 +89,7 @@ def _explained(option: str, text: str, parser: ArgumentParser) -> str:
         expected = " or ".join(dict.fromkeys(a or f"one of {b}" for a, b in kinds))
         return f"{option}: expected {expected}" + (f", found '{value[1]}'" if value else "")
     if missing := re.search(r"following arguments are required: (.*)", text):
-        return f"{missing[1].replace('fit.', '')} not given; pass a YAML with --config, e.g. configs/generator/gan.yaml"
+        return f"{missing[1]} not given; pass a YAML with --config, e.g. configs/generator/gan.yaml"
     return f"{option}: {text}" if option else text
 
 

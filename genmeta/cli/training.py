@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -83,8 +83,9 @@ class TrainingCLI(LightningCLI):
     reused = False
     subcommand: str
 
-    def __init__(self, args: ArgsType, check_only: bool = False, set_up: bool = True) -> None:
+    def __init__(self, args: Sequence[str], check_only: bool = False, set_up: bool = True) -> None:
         self.started = time.monotonic()
+        self.subcommand, *self.options = args
         self.check_only, self.set_up = check_only, set_up
         quiet()
         leave_out_gym()
@@ -96,20 +97,23 @@ class TrainingCLI(LightningCLI):
             parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=args,
+            args=list(args),
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return the subcommands and the arguments of the trainer's methods that are not options."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the subcommand that is asked for, and the arguments of the trainer's method that are not options.
+
+        The others are not, because each makes a parser of its own, which takes time.
+        """
         loaders = {"model", "dataloaders", "datamodule", "weights_only"}
         return {
-            "fit": {"train_dataloaders", "val_dataloaders", *loaders},
-            "validate": {"verbose", *loaders},
-            "test": {"verbose", *loaders},
+            self.subcommand: {
+                *loaders,
+                *(("train_dataloaders", "val_dataloaders") if self.subcommand == "fit" else ("verbose",)),
+            }
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -117,12 +121,13 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        given = [str(arg) for arg in args] if isinstance(args, list) else []
-        for before, arg in zip(["", *given], given, strict=False):
+        for before, arg in zip(["", *self.options], self.options, strict=False):
             if before == "--config" or arg.startswith("--config="):
                 check_extent(Path(arg.removeprefix("--config=")))
         try:
-            self.config = parser.parse_args(args)  # type: ignore[arg-type]
+            # by the subcommand's own parser: the one above it would parse and check all that this has parsed once more
+            config = self._parser(self.subcommand).parse_args(self.options)
+            self.config = Namespace({"subcommand": self.subcommand, self.subcommand: config})
         except UnicodeDecodeError as error:
             raise UserError(f"--config: not a text file ({error.reason} at byte {error.start})") from error
         except RecursionError as error:
@@ -163,7 +168,12 @@ class TrainingCLI(LightningCLI):
             self._check()
         if self.check_only:
             return Trainer(logger=False, barebones=True)
-        text = self._parser(self.subcommand).dump(config, skip_unset=False, skip_link_targets=False)
+        text = self._parser(self.subcommand).dump(
+            config,
+            skip_unset=False,
+            skip_link_targets=False,
+            skip_validation=True,  # of what has just been made
+        )
         resolved = yaml.safe_load(text)
         if isinstance(self.model, MetaModule):
             self.model.learner_config = resolved["model"].get("init_args", {}).get("learner")

@@ -163,12 +163,18 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         panels.setdefault(column.split("/")[-1].split("_")[0], []).append(column)
     if not panels:
         return
-    figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
+    width, height = 4.5 * len(panels), 3.4
+    figure = Figure(figsize=(width, height))
+    # not laid out by Matplotlib, which draws everything once more to measure it, a second for the panels of a GAN
+    figure.subplots_adjust(
+        left=0.65 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.35 / height, wspace=0.22
+    )
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
         axes.set(title=title, xlabel="step")
+        axes.tick_params(labelsize=8)
         axes.legend(fontsize=7)
     figure.savefig(picture, dpi=110)
 

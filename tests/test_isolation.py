@@ -1,0 +1,62 @@
+"""Tests do not depend on their neighbours: what conftest.py puts back, and the order of a seed."""
+
+import os
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import shuffled
+
+ALONE = {}
+"""What the first of the two tests below began with."""
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_what_a_test_leaves_behind_is_put_back(tmp_path, turn):
+    """Whichever of the two is second finds a fixture that forgets one of these."""
+    found = {
+        "environment": (os.environ.get("PL_GLOBAL_SEED"), os.environ.get("GENMETA_RUN_FOLDER"), os.environ["PATH"]),
+        "folder": Path.cwd(),
+        "path": [*sys.path],
+        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()),
+        "draws": (random.random(), float(np.random.rand()), float(torch.rand(()))),  # noqa: NPY002
+    }
+    assert ALONE.setdefault("found", found) == found
+    os.environ |= {"PL_GLOBAL_SEED": "1", "GENMETA_RUN_FOLDER": "x"}
+    del os.environ["PATH"]
+    os.chdir(tmp_path)
+    sys.path.insert(0, "nowhere")
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> float:
+    return float(torch.rand(()))
+
+
+def test_a_shared_fixture_draws_the_same_for_whoever_asks_first(request):
+    torch.manual_seed(5)
+    expected = float(torch.rand(()))
+    torch.manual_seed(5)
+    assert request.getfixturevalue("drawn") == pytest.approx(0.4962566)  # the first of seed 0
+    assert float(torch.rand(())) == expected, "the test draws others once the fixture is there"
+
+
+def test_an_order_follows_from_the_seed_and_keeps_files_together():
+    """xdist's workers collect by themselves: they must come to the same order, or nothing is run."""
+    items = [SimpleNamespace(nodeid=f"{f}::{n}", path=f) for f in "abcdef" for n in range(9)]
+    one, other = shuffled([*items], 1), shuffled(items[::-1], 1)
+    assert one == other
+    assert sorted(one, key=lambda item: item.nodeid) == items
+    assert shuffled([*items], 2) != one
+    files = [item.path for item in one]
+    changes = [file for before, file in zip(["", *files], files, strict=False) if file != before]
+    assert len(changes) == 6
+    assert changes != sorted(changes)
+    assert [item for item in one if item.path == "a"] != items[:9]
