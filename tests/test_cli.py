@@ -130,7 +130,8 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
     (folder,) = tmp_path.glob("protonet-glyphs/001")
     assert (folder / "pictures" / "episodes.png").is_file()
     with open(folder / "metrics.csv") as file:
-        shares = [float(row["train/latent_share"]) for row in csv.DictReader(file) if row["train/latent_share"]]
+        (row,) = [row for row in csv.DictReader(file) if row["train/acc"] and row.get("train/acc_real") != ""]
+    share = {name: float(row.get(f"train/{name}_share", 0)) for name in ("made_up", "redrawn", "decoded")}
     low, high = {
         **dict.fromkeys(["real", "rotations", "elastic", "hands", "hands_elastic"], (0, 0)),
         **dict.fromkeys(["elastic_quarter", "hands_quarter", "hands_elastic_quarter"], (0, 0)),
@@ -138,7 +139,14 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
         **dict.fromkeys(["umtra", "umtra_hands", "clusters_only", "random_other_only"], (1, 1)),
         **dict.fromkeys(["interpolation_adaptive", "hands_interpolation"], (0.2, 0.3)),
     }.get(Path(path).stem, (0.45, 0.55))
-    assert low <= shares[0] <= high
+    assert low <= share["made_up"] <= high
+    redrawn = {"hands": 1, "hands_elastic": 1, "hands_deformed": 1, "hands_interpolation": 1 - share["made_up"]}
+    redrawn |= {"hands_quarter": 0.25, "hands_elastic_quarter": 0.25, "umtra_hands": 15 / 16}
+    assert share["redrawn"] == pytest.approx(redrawn.get(Path(path).stem, 0), abs=0.01)
+    decoded = {"instances_encoded": 0.5, "instances_transferred": 0.5, "encoded_noise": share["made_up"] * 15 / 16}
+    decoded |= dict.fromkeys(["clusters", "clusters_only", "deformed_classes", "hands_deformed"], 0)
+    decoded |= dict.fromkeys(["umtra", "umtra_hands"], 0)
+    assert share["decoded"] == pytest.approx(decoded.get(Path(path).stem, share["made_up"]), abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["glyphs", "glyphs_full", "omniglot_minimal"])  # others: tests/test_data_sets.py
@@ -524,8 +532,9 @@ def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_not
     for key in (
         "train/loss",
         "train/acc_real",
-        "train/acc_latent",
-        "train/latent_share",
+        "train/acc_decoded",
+        "train/decoded_share",
+        "train/made_up_share",
         "val/acc",
         "pictures/episodes",
     ):

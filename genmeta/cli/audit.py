@@ -26,7 +26,7 @@ from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import evenly
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
-from genmeta.modules.pictures import draw_episode
+from genmeta.modules.pictures import draw_episode, with_legend
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import quarter_turns, render
@@ -81,7 +81,7 @@ def audit(args: Sequence[str]) -> int:
     lines = verdicts(numbers)
 
     folder = claim_run_folder(replace(run, name=f"audit-{run.name}", version=None))
-    save_image(torch.cat(pictures, 1).repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
+    save_image(with_legend(pictures).repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
     facts = {
         "generator": data.generator_path,
         "split": {"name": data.split.name, "hash": data.split.hash},

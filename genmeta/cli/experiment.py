@@ -226,5 +226,5 @@ def _report(
     print(f"checkpoints  {best_checkpoint(folder / 'mixed' / 'fit')}, {best_checkpoint(folder / 'real_only' / 'fit')}")
     for role, run in generators.items():
         print(f"{role:12} {best_checkpoint(Path(run))}, pictures in {run}/pictures")
-    print(f"episodes     {folder / 'mixed' / 'fit' / 'pictures' / 'episodes.png'} (blue: real, orange: generated)")
+    print(f"episodes     {folder / 'mixed' / 'fit' / 'pictures' / 'episodes.png'}")
     sys.stdout.flush()
