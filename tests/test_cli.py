@@ -18,6 +18,7 @@ import yaml
 from conftest import OMNIGLOT, ROOT
 
 from genmeta.cli.main import main
+from genmeta.cli.run_folder import DEBUG_NOTE
 from genmeta.cli.tracking import has_account, wandb_mode
 from genmeta.cli.training import TrainingCLI
 from genmeta.data.omniglot_minimal import FILES
@@ -130,8 +131,9 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
     (folder,) = tmp_path.glob("protonet-glyphs/001")
     assert (folder / "pictures" / "episodes.png").is_file()
     with open(folder / "metrics.csv") as file:
-        (row,) = [row for row in csv.DictReader(file) if row["train/acc"] and row.get("train/acc_real") != ""]
-    share = {name: float(row.get(f"train/{name}_share", 0)) for name in ("made_up", "redrawn", "decoded")}
+        rows = list(csv.DictReader(file))
+    logged = {name: [row[name] for row in rows if row[name]] for name in rows[0]}
+    share = {name: float(logged.get(f"train/{name}_share", [0])[0]) for name in ("made_up", "redrawn", "decoded")}
     low, high = {
         **dict.fromkeys(["real", "rotations", "elastic", "hands", "hands_elastic"], (0, 0)),
         **dict.fromkeys(["elastic_quarter", "hands_quarter", "hands_elastic_quarter"], (0, 0)),
@@ -470,6 +472,7 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "trained: " in done.stdout
+    assert DEBUG_NOTE in done.stdout
     folder = tmp_path / "glyphs-protonet-vae_deformation" / "001"
     results = json.loads((folder / "results.json").read_text())
     trained = {"mixed", "real_only", "elastic"}
@@ -479,7 +482,7 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     assert n_episodes == {name: 6 if "+" in name else 20 for name in results["arms"]}  # two batches
     for row in ("with the generator", "real only, with", "real only, elastic", "from scratch", "nearest neighbour"):
         assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d +\| \d+\.\d\d ± \d+\.\d\d", done.stdout)
-    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),? ", done.stdout, flags=re.M)[1:]:
+    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),?\s", done.stdout, flags=re.M)[1:]:
         assert Path(path).is_file(), path
     fits = [yaml.safe_load((folder / arm / "fit" / "config.yaml").read_text()) for arm in ("mixed", "real_only")]
     assert fits[0]["trainer"] == fits[1]["trainer"]
