@@ -35,7 +35,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking long-run compare curves
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard figures sweep sync bench-tracking long-run compare curves
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -71,6 +71,10 @@ meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and 
 
 explore: $(STAMP) ## look into a generator (CKPT=..., default: the newest): clusters, maps, walks between and beyond, a page
 	$(GENMETA) explore $(if $(CKPT),--ckpt $(CKPT)) --tsne $(ARGS)
+
+figures: $(STAMP) ## write README's table and the pictures beside it from an experiment (RUN=runs/<name>/<version>)
+	@test -n "$(filter command,$(origin RUN))" || { echo "give RUN=runs/<name>/<version> of a finished make meta-train" >&2; exit 2; }
+	$(BIN)/python scripts/figures.py $(RUN) $(ARGS)
 
 report: RUN = $(patsubst %/results.json,%,$(shell ls -t runs/*/*/results.json 2>/dev/null | head -n 1))
 report: $(STAMP) ## run folders (RUN=..., default: the newest experiment) as one page, report.html
