@@ -14,12 +14,20 @@ GAN ?= gan# configs/generator/gan*.yaml: of train-gan
 VAE ?= vae# configs/generator/vae*.yaml: of train-vae
 SEED ?= 0
 RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
-CKPT ?= $(shell ls -t runs/*/*/checkpoints/best.ckpt 2>/dev/null | head -n 1)# a generator's checkpoint, for explore and audit
+CKPT ?=# a generator's checkpoint: of explore, audit and sweep; the newest by default
 SWEEP ?= share# configs/sweep/*.yaml
 WORKERS ?= 1# trials of a sweep at a time
 COMPARE ?= policies# configs/compare/*.yaml: of compare
 OVER ?= classes# of curves: classes, groups, images_per_class
+RUNS ?=# of challenge: all_runs.zip of the Omniglot release, or the folder in it
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
+
+# make itself takes any variable: LERNER=maml would train LEARNER's default and never say so
+KNOWN := $(shell sed -nE 's/^([A-Z_]+) \?=.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+ifneq ($(UNKNOWN),)
+$(error $(or $(shell $(PYTHON) scripts/unknown_variables.py $(UNKNOWN) -- $(KNOWN)),unknown variable $(UNKNOWN); there are $(KNOWN)))
+endif
 
 VENV := .venv
 STAMP := $(VENV)/.set-up
@@ -27,7 +35,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard sweep sync bench-tracking long-run compare curves
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard figures sweep sync bench-tracking long-run compare curves
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -61,18 +69,20 @@ compare-generators: $(STAMP) ## train all generators on DATA with two seeds (an 
 meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
 	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) $(if $(POLICY),--policy $(POLICY)) --generator $(GENERATOR) --redrawer $(REDRAWER) --seed $(SEED) $(ARGS)
 
-explore: $(STAMP) ## look into a generator (CKPT=...): clusters, maps, walks between and beyond, a page
-	@test -n "$(CKPT)" || { echo "no generator to explore; make train-vae first, or give CKPT=runs/<name>/<version>/checkpoints/best.ckpt" >&2; exit 2; }
-	$(GENMETA) explore --ckpt $(CKPT) --tsne $(ARGS)
+explore: $(STAMP) ## look into a generator (CKPT=..., default: the newest): clusters, maps, walks between and beyond, a page
+	$(GENMETA) explore $(if $(CKPT),--ckpt $(CKPT)) --tsne $(ARGS)
+
+figures: $(STAMP) ## write README's table and the pictures beside it from an experiment (RUN=runs/<name>/<version>)
+	@test -n "$(filter command,$(origin RUN))" || { echo "give RUN=runs/<name>/<version> of a finished make meta-train" >&2; exit 2; }
+	$(BIN)/python scripts/figures.py $(RUN) $(ARGS)
 
 report: RUN = $(patsubst %/results.json,%,$(shell ls -t runs/*/*/results.json 2>/dev/null | head -n 1))
 report: $(STAMP) ## run folders (RUN=..., default: the newest experiment) as one page, report.html
 	@test -n "$(RUN)" || { echo "nothing to report; make meta-train first, or give RUN=runs/<name>/<version>" >&2; exit 2; }
 	$(GENMETA) report $(RUN) $(ARGS)
 
-audit: $(STAMP) ## are the generated classes of LEARNER and POLICY with CKPT fit to learn from?
-	@test -n "$(CKPT)" || { echo "no generator to audit; make train-vae first, or give CKPT=runs/<name>/<version>/checkpoints/best.ckpt" >&2; exit 2; }
-	$(GENMETA) audit --config configs/learner/$(LEARNER).yaml --config configs/data/$(DATA).yaml $(if $(POLICY),--config configs/policy/$(POLICY).yaml) --data.generator $(CKPT) $(ARGS)
+audit: $(STAMP) ## are the generated images of LEARNER and POLICY with CKPT fit to learn from? (default: the newest)
+	$(GENMETA) audit --config configs/learner/$(LEARNER).yaml --config configs/data/$(DATA).yaml $(if $(POLICY),--config configs/policy/$(POLICY).yaml) $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
 
 generator-ages: $(STAMP) ## one generator at several ages: its metrics against the accuracy of learners trained with it
 	$(BIN)/python scripts/generator_ages.py --data $(DATA) --generator $(GENERATOR) --learner $(LEARNER) $(if $(POLICY),--policy $(POLICY)) --out docs/generator-ages.md $(ARGS)

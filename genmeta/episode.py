@@ -50,6 +50,15 @@ class _Movable:
 
 TABLE, DECODER, BANK = 0, 1, 2  # where an image of a plan comes from
 
+REAL, REDRAWN, DECODED = 0, 1, 2
+PROVENANCE = {"real": REAL, "redrawn": REDRAWN, "decoded": DECODED}
+"""The provenance of an image. `REAL`: of the data, maybe turned, or deformed at random. `REDRAWN`: of the data, drawn
+again by a learned redrawer. `DECODED`: made by a generator from a code, and maybe drawn again then.
+
+It is of the image alone. A class may be made up of real images: a cluster of them, a single one, or a class deformed as
+a whole. Its images are real or redrawn, and `is_latent` of its slot says that the class is none of the data's.
+"""
+
 
 @dataclass(frozen=True)
 class EpisodePlan(_Movable):
@@ -63,7 +72,8 @@ class EpisodePlan(_Movable):
         rows: int64 `[task, way, shot + query]`, rows of the image table, or of the bank; 0 and unused where decoded.
         turns: int64 `[task, way]`, quarter turns (0 to 3) that make a rotated class of a class.
         labels: int64 `[task, way]`, the label of each class slot, a permutation of `0 … way - 1`.
-        is_latent: bool `[task, way]`, which class slots are generated classes.
+        is_latent: bool `[task, way]`, which class slots are made-up classes, none of the data's: decoded from codes,
+            or real images under a label that is not theirs.
         source: int8 `[task, way, shot + query]`, where each image comes from: `TABLE`, `DECODER` or `BANK`.
         z: float32 `[(source == DECODER).sum(), latent_dim]`, their codes in row-major order.
         hands: float32 `[task, way, shot + query, k]`, codes of the redrawer, NaN for images that it leaves alone; None
@@ -132,6 +142,20 @@ class EpisodePlan(_Movable):
         if self.elastic is not None:
             some = some | (self.elastic != 0).any(3).any(2)
         return some
+
+    def provenance(self, bank: Tensor | None = None) -> Tensor:
+        """Return `REAL`, `REDRAWN` or `DECODED` for each image, int8 `[task, way, shot + query]`.
+
+        Args:
+            bank: that of the bank's images, int8 `[M]`; None: all of them are decoded.
+        """
+        found = (self.source != TABLE).to(torch.int8) * DECODED
+        if bank is not None:
+            of_bank = self.source == BANK
+            found[of_bank] = bank[self.rows[of_bank]]
+        if self.hands is not None:
+            found = torch.where(self.hands[..., 0].isnan(), found, found.clamp(min=REDRAWN))
+        return found
 
     @property
     def code_numbers(self) -> Tensor:
@@ -205,9 +229,12 @@ class EpisodeBatch(_Movable):
         support_x: float32 `[task, way * shot, C, H, W]` in [0, 1].
         support_y: int64 `[task, way * shot]` in `[0, way)`.
         query_x, query_y: the same with `way * query` images.
-        is_latent: bool `[task, way]`, indexed by **label**: was the class with this label generated?
+        is_latent: bool `[task, way]`, indexed by **label**: is the class with this label made up, none of the data's?
         support_weight: float32 `[task, way * shot]`, how much each support image counts in its class; None: all alike.
         first_task: place of the first task in the meta-batch that this is a part of.
+        support_provenance: int8 `[task, way * shot]`, `REAL`, `REDRAWN` or `DECODED`, of each image of `support_x`;
+            None: nothing is known. Not for predictions.
+        query_provenance: the same of `query_x`.
     """
 
     support_x: Tensor
@@ -217,6 +244,8 @@ class EpisodeBatch(_Movable):
     is_latent: Tensor
     support_weight: Tensor | None = None
     first_task: int = 0
+    support_provenance: Tensor | None = None
+    query_provenance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.support_x)
@@ -237,5 +266,5 @@ class EpisodeBatch(_Movable):
 
     @property
     def query_is_latent(self) -> Tensor:
-        """Bool `[task, way * query]`: was the query image generated?"""
+        """Bool `[task, way * query]`: is the class of the query image made up? Its image may be real."""
         return self.is_latent.gather(1, self.query_y)

@@ -45,11 +45,15 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("line", "redrawer: error", ("train/error",)),
     ),
     "Accuracy by source": (
-        Panel("line", "on queries of real classes", ("train/acc_real",), IMAGES),
-        Panel("line", "on queries of generated classes", ("train/acc_latent",), IMAGES),
+        Panel("line", "on real queries", ("train/acc_real",), IMAGES),
+        Panel("line", "on redrawn queries", ("train/acc_redrawn",), IMAGES),
+        Panel("line", "on decoded queries", ("train/acc_decoded",), IMAGES),
         Panel("line", "of all", ("train/acc",), IMAGES),
     ),
-    "Share of generated tasks": (Panel("line", "generated classes", ("train/latent_share",)),),
+    "What is generated": (
+        Panel("line", "share of redrawn and of decoded images", ("train/redrawn_share", "train/decoded_share")),
+        Panel("line", "share of made-up classes", ("train/made_up_share",)),
+    ),
     "Validation": (
         Panel("line", "accuracy over training images", ("val/acc",), IMAGES),
         Panel("line", "half width of its 95 % interval", ("val/acc_ci95",), IMAGES),
@@ -91,7 +95,7 @@ IN_REPORT = {
     "Test": "Accuracy on classes that neither generator nor learner has seen. A bar is a run; its interval is over "
     "test episodes, not over training runs: compare arms on identical episodes, not by bars that overlap.",
     "Validation": "What checkpoints and settings are chosen by.",
-    "Accuracy by source": "Training accuracy on real and on generated classes: generated ones that are far easier "
+    "Accuracy by source": "Training accuracy on real and on generated images: generated ones that are far easier "
     "teach little.",
     "Samples": "What the generators draw.",
     "Latent space": "What lies in the latent space (genmeta explore).",

@@ -18,12 +18,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from genmeta.cli.grid import Run, run_all
+from genmeta.cli.newest import newest
 from genmeta.cli.tracking import has_account, project
 from genmeta.errors import UserError
 
@@ -40,6 +42,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sweep = read_sweep(options.sweep)
         if options.generator:
             os.environ[GENERATOR] = options.generator
+        elif f"envvar:{GENERATOR}}}" in " ".join(sweep["command"]) and not os.environ.get(GENERATOR):
+            with suppress(UserError):  # said by `expand`, in words of the sweep
+                os.environ[GENERATOR] = str(newest({"generator"}))
+                print(f"generator   {os.environ[GENERATOR]}, the newest", flush=True)
         expand(sweep["command"], [], options.more)  # what it takes from the environment must be there
         if options.online:
             return online(options.sweep, sweep)
@@ -52,7 +58,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="a YAML of configs/sweep")
-    parser.add_argument("--generator", help=f"checkpoint, for YAMLs that name ${{envvar:{GENERATOR}}}")
+    parser.add_argument(
+        "--generator", help=f"checkpoint, for YAMLs that name ${{envvar:{GENERATOR}}} (default: the newest)"
+    )
     parser.add_argument("--runs", default="runs/sweeps", help="folder of all trials")
     parser.add_argument("--workers", type=int, default=1, help="trials at a time")
     parser.add_argument("--online", action="store_true", help="as a W&B sweep, with an account")

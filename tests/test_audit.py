@@ -189,7 +189,6 @@ def test_command_flags_a_generator_of_three_steps(monkeypatch, generator, tmp_pa
     ("more", "message"),
     [
         (["--config", "configs/arm/real_only.yaml"], "draws no generated image in the first 2000 steps"),
-        ([], "data.generator is not set"),
         (["--data.train_tasks.shard", "1"], "unknown option 'data.train_tasks.shard'"),
     ],
 )

@@ -18,6 +18,7 @@ import yaml
 from conftest import OMNIGLOT, PATIENCE, ROOT
 
 from genmeta.cli.main import main
+from genmeta.cli.run_folder import DEBUG_NOTE
 from genmeta.cli.tracking import has_account, wandb_mode
 from genmeta.cli.training import Parser, TrainingCLI
 from genmeta.data.omniglot_minimal import FILES
@@ -130,7 +131,9 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
     (folder,) = tmp_path.glob("protonet-glyphs/001")
     assert (folder / "pictures" / "episodes.png").is_file()
     with open(folder / "metrics.csv") as file:
-        shares = [float(row["train/latent_share"]) for row in csv.DictReader(file) if row["train/latent_share"]]
+        rows = list(csv.DictReader(file))
+    logged = {name: [row[name] for row in rows if row[name]] for name in rows[0]}
+    share = {name: float(logged.get(f"train/{name}_share", [0])[0]) for name in ("made_up", "redrawn", "decoded")}
     low, high = {
         **dict.fromkeys(["real", "rotations", "elastic", "hands", "hands_elastic"], (0, 0)),
         **dict.fromkeys(["elastic_quarter", "hands_quarter", "hands_elastic_quarter"], (0, 0)),
@@ -138,7 +141,14 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
         **dict.fromkeys(["umtra", "umtra_hands", "clusters_only", "random_other_only"], (1, 1)),
         **dict.fromkeys(["interpolation_adaptive", "hands_interpolation"], (0.2, 0.3)),
     }.get(Path(path).stem, (0.45, 0.55))
-    assert low <= shares[0] <= high
+    assert low <= share["made_up"] <= high
+    redrawn = {"hands": 1, "hands_elastic": 1, "hands_deformed": 1, "hands_interpolation": 1 - share["made_up"]}
+    redrawn |= {"hands_quarter": 0.25, "hands_elastic_quarter": 0.25, "umtra_hands": 15 / 16}
+    assert share["redrawn"] == pytest.approx(redrawn.get(Path(path).stem, 0), abs=0.01)
+    decoded = {"instances_encoded": 0.5, "instances_transferred": 0.5, "encoded_noise": share["made_up"] * 15 / 16}
+    decoded |= dict.fromkeys(["clusters", "clusters_only", "deformed_classes", "hands_deformed"], 0)
+    decoded |= dict.fromkeys(["umtra", "umtra_hands"], 0)
+    assert share["decoded"] == pytest.approx(decoded.get(Path(path).stem, share["made_up"]), abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["glyphs", "glyphs_full", "omniglot_minimal"])  # others: tests/test_data_sets.py
@@ -466,6 +476,7 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "trained: " in done.stdout
+    assert DEBUG_NOTE in done.stdout
     folder = tmp_path / "glyphs-protonet-vae_deformation" / "001"
     results = json.loads((folder / "results.json").read_text())
     trained = {"mixed", "real_only", "elastic"}
@@ -475,7 +486,7 @@ def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
     assert n_episodes == {name: 6 if "+" in name else 20 for name in results["arms"]}  # two batches
     for row in ("with the generator", "real only, with", "real only, elastic", "from scratch", "nearest neighbour"):
         assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d +\| \d+\.\d\d ± \d+\.\d\d", done.stdout)
-    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),? ", done.stdout, flags=re.M)[1:]:
+    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),?\s", done.stdout, flags=re.M)[1:]:
         assert Path(path).is_file(), path
     fits = [yaml.safe_load((folder / arm / "fit" / "config.yaml").read_text()) for arm in ("mixed", "real_only")]
     assert fits[0]["trainer"] == fits[1]["trainer"]
@@ -528,8 +539,9 @@ def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_not
     for key in (
         "train/loss",
         "train/acc_real",
-        "train/acc_latent",
-        "train/latent_share",
+        "train/acc_decoded",
+        "train/decoded_share",
+        "train/made_up_share",
         "val/acc",
         "pictures/episodes",
     ):

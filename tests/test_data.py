@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import re
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import OMNIGLOT, make_table, toy_split
+from conftest import OMNIGLOT, ROOT, make_table, toy_split
 from PIL import Image
 
+from genmeta.cli.main import main
 from genmeta.data.cache import TableStream, cached_table
 from genmeta.data.glyphs import (
     N_HANDS,
@@ -22,6 +25,8 @@ from genmeta.data.glyphs import (
     master,
     write,
 )
+from genmeta.data.learn2learn_sets import CifarFS
+from genmeta.data.omniglot import Omniglot
 from genmeta.data.omniglot_minimal import FILES, OmniglotMinimal, read_zip
 from genmeta.data.splits import SPLITS_FOLDER, Split, load_split
 from genmeta.data.table import ImageTable
@@ -239,6 +244,31 @@ def test_bad_zips_give_one_clear_message(tmp_path, content, message):
         read_zip(path, 28)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_omniglots_zips_are_looked_for_where_the_user_says_or_in_data(tmp_path, monkeypatch, capsys):
+    """The shipped YAML named a folder of the machine that it was written on."""
+    args = ["fit", "--config=configs/generator/gan_classic.yaml", "--config=configs/data/omniglot_minimal.yaml"]
+    monkeypatch.chdir(ROOT)
+    for given, place in ((tmp_path, tmp_path), ("", Path("data"))):
+        monkeypatch.setenv("GENMETA_DATA", str(given))
+        assert OmniglotMinimal("mine").folder == "mine"
+        if not (place / FILES[0]).is_file():
+            assert main([*args, f"--run.folder={tmp_path}/runs"]) == 2
+            error = capsys.readouterr().err
+            assert f"{place / FILES[0]}: no such file; put {FILES[0]} there" in error
+            assert "github.com/brendenlake/omniglot" in error
+            assert "set GENMETA_DATA" in error
+    monkeypatch.setenv("GENMETA_DATA", str(tmp_path))
+    assert Omniglot().path == tmp_path / "omniglot"
+    assert CifarFS().path == tmp_path / "cifar_fs"
+
+
+def test_no_shipped_yaml_names_a_path_of_a_machine():
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        text = path.read_text()
+        assert "../" not in text, path
+        assert not re.search(r"folder: *[/~]", text), path
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot zip files are not here")

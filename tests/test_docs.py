@@ -21,6 +21,7 @@ from genmeta.cli.main import main
 DOCS = ROOT / "docs"
 PAGES = ("quick_start", "concepts", "your_images", "write_a_policy", "write_a_learner", "faq")
 DEBUG = ["--config", "configs/trainer/debug.yaml"]
+IN_RUNS = ["--run.folder=runs"]  # where the pages say that runs are; debug runs are elsewhere
 BY_HAND = ("pip",)  # commands that would change the machine
 
 
@@ -74,13 +75,13 @@ def genmeta_command(args: list[str]) -> int:
     os.environ.pop("GENMETA_RUN_FOLDER", None)
     command, *options = args
     if command in ("fit", "test", "validate"):
-        more = [*DEBUG, "--run.wandb=off"]
+        more = [*DEBUG, "--run.wandb=off", *IN_RUNS]
         if any("generator/" in option for option in options):
             more += ["--data.feature_steps=2", "--model.importance_samples=2"]
     elif command == "experiment":
         more = DEBUG
     elif command == "audit":
-        more = ["--feature_steps=2", *DEBUG, "--run.wandb=off"]
+        more = ["--feature_steps=2", *DEBUG, "--run.wandb=off", *IN_RUNS]
     else:
         more = []
         options = [option for option in options if option != "--tsne"]  # 10 s; see test_explore.py

@@ -138,7 +138,7 @@ def test_the_whole_command_and_that_it_resumes(ages, tmp_path, monkeypatch, caps
     assert "18 runs, 18 finished before" in capsys.readouterr().out
     assert (tmp_path / "out" / "ages.md").read_text() == table
     shares = [
-        json.loads(p.read_text())["metrics"]["train/latent_share"]
+        json.loads(p.read_text())["metrics"].get("train/made_up_share", 0)
         for p in (tmp_path / "r").glob("proto*seed?/*/run.json")
     ]
     assert sorted(shares) == [0, 0, 1, 1, 1, 1]

@@ -132,7 +132,9 @@ def test_two_processes_draw_what_one_draws(tmp_path, generator, redrawer):
             trainer.fit(of, data)
         plans.append({name: float(value) for name, value in trainer.callback_metrics.items()})
     # batch norm sees half of the tasks in each process, so weights differ; what was drawn does not
-    assert plans[0]["train/latent_share"] == pytest.approx(plans[1]["train/latent_share"])
+    for name in ("made_up", "decoded", "redrawn"):
+        assert plans[0][f"train/{name}_share"] == pytest.approx(plans[1][f"train/{name}_share"])
+    assert plans[0]["train/redrawn_share"] > 0
 
 
 def test_generated_support_images_are_tested_on_the_same_episodes(tmp_path, redrawer):

@@ -69,7 +69,7 @@ def test_killed_with_a_bank_and_an_adaptive_share_and_resumed_equals_undisturbed
     resumed = tmp_path / "run" / "002"
     assert same_weights(resumed, undisturbed)
     numbers, expected = metrics(resumed), metrics(undisturbed)
-    assert len({value for (_, name), value in expected.items() if name == "train/latent_share"}) > 2
+    assert len({value for (_, name), value in expected.items() if name == "train/made_up_share"}) > 2
     assert numbers
     assert {key: expected[key] for key in numbers} == numbers
 

@@ -57,6 +57,7 @@ def test_runs_are_labelled_so_that_they_group_and_filter(runs):
         "vae": "pretrain-vae",
         "redrawer": "pretrain-redrawer",
         "learner": "meta-train",
+        "hands": "meta-train",
         "test": "meta-test",
         "audit-learner": "audit",
         "explore": "explore",
@@ -159,7 +160,7 @@ def test_tensorboard_has_scalars_pictures_and_histograms(runs):
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     found = loading.EventAccumulator(str(runs["learner"].folder / "tensorboard"))
     found.Reload()
-    assert {"train/loss", "train/acc_latent", "val/acc"} <= set(found.Tags()["scalars"])
+    assert {"train/loss", "train/acc_decoded", "val/acc"} <= set(found.Tags()["scalars"])
     assert found.Tags()["images"] == ["pictures/episodes"]
     tested = loading.EventAccumulator(str(runs["test"].folder / "tensorboard"))
     tested.Reload()

@@ -25,10 +25,13 @@ from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.step_loader import StepLoader
 from genmeta.modules.vae_module import VAEModule
+from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import PriorNoise
 from genmeta.tasks.real import RealTasks
+from genmeta.tasks.redrawn import DeformedClasses
+from genmeta.tasks.share import Adaptive
 
 
 def trainer_for(folder, **options) -> Trainer:
@@ -118,10 +121,8 @@ def test_fit_validate_and_test_loops(tmp_path, toy_data, make):
     trainer = trainer_for(tmp_path, max_epochs=2)
     trainer.fit(module, toy_data)
     metrics = dict(trainer.callback_metrics)
-    assert {"train/loss", "train/acc", "train/acc_real", "train/latent_share", "val/acc", "val/acc_ci95"} <= set(
-        metrics
-    )
-    assert "train/acc_latent" not in metrics
+    assert {"train/loss", "train/acc", "train/acc_real", "val/acc", "val/acc_ci95"} <= set(metrics)
+    assert not any("redrawn" in name or "decoded" in name or "made_up" in name for name in metrics)
     tested = trainer.test(module, toy_data, verbose=False)[0]
     again = trainer.test(module, toy_data, verbose=False)[0]
     assert tested == again
@@ -152,9 +153,10 @@ def test_accuracy_by_source_is_a_mean_over_the_queries_of_that_source(tmp_path, 
     right, latent = (torch.cat([row[i] for row in seen]) for i in (0, 1))
     assert latent.float().mean() == 0.25
     metrics = trainer.callback_metrics
-    assert float(metrics["train/acc_latent"]) == pytest.approx(right[latent].mean().item())
+    assert float(metrics["train/acc_decoded"]) == pytest.approx(right[latent].mean().item())
     assert float(metrics["train/acc_real"]) == pytest.approx(right[~latent].mean().item())
-    assert float(metrics["train/latent_share"]) == pytest.approx(0.25)
+    assert float(metrics["train/decoded_share"]) == float(metrics["train/made_up_share"]) == pytest.approx(0.25)
+    assert "train/acc_redrawn" not in metrics
 
 
 def pretrain(module, split_file, folder, path, epochs=1) -> Trainer:
@@ -311,3 +313,14 @@ def test_metrics_csv_reader_of_curves_survives_empty_cells(tmp_path):
         )
     draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_an_adaptive_share_moves_by_made_up_classes_also_where_their_images_are_real(tmp_path, toy_data):
+    """By images there is nothing generated, so that the share would never move."""
+    schedule = Adaptive(0.5, change=0.1)
+    toy_data.train_tasks = MixedTasks(RealTasks(), DeformedClasses(RealTasks(), Elastic()), schedule)
+    trainer = trainer_for(tmp_path, max_epochs=1)
+    trainer.fit(protonet(), toy_data)
+    assert schedule.share != 0.5
+    assert float(trainer.callback_metrics["train/made_up_share"]) == 0.5
+    assert "train/decoded_share" not in trainer.callback_metrics

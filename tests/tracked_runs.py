@@ -79,13 +79,16 @@ def make_runs(folder: Path) -> dict[str, Recorded]:
     where = f"--run.folder={folder}"
     data = ("--data.source=conftest.ToySource", f"--data.split={folder / 'toy.json'}")
     fit = ("fit", where)
-    vae, learner = (folder / name / "001" / "checkpoints" / "best.ckpt" for name in ("vae", "learner"))
+    vae, redrawer, learner = (
+        folder / name / "001" / "checkpoints" / "best.ckpt" for name in ("vae", "redrawer", "learner")
+    )
     mixed = (PROTONET, "--config=configs/policy/random_other.yaml", *data, f"--data.generator={vae}")
     commands: dict[str, tuple[str, ...]] = {
         "gan": (*fit, "--config=configs/generator/gan.yaml", *data, QUICK),
         "vae": (*fit, "--config=configs/generator/vae_plain.yaml", *data, QUICK, "--model.importance_samples=2"),
         "redrawer": (*fit, "--config=configs/generator/vae_deformation.yaml", *data, QUICK),
         "learner": (*fit, *mixed, "--run.group=together", "--run.tensorboard=true"),
+        "hands": (*fit, PROTONET, "--config=configs/policy/hands_quarter.yaml", *data, f"--data.redrawer={redrawer}"),
         "test": ("test", where, *mixed, f"--ckpt_path={learner}", "--run.tensorboard=true"),
         "audit-learner": ("audit", "--feature_steps=2", *mixed, where),
         "explore": ("explore", "--ckpt", str(vae), "--out", str(folder / "explore" / "001")),

@@ -12,10 +12,13 @@ from torchvision.utils import save_image
 
 from genmeta.cli.labels import tags
 from genmeta.cli.lineage import describe_inputs, log_inputs
+from genmeta.cli.newest import newest, role_of
 from genmeta.cli.options import OptionParser
+from genmeta.cli.roles import needed_roles
 from genmeta.cli.run_folder import RunSettings, claim_run_folder
 from genmeta.cli.tracking import tracking
 from genmeta.cli.training import TrainingCLI
+from genmeta.data.splits import SPLITS_FOLDER
 from genmeta.data.table import gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
@@ -26,7 +29,7 @@ from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import evenly
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
-from genmeta.modules.pictures import draw_episode
+from genmeta.modules.pictures import draw_episode, with_legend
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import quarter_turns, render
@@ -54,8 +57,12 @@ def audit(args: Sequence[str]) -> int:
     parser.add_argument(
         "--feature_steps", type=int, default=600, help="training steps of the network that images are measured with"
     )
+    parser.add_argument(
+        "--ckpt",
+        help="checkpoint of the generator or redrawer (default: what the options name, else the newest under runs)",
+    )
     options, of_fit = parser.parse_known_args(args)
-    cli = TrainingCLI(["fit", *of_fit], check_only=True)
+    cli = TrainingCLI(["fit", *of_fit, *_checkpoints(options.ckpt, of_fit)], check_only=True)
     data = cli.datamodule
     if not isinstance(cli.model, MetaModule) or not isinstance(data, EpisodicDataModule):
         raise UserError("genmeta audit is for the tasks of learners; genmeta validate measures a generator")
@@ -81,7 +88,7 @@ def audit(args: Sequence[str]) -> int:
     lines = verdicts(numbers)
 
     folder = claim_run_folder(replace(run, name=f"audit-{run.name}", version=None))
-    save_image(torch.cat(pictures, 1).repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
+    save_image(with_legend(pictures).repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
     facts = {
         "generator": data.generator_path,
         "split": {"name": data.split.name, "hash": data.split.hash},
@@ -98,6 +105,32 @@ def audit(args: Sequence[str]) -> int:
     (folder / "audit.md").write_text(f"{text}\n\n{said}\n", encoding="utf-8")
     print(f"{text}\n\naudit       {folder}/audit.md, audit.json, episodes.png", flush=True)
     return 1 if lines and options.strict else 0
+
+
+def _checkpoints(given: str | None, of_fit: Sequence[str]) -> list[str]:
+    """Return the options that name the generators that the tasks need and the configuration does not name.
+
+    Raises:
+        UserError: the one that is given is no generator, or none was trained yet.
+    """
+    named = {}
+    if given is not None:
+        role = role_of(Path(given))
+        if role is None:
+            raise UserError(
+                f"--ckpt: {given} is not from a generator; expected one of make train-gan or make train-vae"
+            )
+        named[role] = given
+    data = TrainingCLI(["fit", *of_fit], check_only=True, set_up=False).datamodule
+    if isinstance(data, EpisodicDataModule):
+        has = {"generator": data.generator_path, "redrawer": data.redrawer_path}
+        split = data.split_name if isinstance(data.split_name, str) else None
+        split = split if (SPLITS_FOLDER / f"{split}.json").is_file() else None
+        for role in sorted(needed_roles(data)):
+            if role not in named and has[role] is None:
+                named[role] = str(newest({role}, split))
+                print(f"{role:11} {named[role]}, the newest", flush=True)
+    return [f"--data.{role}={path}" for role, path in named.items()]
 
 
 def _track(cli: TrainingCLI, run: RunSettings, folder: Path, content: dict[str, Any]) -> None:

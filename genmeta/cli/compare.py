@@ -12,6 +12,7 @@ from genmeta.cli.compare_results import write_results
 from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.grid import run_all
 from genmeta.cli.options import OptionParser
+from genmeta.cli.run_folder import RunSettings, lays_debug
 from genmeta.errors import UserError
 
 
@@ -27,7 +28,8 @@ def compare(args: Sequence[str]) -> int:
     """
     options = _parse(args)
     settings = read_settings(options.config)
-    folder = options.runs / settings.name
+    debug = lays_debug([*settings.budget, *settings.generator_budget])
+    folder = (options.runs or RunSettings(debug=debug).root / "compare") / settings.name
     workers, begin = options.workers, None
     if options.cluster:
         cluster = read_cluster(options.cluster)
@@ -46,7 +48,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, type=Path, help="a YAML of configs/compare, or your own")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
-    add("--runs", type=Path, default=Path("runs/compare"), help="folder of all comparisons")
+    add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
     add("--cluster", type=Path, help="a YAML of configs/cluster: runs are jobs of a cluster; --workers does not count")
     options = parser.parse_args(args)
     if options.workers < 1:

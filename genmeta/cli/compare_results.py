@@ -8,7 +8,7 @@ from typing import Any
 
 from genmeta.cli.compare_grid import Grid
 from genmeta.cli.compare_settings import CompareSettings
-from genmeta.cli.run_folder import code_commit
+from genmeta.cli.run_folder import banner, code_commit
 from genmeta.evaluation.against_control import Difference, check_comparable, corrected, differences, verdict
 from genmeta.evaluation.comparison_pictures import draw_arms, draw_curves
 from genmeta.evaluation.comparison_tables import Points, as_csv, as_latex, markdown
@@ -32,6 +32,7 @@ def write_results(settings: CompareSettings, grid: Grid, folder: Path) -> str:
     words = "" if axis else verdict(all_differences, titles, len(settings.seeds), settings.part)
     results = _results(settings, grid, found, all_differences, words, folder)
     text = markdown(found, all_differences, titles, words, _notes(settings, results), label)
+    text = banner(results) + text
     if axis:
         draw_curves(found, label, folder / "results.png")
     else:
@@ -67,6 +68,7 @@ def _results(
         "split": some["split"],
         "episodes": {name.removeprefix("test/"): digest for name, digest in some["episodes"].items()},
         "seconds": round(sum(summary["seconds"] for summary in summaries), 1),
+        **({"debug": True} if any(summary.get("debug") for summary in summaries) else {}),
         "commit": ", ".join(sorted({str(summary.get("commit", code_commit())) for summary in summaries})),
     }
     by_value = [

@@ -12,7 +12,7 @@ from typing import Any
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import CONFIGS, OptionParser, find_config
 from genmeta.cli.roles import check_role, needed_roles
-from genmeta.cli.run_folder import RunSettings, best_checkpoint, claim_run_folder, read_run_file
+from genmeta.cli.run_folder import RunSettings, banner, best_checkpoint, claim_run_folder, lays_debug, read_run_file
 from genmeta.cli.tracking import tracking
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
@@ -76,7 +76,7 @@ def experiment(args: Sequence[str]) -> None:
     check_same_episodes(list(arms.values()))
     _report(folder, arms, generators, options, time.monotonic() - started)
     learners = {arm: best_checkpoint(folder / arm / "fit") for arm in trained}
-    _track(RunSettings(name=name, group=name, wandb=options.wandb), folder, arms, learners)
+    _track(RunSettings(name=name, group=name, wandb=options.wandb, debug=options.debug), folder, arms, learners)
 
 
 def _track(run: RunSettings, folder: Path, arms: dict[str, Arm], learners: dict[str, Path]) -> None:
@@ -143,7 +143,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         default=0,
         help="of initial weights, training tasks and noise; test episodes are always the same",
     )
-    add("--runs", default="runs", help="folder of all runs")
+    add("--runs", help="folder of all runs (default runs; runs/debug with configs/trainer/debug.yaml)")
     add("--wandb", default="auto", choices=["auto", "online", "offline", "off"], help="Weights & Biases")
     add(
         "--config",
@@ -158,6 +158,8 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     for config in options.config:
         if not Path(config).is_file():
             raise UserError(f"--config: {config}: no such file")
+    options.debug = lays_debug(options.config)
+    options.runs = options.runs or str(RunSettings(debug=options.debug).root)
     return options
 
 
@@ -211,6 +213,7 @@ def _report(
             + f"); the same episodes in all rows; one training seed ({options.seed}).",
         ]
     )
+    text = banner(summary) + text
     (folder / "results.md").write_text(text + "\n")
     results: dict[str, Any] = {
         "arms": {name: {"title": a.name, "accuracies": dict(a.accuracies)} for name, a in arms.items()},
@@ -219,6 +222,7 @@ def _report(
         **generators,
         "seed": options.seed,
         "seconds": round(seconds, 1),
+        **({"debug": True} if options.debug else {}),
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"\n{text}\n")
@@ -226,5 +230,5 @@ def _report(
     print(f"checkpoints  {best_checkpoint(folder / 'mixed' / 'fit')}, {best_checkpoint(folder / 'real_only' / 'fit')}")
     for role, run in generators.items():
         print(f"{role:12} {best_checkpoint(Path(run))}, pictures in {run}/pictures")
-    print(f"episodes     {folder / 'mixed' / 'fit' / 'pictures' / 'episodes.png'} (blue: real, orange: generated)")
+    print(f"episodes     {folder / 'mixed' / 'fit' / 'pictures' / 'episodes.png'}")
     sys.stdout.flush()

@@ -11,6 +11,7 @@ import torch
 from genmeta.cli.data import read_data_yaml
 from genmeta.cli.labels import kind_of
 from genmeta.cli.lineage import describe_inputs, log_inputs
+from genmeta.cli.newest import newest
 from genmeta.cli.options import OptionParser, find_config
 from genmeta.cli.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
 from genmeta.cli.tracking import tracking
@@ -37,6 +38,7 @@ def explore_command(args: Sequence[str]) -> None:
     options = _parse(args)
     if options.umap:
         check_umap()
+    options.ckpt = options.ckpt or str(newest({"generator", "redrawer"}))
     model = load_generator(options.ckpt)
     source, wanted = read_data_yaml(_data_yaml(options))
     table = source.load()
@@ -69,7 +71,7 @@ def explore_command(args: Sequence[str]) -> None:
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OptionParser("genmeta explore", explore_command.__doc__)
     add = parser.add_argument
-    add("--ckpt", required=True, help="a generator's checkpoint")
+    add("--ckpt", help="a generator's checkpoint (default: the newest under runs)")
     add("--data", help="name of a YAML in configs/data, or its path (default: config.yaml of the checkpoint's run)")
     add(
         "--part",

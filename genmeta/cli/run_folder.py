@@ -5,16 +5,19 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from genmeta.cli.read_yaml import check_extent
 from genmeta.errors import UserError
 
 RUN_FILE = "run.json"  # written last: a run with it is finished
+DEBUG_NOTE = "Settings for a check; these numbers mean nothing."
 CONFIG_FILE = "config.yaml"
 SPLIT_FILE = "split.json"  # the classes as they were used, drawn and kept ones too; data.split takes it
 _HANDED_DOWN = "GENMETA_RUN_FOLDER"  # from the first process to those that it starts
@@ -27,29 +30,56 @@ class RunSettings:
 
     Args:
         name: of the run.
-        folder: of all runs.
+        folder: of all runs; `runs` by default, `runs/debug` of a `debug` run.
         version: folder of this run under `folder/name`; the next free number by default.
         wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`,
             `off`.
         group: W&B group, for runs that belong together.
         artifacts: name splits and checkpoints to W&B as artifacts, so that it shows what was made from what.
         tensorboard: write event files for TensorBoard too (pip install "genmeta[tensorboard]"); CSV is always written.
+        debug: its settings are for a check (`configs/trainer/debug.yaml`), its numbers mean nothing; what shows them
+            says so.
         reuse: if a finished run of this name has the same resolved configuration, use it instead of training again.
     """
 
     name: str = "run"
-    folder: str = "runs"
+    folder: str | None = None
     version: str | None = None
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     group: str | None = None
     artifacts: bool = True
     tensorboard: bool = False
+    debug: bool = False
     reuse: bool = False
+
+    @property
+    def root(self) -> Path:
+        """Folder of all runs."""
+        return Path(self.folder or ("runs/debug" if self.debug else "runs"))
 
     @property
     def all_versions(self) -> Path:
         """Folder of all runs of this name."""
-        return Path(self.folder) / self.name
+        return self.root / self.name
+
+
+def lays_debug(configs: Iterable[str | Path]) -> bool:
+    """Whether one of these YAMLs, laid over others, makes their runs debug runs; those that cannot be read do not."""
+    for config in configs:
+        with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, UserError):
+            check_extent(Path(config))
+            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            run = content.get("run") if isinstance(content, dict) else None
+            if isinstance(run, dict) and run.get("debug") is True:
+                return True
+    return False
+
+
+def banner(*summaries: Mapping[str, Any]) -> str:
+    """Return what stands above the numbers of these runs (contents of `run.json`), and an empty line: nothing, unless
+    one of them is a debug run.
+    """
+    return f"**{DEBUG_NOTE}**\n\n" if any(summary.get("debug") for summary in summaries) else ""
 
 
 def claim_run_folder(run: RunSettings) -> Path:

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from genmeta.cli.run_folder import RunSettings
+from genmeta.cli.run_folder import DEBUG_NOTE, RunSettings
 from genmeta.errors import UserError
 
 STEP, IMAGES = "trainer/global_step", "images_seen"
@@ -130,7 +130,8 @@ def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], m
             dir=str(folder),
             group=run.group,
             job_type=job_type,
-            tags=list(tags),
+            tags=[*tags, *(["debug"] if run.debug else [])],
+            notes=DEBUG_NOTE if run.debug else None,
             mode=mode,  # type: ignore[arg-type]
             # the commit is in the configuration; the address of the repository and changed code stay here
             settings=wandb.Settings(console="off", silent=True, init_timeout=20, disable_git=True),

@@ -29,6 +29,7 @@ from genmeta.cli.progress import EpochLines, LiveBar, quiet
 from genmeta.cli.read_yaml import check_extent
 from genmeta.cli.run_folder import (
     CONFIG_FILE,
+    DEBUG_NOTE,
     SPLIT_FILE,
     RunSettings,
     best_checkpoint,
@@ -163,6 +164,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self.config[self.subcommand]
         run = RunSettings(**config.run.as_dict())
+        config.run.folder = str(run.root)
         check_loggers(run)
         if self.set_up:
             self._check()
@@ -343,6 +345,7 @@ class TrainingCLI(LightningCLI):
             "seconds": round(time.monotonic() - self.started, 1),
             "metrics": {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items())},
             **self._facts,
+            **({"debug": True} if self.config[subcommand].run.debug else {}),
             "device": _device(self.trainer.strategy.root_device, self.trainer.world_size),
         }
         if subcommand == "fit":
@@ -362,6 +365,8 @@ class TrainingCLI(LightningCLI):
         else:
             for name, value in content["metrics"].items():
                 say(f"           {name} {value:.4f}")
+        if "debug" in content:
+            say(f"           {DEBUG_NOTE}")
 
     def _how_to_go_on(self) -> str:
         """Return where the run can be taken up again."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from genmeta.data.cache import Block, TableStream
 from genmeta.data.decode import BadImageError, decode, to_tensor
 from genmeta.data.plain_pickle import plain_pickles_only
-from genmeta.data.source import CachedSource, fingerprint
+from genmeta.data.source import CachedSource, data_folder, fingerprint
 from genmeta.data.splits import PARTS
 from genmeta.errors import UserError, require_positive
 from genmeta.learn2learn_import import import_learn2learn
@@ -44,7 +44,7 @@ class Learn2learnSource(CachedSource):
     """A data set that learn2learn can read. Classes have no groups: all of a data set are in one.
 
     Args:
-        folder: learn2learn's `root`.
+        folder: learn2learn's `root`; by default a folder of the table's name in `$GENMETA_DATA`, or in `data`.
         size: side of the images in pixels; the published one by default. Other pictures are cut to the largest centred
             square and scaled.
         download: let learn2learn fetch the files if they are not there.
@@ -55,7 +55,7 @@ class Learn2learnSource(CachedSource):
         origin: where to get them.
     """
 
-    folder: str
+    folder: str | None = None
     size: int = 84
     download: bool = False
 
@@ -65,6 +65,11 @@ class Learn2learnSource(CachedSource):
 
     def __post_init__(self) -> None:
         require_positive(type(self).__name__, size=self.size)
+
+    @property
+    def path(self) -> Path:
+        """Where the files are."""
+        return data_folder(self.folder, self.table_name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,21 +88,21 @@ class Learn2learnSource(CachedSource):
 
     def _find(self) -> list[Path]:
         """Return the files, fetching them first if that is wanted."""
-        paths = [Path(self.folder).expanduser() / name for name in self.files]
+        paths = [self.path / name for name in self.files]
         missing = [path for path in paths if not path.exists()]
         if missing and self.download:
             self._fetch()
             missing = [path for path in paths if not path.exists()]
         if missing:
             raise UserError(
-                f"{missing[0]}: not there; put {', '.join(self.files)} into {self.folder} ({self.origin}), or set the "
+                f"{missing[0]}: not there; put {', '.join(self.files)} into {self.path} ({self.origin}), or set the "
                 "data source's folder, or its download: true"
             )
         return paths
 
     def _fetch(self) -> None:
         """Let learn2learn download into a folder beside, and move what came when all of it is there."""
-        folder = Path(self.folder).expanduser()
+        folder = self.path
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with (
@@ -113,7 +118,7 @@ class Learn2learnSource(CachedSource):
         except Exception as error:  # network, disk, damaged archives: a dozen types
             reason = " ".join(str(error).split())[:150] or type(error).__name__
             raise UserError(
-                f"cannot download {self.table_name} ({reason}); put {', '.join(self.files)} into {self.folder} "
+                f"cannot download {self.table_name} ({reason}); put {', '.join(self.files)} into {self.path} "
                 f"yourself ({self.origin})"
             ) from error
 
@@ -134,14 +139,14 @@ class Learn2learnSource(CachedSource):
     def _blocks(self) -> Iterator[Block]:
         for part in PARTS:
             try:
-                dataset, module = self._open(Path(self.folder).expanduser(), _MODES[part])
+                dataset, module = self._open(self.path, _MODES[part])
                 pictures = self.pictures(dataset, module, _MODES[part])
             except UserError:
                 raise
             except Exception as error:  # damaged files make pickle, scipy and others raise a dozen types
                 reason = " ".join(str(error).split())[:150]
                 raise UserError(
-                    f"{self.folder}: {self.table_name} cannot be read ({type(error).__name__}: {reason}); expected "
+                    f"{self.path}: {self.table_name} cannot be read ({type(error).__name__}: {reason}); expected "
                     f"{', '.join(self.files)} as published ({self.origin})"
                 ) from error
             del dataset  # it may hold all images a second time
@@ -150,7 +155,7 @@ class Learn2learnSource(CachedSource):
                 of_class.setdefault(name, []).append(picture)
             del pictures
             if not of_class:
-                raise UserError(f"{self.folder}: {self.table_name} has no {part} images; expected {self.origin}")
+                raise UserError(f"{self.path}: {self.table_name} has no {part} images; expected {self.origin}")
             for name in sorted(of_class):
                 images = torch.stack([self._decode(name, picture) for picture in of_class.pop(name)])
                 yield Block(name, self.table_name, images, part)
@@ -162,7 +167,7 @@ class Learn2learnSource(CachedSource):
             return decode(picture, self.size, 3)
         except (BadImageError, TypeError, ValueError) as error:
             what = picture if isinstance(picture, Path) else f"a picture of class {name}"
-            raise UserError(f"{self.folder}: {what}: {error}; fetch it again ({self.origin})") from error
+            raise UserError(f"{self.path}: {what}: {error}; fetch it again ({self.origin})") from error
 
 
 @dataclass(frozen=True)

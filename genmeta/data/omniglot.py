@@ -13,7 +13,7 @@ from torch import Tensor
 from genmeta.data.cache import TableStream
 from genmeta.data.decode import BadImageError
 from genmeta.data.omniglot_minimal import SOURCE, read_drawing, read_zip, table_of_drawings
-from genmeta.data.source import CachedSource, fingerprint
+from genmeta.data.source import CachedSource, data_folder, fingerprint
 from genmeta.errors import UserError, require_positive
 
 SETS = ("images_background", "images_evaluation")
@@ -27,12 +27,12 @@ class Omniglot(CachedSource):
     `folder/omniglot-py`, where torchvision puts them.
 
     Args:
-        folder: where the files are.
+        folder: where the files are; by default `$GENMETA_DATA/omniglot`, or `data/omniglot`.
         size: side of the images in pixels; the originals have 105.
         download: let torchvision fetch the zip files into `folder/omniglot-py` if they are not there.
     """
 
-    folder: str
+    folder: str | None = None
     size: int = 28
     download: bool = False
 
@@ -40,6 +40,11 @@ class Omniglot(CachedSource):
 
     def __post_init__(self) -> None:
         require_positive("Omniglot", size=self.size)
+
+    @property
+    def path(self) -> Path:
+        """Where the files are."""
+        return data_folder(self.folder, self.table_name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -56,7 +61,7 @@ class Omniglot(CachedSource):
         return TableStream.of(table_of_drawings(self.table_name, drawings))
 
     def _find(self, name: str) -> Path:
-        folder = Path(self.folder).expanduser()
+        folder = self.path
         places = [place / f"{name}{end}" for place in (folder / "omniglot-py", folder) for end in (".zip", "")]
         for attempt in range(2):
             for path in places:
@@ -72,11 +77,11 @@ class Omniglot(CachedSource):
         from torchvision.datasets import Omniglot as TorchvisionOmniglot
 
         try:
-            TorchvisionOmniglot(Path(self.folder).expanduser(), background=name == SETS[0], download=True)
+            TorchvisionOmniglot(self.path, background=name == SETS[0], download=True)
         except Exception as error:  # network, disk or a wrong checksum: a dozen types
             reason = " ".join(str(error).split())[:150] or type(error).__name__
             raise UserError(
-                f"cannot download {name}.zip ({reason}); put it into {self.folder} yourself ({SOURCE})"
+                f"cannot download {name}.zip ({reason}); put it into {self.path} yourself ({SOURCE})"
             ) from error
 
 

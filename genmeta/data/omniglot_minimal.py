@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from genmeta.data.decode import BadImageError, decode
-from genmeta.data.source import DataSource
+from genmeta.data.source import DataSource, data_folder
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError, require_positive
 
@@ -29,11 +29,11 @@ class OmniglotMinimal(DataSource):
     """Data source.
 
     Args:
-        folder: where the two zip files are.
+        folder: where the two zip files are; by default `$GENMETA_DATA`, or `data`.
         size: side of the images in pixels; the originals have 105.
     """
 
-    folder: str
+    folder: str | None = None
     size: int = 28
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class OmniglotMinimal(DataSource):
         drawings: dict[str, list[Tensor]] = {}
         for name in FILES:
             alphabets = {character.split("/")[0] for character in drawings}
-            of_zip = read_zip(Path(self.folder) / name, self.size)
+            of_zip = read_zip(data_folder(self.folder) / name, self.size)
             drawings |= {c: images for c, images in of_zip.items() if c.split("/")[0] not in alphabets}
         return table_of_drawings("omniglot_minimal", drawings)
 
@@ -90,7 +90,9 @@ def read_zip(path: Path, size: int) -> dict[str, list[Tensor]]:
         UserError: the file is missing, cut off, or holds no such pictures.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; put {path.name} there ({SOURCE}), or set the data source's folder")
+        raise UserError(
+            f"{path}: no such file; put {path.name} there ({SOURCE}), or set GENMETA_DATA to the folder that has it"
+        )
     drawings: dict[str, list[Tensor]] = {}
     try:
         with zipfile.ZipFile(path) as archive:

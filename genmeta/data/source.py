@@ -11,6 +11,13 @@ from genmeta.data.cache import TableStream, cached_table, table_path
 from genmeta.data.table import ImageTable
 
 
+def data_folder(given: str | None, name: str = "") -> Path:
+    """Return where a data set's files are: the folder given, else folder `name` in `$GENMETA_DATA`, or in `data`."""
+    if given is not None:
+        return Path(given).expanduser()
+    return Path(os.environ.get("GENMETA_DATA") or "data").expanduser() / name
+
+
 class DataSource(ABC):
     """Something that loads an image table."""
 

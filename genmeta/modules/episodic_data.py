@@ -164,7 +164,7 @@ class EpisodicDataModule(StepDataModule):
         self.generator: LatentModel | None = None
         self.redrawer: LatentModel | None = None
         self._prepared = False  # the training tasks
-        self._bank: tuple[int, Tensor] | None = None  # of a period
+        self._bank: tuple[int, Tensor, Tensor] | None = None  # a period, its images and their provenance
 
     def setup(self, stage: str) -> None:
         """Load table, split and generator, once, and check that all episodes asked for can be drawn.
@@ -362,15 +362,15 @@ class EpisodicDataModule(StepDataModule):
         assert self.table is not None
         if self.images.device != device and self.table.resident:
             self.images = self.images.to(device)
-        bank = None if batch.period is None else self._bank_of(batch.period, device)
-        return self._render(batch, bank)
+        return self._render(batch, *(() if batch.period is None else self._bank_of(batch.period, device)))
 
-    def _render(self, plan: EpisodePlan, bank: Tensor | None = None) -> EpisodeBatch:
+    def _render(self, plan: EpisodePlan, *bank: Tensor) -> EpisodeBatch:
         decode = self.generator.decode if self.generator else None
-        return render(plan, self.images, decode, self.redrawer.redraw if self.redrawer else None, bank)
+        return render(plan, self.images, decode, self.redrawer.redraw if self.redrawer else None, *bank)
 
-    def _bank_of(self, period: int, device: torch.device) -> Tensor:
-        """Return the bank's images of a period, uint8 `[n, C, H, W]`, rendered when the period begins.
+    def _bank_of(self, period: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the bank's images of a period, uint8 `[n, C, H, W]`, rendered when the period begins, and their
+        provenance, int8 `[n]`.
 
         The networks run in bfloat16 if the trainer's precision says so: what they draw is rounded to 8 bits anyway.
         """
@@ -386,8 +386,8 @@ class EpisodicDataModule(StepDataModule):
                     n_way, n_tasks = batch.n_way, len(batch.is_latent)
                     by_slot = [x.view(n_tasks, n_way, -1, *self.image_shape) for x in (batch.support_x, batch.query_x)]
                     parts.append((torch.cat(by_slot, 2).flatten(0, 2) * 255).round().to(torch.uint8))
-            self._bank = (period, torch.cat(parts))
-        return self._bank[1]
+            self._bank = (period, torch.cat(parts), plan.provenance().flatten().to(device))
+        return self._bank[1:]
 
     def _eval_batches(self, plan: EpisodePlan) -> FixedLoader:
         rank, world = self._rank_and_world()

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 
 from genmeta.data.seen import Seen
 from genmeta.data.table import gather
-from genmeta.episode import EpisodeBatch
+from genmeta.episode import PROVENANCE, EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
 from genmeta.learners.checkpoint import describe_learner
@@ -56,7 +56,10 @@ class MetaModule(LightningModule):
         self.halving = HalvingLoss() if halve_if_out_of_memory else None
         self.learner, self.optimizer, self.lr_scheduler = learner, optimizer, lr_scheduler
         self.learner_config: dict[str, Any] | None = None
-        self.acc_real, self.acc_latent, self.latent_share = MeanMetric(), MeanMetric(), MeanMetric()
+        # means over an epoch: by the provenance of images, and by whether classes are the data's or made up
+        self.acc_of = nn.ModuleDict({name: MeanMetric() for name in PROVENANCE})
+        self.share_of = nn.ModuleDict({name: MeanMetric() for name in PROVENANCE if name != "real"})
+        self.acc_real_classes, self.acc_made_up, self.made_up_share = MeanMetric(), MeanMetric(), MeanMetric()
         self.val_accuracy, self.val_loss = EpisodeAccuracy(), MeanMetric()
         self.test_accuracies = nn.ModuleList()  # of EpisodeAccuracy, one for each shape
         self.episode_accuracies: dict[str, list[float]] = {}
@@ -105,20 +108,38 @@ class MetaModule(LightningModule):
         n = len(logits)
         self.log("train/loss", loss, prog_bar=True, batch_size=n)
         self.log("train/acc", right.mean(), prog_bar=True, batch_size=n)
-        # over the epoch: single steps, every tenth of which is logged, may show another share than the mean
-        self.latent_share.update(batch.is_latent.float())
-        self.log("train/latent_share", self.latent_share, on_step=False, on_epoch=True)
-        # which of the two are logged is the same on all processes: none may skip a collective
-        latent = batch.query_is_latent.float()
-        low, high = self.data.train_tasks.latent_range
-        if low < 1:
-            self.acc_real.update(right, 1 - latent)
-            self.log("train/acc_real", self.acc_real, on_step=False, on_epoch=True)
-        if high > 0:
-            self.acc_latent.update(right, latent)
-            self.log("train/acc_latent", self.acc_latent, on_step=False, on_epoch=True)
+        self._log_by_provenance(batch, right)
         # processes' gradients are averaged, each with the same weight, also where one has a task more than another
         return loss * (n * self.trainer.world_size / self.data.tasks_per_step)
+
+    def _log_by_provenance(self, batch: EpisodeBatch, right: Tensor) -> None:
+        """Log shares and accuracies of what is generated, over the epoch: single steps, every tenth of which is logged,
+        may show another share than the mean.
+
+        What the training tasks can have decides what is logged, so that it is the same on all processes: none may skip
+        a collective.
+        """
+        tasks = self.data.train_tasks
+        assert batch.support_provenance is not None
+        assert batch.query_provenance is not None
+        images = torch.cat([batch.support_provenance, batch.query_provenance], 1)
+        for name, number in PROVENANCE.items():
+            if number in tasks.provenances.query:
+                self._log_mean(
+                    f"train/acc_{name}", self.acc_of[name], right, (batch.query_provenance == number).float()
+                )
+            if name in self.share_of and number in tasks.provenances.support | tasks.provenances.query:
+                self._log_mean(f"train/{name}_share", self.share_of[name], (images == number).float())
+        made_up = batch.query_is_latent.float()
+        self.acc_real_classes.update(right, 1 - made_up)
+        self.acc_made_up.update(right, made_up)
+        if tasks.latent_range[1] > 0:
+            self._log_mean("train/made_up_share", self.made_up_share, batch.is_latent.float())
+
+    def _log_mean(self, name: str, metric: nn.Module, *values: Tensor) -> None:
+        assert isinstance(metric, MeanMetric)
+        metric.update(*values)
+        self.log(name, metric, on_step=False, on_epoch=True)
 
     def on_train_epoch_start(self) -> None:
         for metric in self._means:  # not when an epoch goes on where it was stopped
@@ -139,12 +160,14 @@ class MetaModule(LightningModule):
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             for schedule in self.data.schedules:
                 # the same on all processes: these metrics are of all of them
-                schedule.update(self._steps_done, self._so_far(self.acc_real), self._so_far(self.acc_latent), mean)
+                real, made_up = self._so_far(self.acc_real_classes), self._so_far(self.acc_made_up)
+                schedule.update(self._steps_done, real, made_up, mean)
 
     @property
     def _means(self) -> list[MeanMetric]:
         """Means over an epoch."""
-        return [self.acc_real, self.acc_latent, self.latent_share]
+        by_image = [*self.acc_of.values(), *self.share_of.values()]
+        return [*by_image, self.acc_real_classes, self.acc_made_up, self.made_up_share]  # type: ignore[list-item]
 
     @property
     def _steps_done(self) -> int:

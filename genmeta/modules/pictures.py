@@ -1,21 +1,24 @@
 """Pictures of what happens: samples, reconstructions, episodes, curves; in the run folder, W&B and TensorBoard."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
-from genmeta.episode import EpisodeBatch
+from genmeta.episode import PROVENANCE, EpisodeBatch
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule, GenerativeModule
 from genmeta.rng import make_rng
 
-REAL, LATENT = (0.25, 0.5, 1.0), (1.0, 0.6, 0.1)  # frame colours: blue, orange
+FRAMES = {"real": (0.25, 0.5, 1.0), "redrawn": (0.0, 0.65, 0.35), "decoded": (1.0, 0.6, 0.1)}
+"""Colours of the frames of images: blue, green, orange."""
 
 
 class GeneratorPictures(Callback):
@@ -91,8 +94,7 @@ def interpolations(module: CodesModule, n_strips: int = 8, n_steps: int = 12) ->
 
 
 class EpisodePicture(Callback):
-    """The first training episodes, one a row: support images, then query images; real classes framed blue, generated
-    ones orange.
+    """The first training episodes, one a row: support images, then query images; framed by provenance, with a legend.
 
     Args:
         folder: where the PNG file goes.
@@ -112,7 +114,7 @@ class EpisodePicture(Callback):
             batch = data.on_after_batch_transfer(data.train_plan(step).to(pl_module.device), 0)
             pictures += [draw_episode(batch, task) for task in range(len(batch.support_x))]
             step += 1
-        _save(trainer, self.folder, "episodes", None, torch.cat(pictures[: self.n_tasks], 1))
+        _save(trainer, self.folder, "episodes", None, with_legend(pictures[: self.n_tasks]))
 
 
 class Curves(Callback):
@@ -133,26 +135,52 @@ class Curves(Callback):
 
 
 def draw_episode(batch: EpisodeBatch, task: int, n_columns: int = 20) -> Tensor:
-    """Return one task as a picture `[3, h, w]`: support images, then as many query images as fit, by label."""
+    """Return one task as a picture `[3, h, w]`: support images, then as many query images as fit, by label; framed in
+    the colour of their provenance, which the batch must tell.
+    """
+    colours = {number: FRAMES[name] for name, number in PROVENANCE.items()}
 
-    def framed(x: Tensor, y: Tensor) -> list[Tensor]:
+    def framed(x: Tensor, y: Tensor, provenance: Tensor | None) -> list[Tensor]:
+        assert provenance is not None
         tiles = []
         for i in y.argsort(stable=True):
-            colour = LATENT if batch.is_latent[task, y[i]] else REAL
+            colour = colours[int(provenance[i])]
             tile = torch.tensor(colour, device=x.device)[:, None, None].repeat(1, x.shape[2] + 4, x.shape[3] + 4)
             tile[:, 2:-2, 2:-2] = x[i].expand(3, -1, -1)
             tiles.append(tile)
         return tiles
 
-    support = framed(batch.support_x[task], batch.support_y[task])[: n_columns // 2]
-    query = framed(batch.query_x[task], batch.query_y[task])
+    of_support, of_query = (x if x is None else x[task] for x in (batch.support_provenance, batch.query_provenance))
+    support = framed(batch.support_x[task], batch.support_y[task], of_support)[: n_columns // 2]
+    query = framed(batch.query_x[task], batch.query_y[task], of_query)
     query = query[:: max(1, len(query) // (n_columns - len(support)))][: n_columns - len(support)]
     gap = torch.ones(3, support[0].shape[1], 8, device=support[0].device)
     return torch.cat([*support, gap, *query], 2).cpu()
 
 
+def with_legend(episodes: Sequence[Tensor]) -> Tensor:
+    """Return pictures of episodes `[3, h, w]` below each other, and below them what the colours of the frames mean."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows = torch.cat(list(episodes), 1)
+    width = max(rows.shape[2], 160)
+    legend = Image.new("RGB", (width, 16), "white")
+    draw, font, x = ImageDraw.Draw(legend), ImageFont.load_default(), 4
+    for name, colour in FRAMES.items():
+        draw.rectangle((x, 4, x + 7, 11), fill=tuple(round(255 * part) for part in colour))
+        draw.text((x + 11, 2), name, fill="black", font=font)
+        x += 22 + round(draw.textlength(name, font=font))
+    below = torch.from_numpy(np.array(legend)).permute(2, 0, 1).float() / 255
+    return torch.cat([nn.functional.pad(rows, (0, width - rows.shape[2]), value=1.0), below], 1)
+
+
+def panel_of(name: str) -> str:
+    """Return which panel a metric is drawn in: `acc` of `train/acc_real` and `val/acc`, `share` of all shares."""
+    return "share" if name.endswith("_share") else name.split("/")[-1].split("_")[0]
+
+
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draw every column of a Lightning `metrics.csv` over the steps, one panel for each name after the slash."""
+    """Draw every column of a Lightning `metrics.csv` over the steps, in the panels of `panel_of`."""
     from matplotlib.figure import Figure  # here: matplotlib is slow to import
 
     with metrics.open(newline="") as file:
@@ -160,7 +188,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     columns = [c for c in rows[0] if c not in ("epoch", "step") and not c.endswith("ci95")] if rows else []
     panels: dict[str, list[str]] = {}
     for column in columns:
-        panels.setdefault(column.split("/")[-1].split("_")[0], []).append(column)
+        panels.setdefault(panel_of(column), []).append(column)
     if not panels:
         return
     width, height = 4.5 * len(panels), 3.4

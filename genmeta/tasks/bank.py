@@ -6,7 +6,7 @@ import torch
 
 from genmeta.episode import BANK, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
-from genmeta.tasks.sampler import TaskPool, TaskSampler
+from genmeta.tasks.sampler import Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import argsort_rows, draw_distinct, draw_labels
 
 
@@ -39,6 +39,11 @@ class BankedTasks(TaskSampler):
                 "BankedTasks: the tasks in a bank must be all generated or all real, and not themselves from a bank; "
                 "put the bank inside of MixedTasks, not around it"
             )
+
+    @property
+    def provenances(self) -> Provenances:
+        of_any = frozenset().union(self.tasks.provenances.support, self.tasks.provenances.query)
+        return Provenances(of_any, of_any)  # which images are support images is drawn anew
 
     def fill(self, pool: TaskPool, shape: EpisodeShape, period: int, rng: torch.Generator) -> EpisodePlan:
         """Return the plan of the episodes in the bank during a period; rows of the bank are its images in order."""

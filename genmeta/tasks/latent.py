@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from genmeta.episode import DECODER, TABLE, EpisodePlan, EpisodeShape
+from genmeta.episode import DECODED, DECODER, REAL, REDRAWN, TABLE, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.policies import EncodedNoise, LatentPolicy, draw_classes
-from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
+from genmeta.tasks.sampler import Need, Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import draw_labels, draw_turns, exact_share
 
 
@@ -37,6 +37,15 @@ class LatentTasks(TaskSampler):
     def latent_range(self) -> tuple[float, float]:
         return 1.0, 1.0
 
+    @property
+    def _keeps_real(self) -> bool:
+        return isinstance(self.policy, EncodedNoise) and self.policy.keep_real
+
+    @property
+    def provenances(self) -> Provenances:
+        real = {REAL} if self._keeps_real else set()
+        return Provenances(frozenset({DECODED} | real), frozenset({DECODED}))
+
     def prepared(self, pool: TaskPool) -> "LatentTasks":
         return replace(self, policy=self.policy.prepared(pool.space))
 
@@ -49,7 +58,7 @@ class LatentTasks(TaskSampler):
         z = self.policy.instances(classes, shape.n_images, pool.space, rng)
         rows = torch.zeros(z.shape[:3], dtype=torch.long)
         source = torch.full(z.shape[:3], DECODER, dtype=torch.int8)
-        if isinstance(self.policy, EncodedNoise) and self.policy.keep_real:
+        if self._keeps_real:
             assert pool.encodings is not None
             rows[..., 0], source[..., 0] = pool.encodings.rows[classes["place"]], TABLE
         turns = draw_turns(n_tasks, shape.n_way, self.rotations, rng)
@@ -93,6 +102,10 @@ class GeneratedInstances(TaskSampler):
     @property
     def needs(self) -> frozenset[Need]:
         return self.tasks.needs | {"decoder", "encoder"}
+
+    @property
+    def provenances(self) -> Provenances:
+        return self.tasks.provenances.with_some(DECODED, {REAL, REDRAWN}, self.share)
 
     def prepared(self, pool: TaskPool) -> "GeneratedInstances":
         return replace(self, tasks=self.tasks.prepared(pool), policy=self.policy.prepared(pool.space))

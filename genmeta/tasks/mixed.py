@@ -7,14 +7,14 @@ import torch
 
 from genmeta.episode import EpisodePlan, EpisodeShape, choose_slots, concatenate
 from genmeta.errors import UserError
-from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
+from genmeta.tasks.sampler import Need, Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import argsort_rows, split_evenly
 from genmeta.tasks.share import Constant, Share
 
 
 @dataclass(frozen=True)
 class MixedTasks(TaskSampler):
-    """A share of the tasks, or of the class slots of every task, is generated, the others are real.
+    """A share of the tasks, or of the class slots of every task, is of `latent`, the others are of `real`.
 
     Where that is no whole number, the steps take turns so that the share is exact on average: after t steps
     `floor(n · (sum of shares))` of the `n` a step has been generated. The order of tasks is shuffled, so that a rank's
@@ -62,6 +62,10 @@ class MixedTasks(TaskSampler):
             for of_real, of_latent in zip(*parts, strict=True)
         ]
         return min(ends), max(ends)
+
+    @property
+    def provenances(self) -> Provenances:
+        return Provenances.of_any([part.provenances for part in self._used.values()])
 
     def prepared(self, pool: TaskPool) -> "MixedTasks":
         made = {name: part.prepared(pool) for name, part in self._used.items()}

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genmeta.episode import EpisodePlan, EpisodeShape
+from genmeta.episode import REAL, REDRAWN, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.elastic import Elastic
-from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
+from genmeta.tasks.sampler import Need, Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import draw_distinct, draw_labels, draw_turns, exact_share
 
 
@@ -99,6 +99,11 @@ class RedrawnTasks(_WithHands):
         if self.which not in ("all", "support", "query"):
             raise UserError(f"RedrawnTasks: which must be all, support or query, found '{self.which}'")
 
+    @property
+    def provenances(self) -> Provenances:
+        of_tasks = self.tasks.provenances
+        return of_tasks.with_some(REDRAWN, {REAL}, self.share, self.which) if self.hands.learned else of_tasks
+
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
         redrawn = torch.zeros(plan.rows.shape, dtype=torch.bool)
@@ -127,6 +132,12 @@ class SupportHands(_WithHands):
     def __post_init__(self) -> None:
         if self.n < 1 or not 0 <= self.weight <= 1:
             raise UserError(f"SupportHands: n must be at least 1 and weight in [0, 1]; found {self.n}, {self.weight}")
+
+    @property
+    def provenances(self) -> Provenances:
+        of_tasks = self.tasks.provenances
+        share = self.n / (self.n + 1)  # of the support images
+        return of_tasks.with_some(REDRAWN, {REAL}, share, "support") if self.hands.learned else of_tasks
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)

@@ -58,6 +58,7 @@ def render(
     decode: Decode | None = None,
     redraw: Redraw | None = None,
     bank: Tensor | None = None,
+    bank_provenance: Tensor | None = None,
 ) -> EpisodeBatch:
     """Render a plan: one gather from the table, one call of the decoder, one scatter; then hands and deformations.
 
@@ -70,6 +71,7 @@ def render(
         decode: frozen decoder; needed if the plan has codes.
         redraw: frozen redrawer; needed if the plan has hands.
         bank: uint8 `[M, C, H, W]`, the bank's images of the plan's period; needed if the plan has rows of it.
+        bank_provenance: int8 `[M]`, theirs; None: all are decoded.
 
     Returns:
         A batch of float32 images in [0, 1].
@@ -84,6 +86,7 @@ def render(
         x = _draw_again(x, plan, redraw)
         support_x, query_x = x[:, :, : plan.n_shot], x[:, :, plan.n_shot :]
     y = plan.labels[..., None]
+    provenance = plan.provenance(bank_provenance)
     return EpisodeBatch(
         support_x=support_x.flatten(1, 2),
         support_y=y.expand(-1, -1, support_x.shape[2]).flatten(1),
@@ -92,6 +95,8 @@ def render(
         is_latent=torch.zeros_like(plan.is_latent).scatter(1, plan.labels, plan.is_latent),
         support_weight=None if plan.support_weight is None else plan.support_weight.flatten(1),
         first_task=plan.first_task,
+        support_provenance=provenance[..., : plan.n_shot].flatten(1),
+        query_provenance=provenance[..., plan.n_shot :].flatten(1),
     )
 
 

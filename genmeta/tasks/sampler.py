@@ -1,7 +1,7 @@
 """What every task sampler is given, and the one method it has."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genmeta.data.table import ImageTable
-from genmeta.episode import EpisodePlan, EpisodeShape
+from genmeta.episode import REAL, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.space import Encodings, LatentSpace
@@ -107,6 +107,35 @@ class Groups:
     sizes: Tensor
 
 
+@dataclass(frozen=True)
+class Provenances:
+    """Which of `REAL`, `REDRAWN`, `DECODED` the support and the query images of a sampler's plans may be."""
+
+    support: frozenset[int] = frozenset({REAL})
+    query: frozenset[int] = frozenset({REAL})
+
+    @classmethod
+    def of_any(cls, some: "Sequence[Provenances]") -> "Provenances":
+        """Return what images may be that are of any of these."""
+        support, query = ([getattr(one, part) for one in some] for part in ("support", "query"))
+        return cls(frozenset().union(*support), frozenset().union(*query))
+
+    def with_some(
+        self, new: int, instead_of: Set[int], share: float, which: Literal["all", "support", "query"] = "all"
+    ) -> "Provenances":
+        """Return what images may be of which a share becomes `new` that were `instead_of` before."""
+
+        def changed(old: frozenset[int]) -> frozenset[int]:
+            if not share or not old & instead_of:
+                return old
+            return (old - instead_of if share == 1 else old) | {new}
+
+        return Provenances(
+            self.support if which == "query" else changed(self.support),
+            self.query if which == "support" else changed(self.query),
+        )
+
+
 class TaskSampler(ABC):
     """Draws meta-batches. It never touches a pixel or a network.
 
@@ -126,9 +155,14 @@ class TaskSampler(ABC):
 
     @property
     def latent_range(self) -> tuple[float, float]:
-        """Smallest and largest share of generated class slots in a meta-batch, in [0, 1]."""
+        """Smallest and largest share of made-up classes among the class slots of a meta-batch, in [0, 1]."""
         ranges = [part.latent_range for part in self.parts.values()] or [(0.0, 0.0)]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @property
+    def provenances(self) -> "Provenances":
+        """What the images may be: what those of the parts may be unless overridden, real ones if there are none."""
+        return Provenances.of_any([part.provenances for part in self.parts.values()] or [Provenances()])
 
     def walk(self) -> "Iterator[TaskSampler]":
         """Yield this sampler, its parts and theirs."""

@@ -153,8 +153,9 @@ class Adaptive(Share):
         start: the first share.
         low, high: it stays in this range.
         change: by how much it changes at a time.
-        by: `gap`: after validation the share rises by `change` if generated queries were answered worse than real
-            ones in training (there is something to learn from them), and falls if they were answered better.
+        by: `gap`: after validation the share rises by `change` if queries of made-up classes were answered worse than
+            those of real classes in training (there is something to learn from them), and falls if they were answered
+            better. A class of the data is a real one, also where images of it are redrawn.
             `validation`: it goes on in one direction, upwards at first, as long as the validation accuracy rises, and
             turns round when that falls.
     """

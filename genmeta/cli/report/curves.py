@@ -4,12 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from genmeta.cli.report.folders import Run
+from genmeta.modules.pictures import panel_of
 from genmeta.pages.blocks import Block, Charts, Table
 from genmeta.pages.charts import Chart, Series, chart
 
 _INTERVAL = "_ci95"
 _MOST_BANDS = 6  # more of them on each other are a blot
-_FIRST = ("val/acc", "train/loss", "train/acc", "train/acc_real", "train/acc_latent", "train/latent_share", "val/loss")
+_BY_PROVENANCE = (
+    "train/acc_real",
+    "train/acc_redrawn",
+    "train/acc_decoded",
+    "train/redrawn_share",
+    "train/decoded_share",
+)
+_FIRST = ("val/acc", "train/loss", "train/acc", *_BY_PROVENANCE, "train/made_up_share", "val/loss")
 
 
 def curves(runs: Sequence[Run], groups: Mapping[str, str] | None = None) -> list[Block]:
@@ -39,7 +47,7 @@ def curves(runs: Sequence[Run], groups: Mapping[str, str] | None = None) -> list
 def _of_one(run: Run) -> list[Chart | None]:
     panels: dict[str, list[str]] = {}
     for name in _names([run]):
-        panels.setdefault(name.split("/")[-1].split("_")[0], []).append(name)
+        panels.setdefault(panel_of(name), []).append(name)
     return [
         chart(title if len(names) > 1 else names[0], [_series(run, name, name, i) for i, name in enumerate(names)])
         for title, names in panels.items()

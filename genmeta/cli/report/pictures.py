@@ -15,8 +15,8 @@ Shown = tuple[Path, str]
 """A picture's path and its caption."""
 
 CAPTIONS = {
-    "episodes": "the first training episodes, one a row: support images, then queries; real classes framed blue, "
-    "generated ones orange",
+    "episodes": "the first training episodes, one a row: support images, then queries; framed blue: real images; "
+    "green: real ones that a learned model drew again; orange: decoded ones",
     "samples": "samples, always from the same codes",
     "reconstructions": "held-out images, each beside its reconstruction",
     "interpolation": "from code to code on straight lines, a row each",

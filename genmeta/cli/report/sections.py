@@ -16,6 +16,7 @@ from genmeta.cli.report.folders import RESULTS_FILE, Experiment, Exploration, Fo
 from genmeta.cli.report.lineage import lineage
 from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
+from genmeta.cli.run_folder import DEBUG_NOTE
 from genmeta.evaluation.comparison import shape_title
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
 
@@ -61,7 +62,7 @@ def draft(folder: Folder, title: str, album: Album) -> Draft:
 def _run(run: Run, title: str, album: Album) -> Draft:
     stage = str(run.summary.get("stage") or "run")
     kind = {"fit": "training", "test": "test", "validate": "validation"}.get(stage, "run")
-    section = Draft(title, f"{kind} in {run.path}", album, _unfinished([run]))
+    section = Draft(title, f"{kind} in {run.path}", album, f"{_debug([run])} {_unfinished([run])}".strip())
     section.configs = {stage: run.config}
     section.add("Results", _results_of_run(run))
     section.add("Training curves", curves([run]))
@@ -99,6 +100,8 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     warning = _unfinished(experiment.runs)
     if not results:
         warning = f"There is no {RESULTS_FILE}: not finished, or a folder of single runs. {warning}".strip()
+    if note := _debug(experiment.runs) or (DEBUG_NOTE if results.get("debug") else ""):
+        warning = f"{note} {warning}".strip()
     section = Draft(title, f"{kind} in {experiment.path}", album, warning)
     fits = experiment.fits
     one_each = _one_seed(fits) if experiment.is_comparison else dict(fits)
@@ -214,6 +217,11 @@ def _unfinished(runs: Iterable[Run]) -> str:
             steps = max((points[-1][0] for points in run.metrics.values()), default=None)
             names.append(f"{run.label} ({f'metrics up to step {steps:g}' if steps is not None else 'no metrics yet'})")
     return f"Not finished (no run.json): {', '.join(names)}; this is what is there." if names else ""
+
+
+def _debug(runs: Sequence[Run]) -> str:
+    """Return what is said of debug runs, nothing if there are none."""
+    return DEBUG_NOTE if any((run.config.get("run") or {}).get("debug") for run in runs) else ""
 
 
 def _all_options(run: Run) -> Table:

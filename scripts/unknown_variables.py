@@ -1,0 +1,21 @@
+"""Say which variables of make are none of this project's: python3 scripts/unknown_variables.py LERNER -- DATA LEARNER …
+
+The Makefile calls it before anything is set up, so it needs no package, and no particular Python 3.
+"""
+
+import difflib
+import sys
+
+
+def complaint(unknown: "list[str]", known: "list[str]") -> str:
+    """Return one line that names each unknown variable and the known one that is spelt most like it."""
+    said = []
+    for name in unknown:
+        near = difflib.get_close_matches(name.upper(), known, n=1)
+        said.append(name + (f" (did you mean {near[0]}?)" if near else ""))
+    return f"unknown variable {', '.join(said)}; there are {', '.join(known)}"
+
+
+if __name__ == "__main__":
+    end = sys.argv.index("--")
+    print(complaint(sys.argv[1:end], sys.argv[end + 1 :]))
