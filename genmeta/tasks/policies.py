@@ -460,7 +460,7 @@ def possible_separation(policy: LatentPolicy, space: LatentSpace, n_way: int, se
             if wanted == separation:
                 draw_classes(policy, space, 16, n_way, wanted, torch.Generator().manual_seed(0))
             else:  # with room: the episodes of the training come from other streams, and may be less lucky
-                draw_classes(policy, space, 256, n_way, wanted, make_rng("separation"))
+                draw_classes(policy, space, 64, n_way, wanted, make_rng("separation"))
             return wanted
         except UserError:
             if separation > 1 or wanted == 0:
