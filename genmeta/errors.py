@@ -23,12 +23,22 @@ def require_positive(owner: str, **sizes: int) -> None:
         raise UserError(f"{owner}: sizes must be at least 1, found {found}")
 
 
+def begun_with(word: str, known: Iterable[str]) -> str | None:
+    """Return the shortest known word that begins with `word`, which must have three letters in its last dotted part."""
+    if len(word.rsplit(".", 1)[-1]) < 3:
+        return None
+    return min((k for k in known if k.startswith(word) and "." not in k[len(word) :]), key=len, default=None)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known word most like `word`, or `""` if none is close.
 
-    Only the last dotted parts differ in a typical slip, so whole words are compared first and last parts second.
+    A word that somebody has cut short is the beginning of the known one, whatever else has letters like it. Only the
+    last dotted parts differ in a typical slip, so whole words are compared first and last parts second.
     """
     known = sorted(set(known))
+    if begun := begun_with(word, known):
+        return f"; did you mean '{begun}'?"
     if "." in word and word.split(".")[0] not in known:  # the slip is in the first part
         first = difflib.get_close_matches(word.split(".")[0], known, n=1, cutoff=0.6)
         if first:

@@ -124,9 +124,6 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
         os.environ.pop("GENMETA_RUN_FOLDER")
     args += [f"--data.generator={codes}"] if "--data.generator" in text else []
     args += [f"--data.redrawer={redrawer}"] if "--data.redrawer" in text else []
-    if "separation" in text:  # the encodings of a network of three steps lie close together
-        place = {"random_other_only": "", "hands_interpolation": "tasks.latent."}.get(Path(path).stem, "latent.")
-        args += [f"--data.train_tasks.{place}separation=0.0"]
     assert run(tmp_path, "fit", *args) == 0
     (folder,) = tmp_path.glob("protonet-glyphs/001")
     assert (folder / "pictures" / "episodes.png").is_file()
@@ -260,6 +257,7 @@ def put(*path):
 BAD_YAMLS = [
     (rename("data", "init_args", "batch_size", "batch_sise"), r"'data\.batch_sise'; did you mean 'batch_size'\?"),
     (rename("trainer", "max_epochs", "max_epoch"), r"'trainer\.max_epoch'; did you mean 'trainer\.max_epochs'\?"),
+    (rename("data", "init_args", "batch_size", "bat"), r"'data\.bat'; did you mean 'batch_size'\?"),
     (rename("trainer", "trainr"), r"did you mean 'trainer\.callbacks'\?"),
     (
         rename("model", "init_args", "generator", "init_args", "latent_dim", "latent_dmi"),
@@ -322,6 +320,15 @@ BAD_ARGS = [
     (["fit"], "data, model not given; pass a YAML with --config"),
     (["validate"], "error: data, model not given; pass a YAML with --config"),  # as they are given, not validate.data
     (["fit", "--config", "configs/nothing.yaml"], "configs/nothing.yaml"),
+    (
+        ["fit", "--config", PROTONET, "--config", LATENT, "--data.train_tasks.shar", "1"],
+        r"train_tasks\.shar'; did you mean 'share'",
+    ),
+    (["fit", "--config", PROTONET, "--data.low_data.clas", "3"], r"low_data\.clas'; did you mean 'classes'"),
+    (
+        ["fit", "--config", PROTONET, "--config", LATENT, "--data.train_tasks.latent.sep", "1"],
+        r"latent\.sep'; did you mean 'separation'",
+    ),
     (["fit", "--config", GAN, "--trainer.max_epoch", "3"], r"did you mean 'trainer\.max_epochs'"),
     (["fit", "--config", GAN, "--trainer.max_epochs", "few"], r"trainer\.max_epochs"),
     (["fit", "--config", GAN, "--run.wandb", "sometimes"], r"run\.wandb: expected one of 'auto', .* found 'sometimes'"),

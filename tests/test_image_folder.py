@@ -16,7 +16,7 @@ from small_data import drawing, encoded, pixels
 from torch import Tensor
 
 from genmeta.data.decode import BadImageError, decode
-from genmeta.data.image_folder import ImageFolder, find_classes
+from genmeta.data.image_folder import ImageFolder, list_folder
 from genmeta.data.omniglot_minimal import read_zip
 from genmeta.data.splits import DrawnSplit, find_split
 from genmeta.errors import UserError
@@ -121,16 +121,22 @@ PNG = saved(Image.fromarray(pixels(20, 0, 1)[0]))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged, or no PNG or JPEG"),
-        (b"no picture", "damaged, or no PNG or JPEG"),
+        (b"", "damaged, or no picture that can be read"),
+        (b"no picture", "damaged, or no picture that can be read"),
         (PNG[:-30], "damaged"),
         (PNG[:60] + bytes(30) + PNG[90:], "damaged"),
-        (saved(FRAMES[0], save_all=True, append_images=FRAMES[1:]), "animated, 3 frames; expected one still picture"),
-        (saved(FRAMES[0], "GIF"), "no PNG or JPEG"),
-        (saved(FRAMES[0], "TIFF"), "no PNG or JPEG"),
+        (
+            saved(FRAMES[0], save_all=True, append_images=FRAMES[1:]),
+            "animated or of several pages, 3 frames; expected one still picture",
+        ),
+        (saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "several pages, 3 frames"),
+        (saved(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "several pages, 3 frames"),
+        (saved(flat("I", 70), "TIFF"), "pixels of 32 bits"),  # which would be black
+        (saved(FRAMES[0], "TGA"), "no picture that can be read"),  # any bytes may be one
+        (saved(FRAMES[0].convert("RGB"), "EPS"), "no picture that can be read"),  # it starts a program
         (bomb(), "decompression bomb"),
     ],
-    ids=["empty", "text", "cut", "damaged", "animated", "GIF", "TIFF", "bomb"],
+    ids=["empty", "text", "cut", "damaged", "animated", "GIF", "TIFF", "32 bits", "TGA", "EPS", "bomb"],
 )
 def test_what_cannot_be_used_is_refused_with_its_name_and_leaves_nothing(content, message, folder, tmp_path):
     with pytest.raises(BadImageError, match=message):
@@ -157,7 +163,7 @@ def test_broken_files_are_counted(folder):
 
 def test_both_depths_and_upper_case_endings(folder):
     put(folder, "cat/1.PNG", "dog/2.png", "dog/10.jpeg", ".hidden/x.png", "cat/.DS_Store", "cat/notes.txt")
-    assert [(c.name, c.group, len(c.files)) for c in find_classes(folder)] == [
+    assert [(c.name, c.group, len(c.files)) for c in list_folder(folder).classes] == [
         ("cat", "image_folder", 1),
         ("dog", "image_folder", 2),
     ]
@@ -165,7 +171,7 @@ def test_both_depths_and_upper_case_endings(folder):
 
 def test_groups(folder):
     put(folder, "animals/cat/1.png", "animals/dog/1.png", "plants/oak/1.png")
-    assert [(c.name, c.group) for c in find_classes(folder)] == [
+    assert [(c.name, c.group) for c in list_folder(folder).classes] == [
         ("animals/cat", "animals"),
         ("animals/dog", "animals"),
         ("plants/oak", "plants"),
@@ -193,7 +199,14 @@ def test_sub_folders_train_val_test_are_the_split(folder, deep):
         (["a/1.png", "g/b/1.png"], r"pictures/a: holds pictures, but .*pictures/g holds folders"),
         (["g/a/1.png", "g/2.png"], r"g/2\.png: lies beside folders"),
         (["g/a/x/1.png"], "g/a: holds folders; expected .* no deeper"),
-        (["a/1.png", "b/1.gif"], r"pictures/b: holds no \.png"),
+        (
+            ["a/1.png", "b/1.heic"],
+            r"pictures/b: holds no picture \(PNG, .*\), but 1 other files like 1\.heic; put some",
+        ),
+        (
+            ["train/a/1.png", "val/b/1.png", "test/c/1.png", "2.png"],
+            r"pictures/2\.png: lies beside train, val and test",
+        ),
         (["train/a/1.png", "test/b/1.png"], "holds test, train; expected train, val and test and nothing else"),
         (["train/a/1.png", "val/b/1.png", "test/c/1.png", "more/d/1.png"], "expected train, val and test and nothing"),
         (["train/a/1.png", "val/b/1.png", "test/a/1.png"], "class 'a' is in train and in test"),

@@ -13,14 +13,15 @@ from torch import Tensor
 from genmeta.cli.options import OptionParser, find_config
 from genmeta.cli.read_yaml import check_extent
 from genmeta.data.cache import cache_folder
-from genmeta.data.duplicates import find_duplicates
-from genmeta.data.source import CachedSource, DataSource
-from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, find_split, read_split, write_split
+from genmeta.data.duplicates import drop_duplicates, find_duplicates
+from genmeta.data.source import CachedSource, DataSource, outline_and_table
+from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, read_split, write_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 
 CONFIGS = Path("configs") / "data"
 _COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes
+_LISTED = 20  # doubles that are named
 _TILE = 56  # side of a picture on it, in pixels
 
 
@@ -38,19 +39,31 @@ def data(args: Sequence[str]) -> None:
         command.add_argument("data", help="name of a YAML in configs/data, or its path")
         command.add_argument("--folder", help="where its files are, in place of the YAML's data.source.folder")
         if name == "show":
-            command.add_argument("--out", help="folder of the pictures (default runs/data/<name>)")
+            command.add_argument("--out", help="folder of the pictures and the split (default runs/data/<name>)")
+            command.add_argument(
+                "--drop-duplicates",
+                action="store_true",
+                help="leave out what two parts have, so that train keeps it, or val; the written split says so",
+            )
     options = parser.parse_args(args)
     if options.command == "list":
         _list()
         return
     path = find_config("data", options.data)
     source, wanted = read_data_yaml(path, options.folder)
-    table = source.load()
+    *_, (table, split) = outline_and_table(source, wanted)
     print(f"{path.stem}: {_counts(table)}, {_size(table.images.nbytes)}")
+    if table.account:
+        print(table.account)
     if isinstance(source, CachedSource):
         print(f"cached in {source.cache_path()}")
     if options.command == "show":
-        _show(table, find_split(wanted, table), Path(options.out or Path("runs") / "data" / path.stem))
+        out = Path(options.out or Path("runs") / "data" / path.stem)
+        if options.drop_duplicates:
+            table, split = _without_duplicates(table, split)
+        _show(table, split, out)
+        if split.left_out:
+            print(f"use it with --data.split {out / 'split.json'}")
 
 
 def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, Split | DrawnSplit | None]:
@@ -131,12 +144,24 @@ def _show(table: ImageTable, split: Split, out: Path) -> None:
     if not found:
         print("no image is in two parts")
         return
-    for line in found[:20]:
-        print(f"  {line}")
+    for double in found[:_LISTED]:
+        print(f"  {double.line}")
     raise UserError(
-        f"{len(found)} images of {table.name} are in two parts of split {split.name}, the first: {found[0]}; "
-        "remove one of each pair or change the split"
+        f"{len(found)} images of {table.name} are in two parts of split {split.name}, the first: {found[0].line}; "
+        "remove one of each pair, change the split, or have one written without them: --drop-duplicates"
     )
+
+
+def _without_duplicates(table: ImageTable, split: Split) -> tuple[ImageTable, Split]:
+    found = find_duplicates(table, {part: split.class_ids(table, part) for part in PARTS})
+    cleaned = drop_duplicates(split, table, found)
+    print(f"left out: {len(found)} images that an earlier part has too")
+    for double in found[:_LISTED]:
+        print(f"  {double.line}")
+    for part in PARTS:
+        for name in sorted(set(getattr(split, part)) - set(getattr(cleaned, part))):
+            print(f"  class '{name}' ({part}) has no other images and is left out as a whole")
+    return cleaned.without_left_out(table), cleaned
 
 
 def contact_sheet(table: ImageTable, class_ids: Tensor) -> Image.Image:

@@ -15,7 +15,8 @@ from genmeta.cli.newest import newest
 from genmeta.cli.options import OptionParser, find_config
 from genmeta.cli.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
 from genmeta.cli.tracking import tracking
-from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, find_split, load_split
+from genmeta.data.source import outline_and_table
+from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.explore.exploration import Findings, Looked, explore
@@ -41,8 +42,7 @@ def explore_command(args: Sequence[str]) -> None:
     options.ckpt = options.ckpt or str(newest({"generator", "redrawer"}))
     model = load_generator(options.ckpt)
     source, wanted = read_data_yaml(_data_yaml(options))
-    table = source.load()
-    split = find_split(wanted, table)
+    *_, (table, split) = outline_and_table(source, wanted)
     model.check_image_shape(table.image_shape)
     looked = look(table, split, _seen_classes(model, split, table), options.part)
     folder = _claim(options)

@@ -1,5 +1,6 @@
 """From the parser's messages, a tree of alternatives over many lines, to one line that says what would work."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -26,6 +27,7 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         )
     path: list[tuple[int, str]] = []  # indentation and name of each enclosing option
     leaves: list[tuple[str, str]] = []
+    class_of: dict[tuple[str, str], str] = {}  # of a leaf: the class whose options stand there
     class_path = ""
     for line in message.splitlines():
         text = line.strip().removeprefix("- ").strip()
@@ -46,6 +48,7 @@ def one_line(message: str, parser: ArgumentParser) -> str:
             text = f"Cannot find class '{class_path}': {text}"
         if text:
             leaves.append((".".join(name for _, name in path), text))
+            class_of[leaves[-1]] = class_path
     # "or nothing" is an alternative of every optional option, and never what the user wanted
     leaves = [leaf for leaf in leaves if "NoneType" not in leaf[1]] or leaves
     if not leaves:
@@ -56,7 +59,7 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         text = " ".join(alternatives)
         given = re.search(r"Given value: ([^{\n.]+)", message)
         text += f". Got value: {given[1]}" if given and "Got value" not in text else ""
-    return _explained(option, text, parser)
+    return _explained(option, text, parser, class_of.get((option, text), ""))
 
 
 def _rank(text: str) -> int:
@@ -66,13 +69,13 @@ def _rank(text: str) -> int:
     return 4 if re.match(_NO_PATH, text) else 3
 
 
-def _explained(option: str, text: str, parser: ArgumentParser) -> str:
+def _explained(option: str, text: str, parser: ArgumentParser, class_path: str = "") -> str:
     if unknown := re.search(r"(?:Option|does not accept option) '([^']+)'", text):
         name = unknown[1]
         if group := re.match(r"Group '([^']+)' does not accept", text):
             name = f"{group[1]}.{name}"
         if option:
-            return f"unknown option '{option}.{name}'{nearest(name, _parameter_names())}"
+            return f"unknown option '{option}.{name}'{_nearest_of(class_path, name)}"
         return f"unknown option '{name}'{nearest(name, _options(parser))}"
     if unknown := re.search(r"unrecognized arguments: --(\S+)", text):
         return f"unknown option '--{unknown[1]}'{nearest(unknown[1].split('=')[0], _options(parser))}"
@@ -91,6 +94,16 @@ def _explained(option: str, text: str, parser: ArgumentParser) -> str:
     if missing := re.search(r"following arguments are required: (.*)", text):
         return f"{missing[1]} not given; pass a YAML with --config, e.g. configs/generator/gan.yaml"
     return f"{option}: {text}" if option else text
+
+
+def _nearest_of(class_path: str, name: str) -> str:
+    """Return the nearest option, first among those of the class that does not accept the name."""
+    of_class: set[str] = set()
+    if class_path:
+        with contextlib.suppress(ImportError, AttributeError, TypeError, ValueError):
+            module, _, its_name = class_path.rpartition(".")
+            of_class = set(inspect.signature(getattr(importlib.import_module(module), its_name)).parameters)
+    return nearest(name, of_class) or nearest(name, _parameter_names())
 
 
 def _class(path: str) -> str:

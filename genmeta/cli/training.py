@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from genmeta.cli.faults import what_happened
@@ -256,6 +257,9 @@ class TrainingCLI(LightningCLI):
         if self.config[self.subcommand].ckpt_path == "":  # of a variable that a script has not set
             raise UserError("ckpt_path: is empty; expected the path of a checkpoint, or leave the option out")
         self.datamodule.setup(self.subcommand)
+        table = self.datamodule.table
+        if table is not None and table.account and not self.check_only:
+            rank_zero_only(say)(str(table.account))
         self.model.check(self.datamodule, self.subcommand)
         trainer = self.config[self.subcommand].trainer
         if self.subcommand == "fit" and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):

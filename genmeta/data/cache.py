@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genmeta.data.account import Account
 from genmeta.data.table import RESIDENT_LIMIT, ImageTable
 from genmeta.errors import UserError
 
@@ -51,12 +52,14 @@ class TableStream:
         image_shape: `(C, H, W)`.
         blocks: in the order of the rows; a class may come in several blocks, one after the other.
         n_images: of all blocks, if that is known, for the progress bar.
+        account: called after the last block: what the reader found, and what it passed over.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     blocks: Iterable[Block]
     n_images: int | None = None
+    account: Callable[[], Account | None] = lambda: None
 
     @classmethod
     def of(cls, table: ImageTable) -> "TableStream":
@@ -64,7 +67,7 @@ class TableStream:
         parts = table.parts or [None] * len(table.class_names)
         images = table.images.split(table.counts.tolist())
         blocks = (Block(*block) for block in zip(table.class_names, table.groups, images, parts, strict=True))
-        return cls(table.name, table.image_shape, blocks, len(table.images))
+        return cls(table.name, table.image_shape, blocks, len(table.images), lambda: table.account)
 
 
 def cache_folder() -> Path:
@@ -158,6 +161,7 @@ def read_table(path: Path, trust_stamp: bool = True) -> ImageTable:
             class_names=tuple(about["class_names"]),
             groups=tuple(about["groups"]),
             parts=None if about["parts"] is None else tuple(about["parts"]),
+            account=None if about.get("account") is None else Account(**about["account"]),
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"table {path}: cut off or damaged ({error}); remove it, and it is made again") from error
@@ -202,6 +206,7 @@ def _write(file: Any, stream: TableStream) -> None:
             bar.update(len(block.images))
     if not counts:
         raise UserError(f"{stream.name}: there are no images")
+    account = stream.account()
     about = {
         "name": stream.name,
         "image_shape": stream.image_shape,
@@ -209,6 +214,7 @@ def _write(file: Any, stream: TableStream) -> None:
         "class_names": list(counts),
         "groups": [block.group for block in of_class],
         "parts": None if not of_class or of_class[0].part is None else [block.part for block in of_class],
+        "account": None if account is None else account.state(),
     }
     text = json.dumps(about).encode()
     write(text)

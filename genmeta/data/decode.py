@@ -1,6 +1,7 @@
 """From a picture file of any kind to pixels of one size, refusing what cannot be meant."""
 
 import warnings
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,25 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+# What has pixels, a mark to know it by, and a decoder inside of this process. Not read: what starts a program (EPS),
+# what holds several pictures (icons), and what any bytes may be taken for (TGA, PCX). A file is known by its content: a
+# JPEG that is named .png is read.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "SGI", "QOI")
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that the installed Pillow reads: it may be built without some."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """Return the suffixes of the formats that are read, in lower case, with their dot."""
+    known = (*formats(), "MPO")  # a camera's JPEG, which the decoder of JPEG reads
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
 class BadImageError(Exception):
@@ -17,7 +37,7 @@ class BadImageError(Exception):
 def decode(
     source: Path | bytes, size: int, channels: int, resample: Image.Resampling = Image.Resampling.BILINEAR
 ) -> Tensor:
-    """Return a PNG or JPEG picture as uint8 `[channels, size, size]`.
+    """Return a picture of one of `FORMATS` as uint8 `[channels, size, size]`.
 
     - rotated by its EXIF orientation, as viewers show it
     - 16-bit grey keeps its upper 8 bits; CMYK, palettes and others become RGB (or grey, by ITU-R 601 weights)
@@ -30,22 +50,21 @@ def decode(
         resample: how it is scaled.
 
     Raises:
-        BadImageError: empty, damaged, no picture, animated, of more than 89 million pixels (a decompression bomb), or
-            of a kind without a defined range of values.
+        BadImageError: empty, damaged, no picture, animated or of several pages, of more than 89 million pixels (a
+            decompression bomb), or of a kind without a defined range of values.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # odd metadata beside sound pixels
-            # these formats only: others bring decoders that nobody needs here, one of which starts a program
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=("PNG", "JPEG")) as image:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
                 return to_tensor(image, size, channels, resample)
     except BadImageError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImageError("too many pixels, maybe a decompression bomb") from error
     except Exception as error:  # damaged files make PIL raise a dozen types: OSError, SyntaxError, zlib.error, …
-        raise BadImageError(f"damaged, or no PNG or JPEG: {type(error).__name__}") from error
+        raise BadImageError(f"damaged, or no picture that can be read: {type(error).__name__}") from error
 
 
 def to_tensor(
@@ -54,10 +73,12 @@ def to_tensor(
     """Return an open picture as uint8 `[channels, size, size]`; rules as in `decode`.
 
     Raises:
-        BadImageError: animated, or of a kind without a defined range of values.
+        BadImageError: animated, of several pages, or of a kind without a defined range of values.
     """
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a camera's JPEG with more views of one shot
-        raise BadImageError(f"animated, {image.n_frames} frames; expected one still picture")  # type: ignore[attr-defined]
+        raise BadImageError(f"animated or of several pages, {image.n_frames} frames; expected one still picture")  # type: ignore[attr-defined]
+    if image.mode == "I" and image.format == "TIFF":  # of 32 bits: what is white in it, nobody says
+        raise BadImageError("pixels of 32 bits; expected 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would cut all above 255 to white
         deep = np.asarray(image)

@@ -1,29 +1,65 @@
 """The same image in two parts of a split: the leak that class names do not show."""
 
-import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from genmeta.data.splits import Part
+from genmeta.data.splits import PARTS, Part, Split, image_digest
 from genmeta.data.table import ImageTable
 
 
-def find_duplicates(table: ImageTable, class_ids: Mapping[Part, Tensor]) -> list[str]:
-    """Return a line for each image that was already met, pixel for pixel, in an earlier part.
+@dataclass(frozen=True)
+class Double:
+    """An image that an earlier part has too, pixel for pixel.
+
+    Attributes:
+        class_name, digest: what tells it (`image_digest`).
+        line: both, in words.
+    """
+
+    class_name: str
+    digest: str
+    line: str
+
+
+def find_duplicates(table: ImageTable, class_ids: Mapping[Part, Tensor]) -> list[Double]:
+    """Return each image that was already met, pixel for pixel, in an earlier part.
 
     Args:
         class_ids: the table's class ids of each part.
     """
-    first: dict[bytes, tuple[str, str]] = {}
-    lines = []
+    first: dict[str, tuple[str, str]] = {}
+    found = []
     for part, ids in class_ids.items():
         for class_id in ids.tolist():
             start, name = int(table.starts[class_id]), table.class_names[class_id]
             for number, image in enumerate(table.images[start : start + int(table.counts[class_id])]):
-                digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
+                digest = image_digest(image)
                 here = f"image {number} of '{name}' ({part})"
                 its_part, its_place = first.setdefault(digest, (part, here))
                 if its_part != part:
-                    lines.append(f"{here} is {its_place}")
-    return lines
+                    found.append(Double(name, digest, f"{here} is {its_place}"))
+    return found
+
+
+def drop_duplicates(split: Split, table: ImageTable, doubles: list[Double]) -> Split:
+    """Return the split without the images that an earlier part has too; train's stay, or the first.
+
+    A class that has no other images is left out as a whole.
+
+    Args:
+        table: without what the split leaves out already.
+
+    Raises:
+        UserError: a part would have no classes.
+    """
+    n_doubles: dict[str, int] = {}
+    for double in doubles:
+        n_doubles[double.class_name] = n_doubles.get(double.class_name, 0) + 1
+    counts = dict(zip(table.class_names, table.counts.tolist(), strict=True))
+    emptied = {name for name, n in n_doubles.items() if n == counts[name]}
+    left_out = {*split.left_out, *((double.class_name, double.digest) for double in doubles)}
+    parts = {part: tuple(name for name in getattr(split, part) if name not in emptied) for part in PARTS}
+    kept = tuple(sorted(pair for pair in left_out if pair[0] not in emptied))
+    return replace(split, **parts, left_out=kept)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from PIL import Image, ImageFont, features
 from torch import Tensor
 from torch.nn import functional as F
 
+from genmeta.data.account import Account, Tally
 from genmeta.data.cache import TableStream
 from genmeta.data.source import CachedSource
 from genmeta.data.table import ImageTable
@@ -83,8 +84,27 @@ class Glyphs(CachedSource):
     def stream(self) -> TableStream:
         """Draw them (about 20 s)."""
         faces = self._faces()
+        characters, account = self._characters(faces)
+        return TableStream.of(draw_table(characters, faces, self._name, account))
+
+    def listed(self) -> ImageTable:
+        characters, _ = self._characters(self._faces())
+        letters = [(class_name(s, c), s, N_HANDS) for s in sorted(characters) for c in characters[s]]
+        return ImageTable.outline(self._name, self.image_shape, letters)
+
+    @property
+    def _name(self) -> str:
+        return "own_glyphs" if self.fonts or self.characters else "glyphs"
+
+    def _characters(self, faces: Sequence[str]) -> tuple[dict[str, str], Account | None]:
+        """Return what is drawn, and the account of fonts and characters, if some are yours."""
         characters = load_characters(self._characters_file())
+        tally = Tally(what="fonts and characters")
         if self.fonts and self.characters is None:
+            for script, text in characters.items():
+                for c in text:
+                    if not faces_with(c, faces):
+                        tally.pass_over("that no font can draw", class_name(script, c))
             characters = {s: "".join(c for c in text if faces_with(c, faces)) for s, text in characters.items()}
             characters = {script: text for script, text in characters.items() if text}
             if not characters:
@@ -98,9 +118,15 @@ class Glyphs(CachedSource):
                         f"{self._characters_file()}: no font can draw U+{ord(character):04X} of script '{script}'; "
                         "leave it out or add a font that can"
                     )
-        return TableStream.of(
-            draw_table(characters, faces, "own_glyphs" if self.fonts or self.characters else "glyphs")
-        )
+        if self._name == "glyphs":
+            return characters, None
+        drawing = {face for text in characters.values() for c in text for face in drawing_faces(c, faces)}
+        for font in self.fonts:
+            if font not in drawing:
+                tally.pass_over("that no hand draws with", font)
+        n_characters = sum(len(text) for text in characters.values())
+        tally.used = n_characters + sum(font in drawing for font in self.fonts)
+        return characters, tally.account()
 
     def _faces(self) -> tuple[str, ...]:
         for font in self.fonts:
@@ -132,6 +158,7 @@ class Hand:
     wobble: tuple[tuple[float, float, float, float, float], ...]  # (amplitude x, y, frequency x, y, phase)
 
 
+@cache
 def hand(number: int) -> Hand:
     """Return the hand of a number. Python's own generator is used: its stream is fixed by the language."""
     rng = random.Random(f"genmeta glyphs hand {number}")
@@ -216,6 +243,18 @@ def faces_with(character: str, faces: Sequence[str] = FACES) -> list[str]:
     return [face for face in faces if ord(character) in charmap(face)]
 
 
+def preference(number: int, faces: Sequence[str]) -> list[str]:
+    """Return the faces in the order in which a hand takes the first that has a character."""
+    first = hand(number).face % len(faces)
+    return [*faces[first:], *faces[:first]]
+
+
+def drawing_faces(character: str, faces: Sequence[str]) -> set[str]:
+    """Return the faces that draw the character in some hand."""
+    able = set(faces_with(character, faces))
+    return {next(face for face in preference(number, faces) if face in able) for number in range(N_HANDS)}
+
+
 def master(character: str, face: str) -> np.ndarray:
     """Return the upright character as uint8 `[84, 84]`: centred, its longest side 60 pixels, ink = 255.
 
@@ -266,16 +305,16 @@ def write(masters: Tensor, hand: Hand) -> Tensor:
     return (F.avg_pool2d(ink, _MASTER // SIZE) * 255).round().to(torch.uint8)
 
 
-def draw_table(characters: dict[str, str], faces: Sequence[str] = FACES, name: str = "glyphs") -> ImageTable:
+def draw_table(
+    characters: dict[str, str], faces: Sequence[str] = FACES, name: str = "glyphs", account: Account | None = None
+) -> ImageTable:
     """Draw every character in every hand (deterministic; about 20 s on one core for the committed list)."""
     letters = [(script, character) for script in sorted(characters) for character in characters[script]]
     images = torch.empty(len(letters), N_HANDS, 1, SIZE, SIZE, dtype=torch.uint8)
     rasters = [{face: master(c, face) for face in faces_with(c, faces)} for _, c in letters]
     for number in range(N_HANDS):
         this = hand(number)
-        first_face = this.face % len(faces)
-        preference = [*faces[first_face:], *faces[:first_face]]
-        chosen = [next(raster[face] for face in preference if face in raster) for raster in rasters]
+        chosen = [next(raster[face] for face in preference(number, faces) if face in raster) for raster in rasters]
         for first in range(0, len(letters), 256):
             block = torch.from_numpy(np.stack(chosen[first : first + 256]))
             images[first : first + 256, number] = write(block, this)
@@ -285,6 +324,7 @@ def draw_table(characters: dict[str, str], faces: Sequence[str] = FACES, name: s
         class_ids=torch.arange(len(letters)).repeat_interleave(N_HANDS),
         class_names=tuple(class_name(script, c) for script, c in letters),
         groups=tuple(script for script, _ in letters),
+        account=account,
     )
 
 

@@ -1,20 +1,22 @@
 """`image_folder`: your own pictures, a folder a class."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 
-from genmeta.data.cache import Block, TableStream
-from genmeta.data.decode import BadImageError, decode
+from genmeta.data.account import Account, Tally, is_litter, is_litter_folder, suffix_reason
+from genmeta.data.cache import Block, TableStream, cached_table
+from genmeta.data.decode import BadImageError, decode, picture_suffixes
 from genmeta.data.source import CachedSource, fingerprint
 from genmeta.data.splits import PARTS
+from genmeta.data.table import ImageTable
 from genmeta.errors import UserError, require_positive
 
-ENDINGS = (".png", ".jpg", ".jpeg")
+_READ = "PNG, JPEG, WebP, TIFF, BMP, GIF, …"
 _BLOCK = 256  # images of a class decoded before they are written
 _NAMED = 10  # files that cannot be used that a message counts
 
@@ -30,13 +32,30 @@ class FolderClass:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """What a folder holds, told without opening a picture."""
+
+    classes: tuple[FolderClass, ...]
+    account: Account
+
+    @property
+    def parts(self) -> tuple[str, ...] | None:
+        """Part of each class, if the folder is split."""
+        parts = tuple(found.part for found in self.classes if found.part is not None)
+        return parts or None
+
+
+@dataclass(frozen=True)
 class ImageFolder(CachedSource):
-    """Data source: `folder/<class>/*.png` or `*.jpg`, or `folder/<group>/<class>/…`, the same depth everywhere.
+    """Data source: `folder/<class>/…` or `folder/<group>/<class>/…`, the same depth everywhere, pictures of all usual
+    formats (`genmeta.data.decode.FORMATS`), by the suffix of their names.
 
     If `folder` holds `train`, `val` and `test`, each of these holds such folders and they are the data set's own split
     (`split: own`); otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
-    `<group>/<class>`. Names that begin with a dot and other kinds of files are passed over. A class with one image is
-    a class; episodes that need more images than the smallest class has are refused before training.
+    `<group>/<class>`. Files of other kinds, hidden pictures, broken links and links in a circle are passed over; the
+    table's `account` counts them by reason. What systems and archives leave (`.DS_Store`, `__MACOSX`, …) is not told. A
+    class with one image is a class; episodes that need more images than the smallest class has are refused before
+    training.
 
     What becomes of a picture is told by `genmeta.data.decode.decode`: rotated by its EXIF orientation, 16 bits and CMYK
     converted, cut to the largest centred square and scaled. A broken, empty or animated picture stops the preparation
@@ -62,7 +81,23 @@ class ImageFolder(CachedSource):
         return self.channels, self.size, self.size
 
     def recipe(self) -> dict[str, object]:
-        classes = self._classes()
+        return self._recipe(self._listing().classes)
+
+    def stream(self) -> TableStream:
+        return self._stream(self._listing())
+
+    def listed(self) -> ImageTable:
+        listing = self._listing()
+        classes = [(found.name, found.group, len(found.files)) for found in listing.classes]
+        return ImageTable.outline(self.table_name, self.image_shape, classes, listing.parts)
+
+    def load(self) -> ImageTable:
+        listing = self._listing()
+        table = cached_table(self.table_name, self._recipe(listing.classes), lambda: self._stream(listing))
+        # what is passed over now, which may be other than when the table was made: it is not made again for that
+        return replace(table, account=listing.account)
+
+    def _recipe(self, classes: Sequence[FolderClass]) -> dict[str, object]:
         return {
             "recipe": 1,
             "size": self.size,
@@ -71,18 +106,17 @@ class ImageFolder(CachedSource):
             "files": fingerprint(file for found in classes for file in found.files),
         }
 
-    def stream(self) -> TableStream:
-        classes = self._classes()
-        n_images = sum(len(found.files) for found in classes)
-        return TableStream(self.table_name, self.image_shape, self._blocks(classes), n_images)
+    def _stream(self, listing: Listing) -> TableStream:
+        blocks = self._blocks(listing.classes)
+        return TableStream(self.table_name, self.image_shape, blocks, listing.account.used, lambda: listing.account)
 
-    def _classes(self) -> list[FolderClass]:
+    def _listing(self) -> Listing:
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected one with a folder of pictures for each class")
-        return find_classes(folder)
+        return list_folder(folder)
 
-    def _blocks(self, classes: list[FolderClass]) -> Iterator[Block]:
+    def _blocks(self, classes: Sequence[FolderClass]) -> Iterator[Block]:
         bad: list[str] = []
         for found in classes:
             for first in range(0, len(found.files), _BLOCK):
@@ -105,23 +139,28 @@ def _refusal(bad: list[str]) -> UserError:
     return UserError(f"{bad[0]}; remove or replace it (pictures that cannot be used: {n}; nothing was prepared)")
 
 
-def find_classes(folder: Path) -> list[FolderClass]:
-    """Return the class folders below a folder, sorted by part, group and class.
+def list_folder(folder: Path) -> Listing:
+    """Return the class folders below a folder, sorted by part, group and class, and the account of all files below it.
 
     Raises:
         UserError: there is no picture, one lies in no class folder or too deep, a class folder is empty, only some of
             `train`, `val` and `test` are there, or a class is in two of them.
     """
-    inside = _folders(folder)
-    split = [part for part in PARTS if part in inside]
-    if split and (len(split) < 3 or len(inside) > 3):
+    tally = Tally(folder)
+    inside = _look(folder, tally)
+    split = [part for part in PARTS if part in inside.folders]
+    if split and (len(split) < 3 or len(inside.folders) > 3):
         raise UserError(
-            f"{folder}: holds {', '.join(inside[:5])}; expected train, val and test and nothing else, or none of them"
+            f"{folder}: holds {', '.join(inside.folders[:5])}; expected train, val and test and nothing else, or none "
+            "of them"
         )
-    roots: list[tuple[Path, str | None]] = [(folder / part, part) for part in split] or [(folder, None)]
-    classes = [found for root, part in roots for found in _classes_of_part(root, part)]
+    parts = [(folder / part, part, _look(folder / part, tally)) for part in split]
+    if parts and inside.pictures:
+        raise UserError(f"{inside.pictures[0]}: lies beside train, val and test; pictures must lie in class folders")
+    roots: list[tuple[Path, str | None, _Inside]] = [*parts] or [(folder, None, inside)]
+    classes = [found for root, part, its in roots for found in _classes_of_part(root, part, its, tally)]
     if not classes:
-        raise UserError(f"{folder}: holds no class folder with {' or '.join(ENDINGS)} pictures")
+        raise UserError(f"{folder}: holds no class folder with pictures ({_READ}); found {tally.account()}")
     where: dict[str, FolderClass] = {}
     for found in classes:
         if found.name in where:
@@ -130,30 +169,40 @@ def find_classes(folder: Path) -> list[FolderClass]:
                 "a class must be in one of them"
             )
         where[found.name] = found
-    return classes
+    tally.used = sum(len(found.files) for found in classes)
+    return Listing(tuple(classes), tally.account())
 
 
-def _classes_of_part(root: Path, part: str | None) -> list[FolderClass]:
-    if loose := _pictures(root):
+@dataclass(frozen=True)
+class _Inside:
+    """What a folder holds: names of folders, and pictures, both sorted."""
+
+    folders: list[str]
+    pictures: list[Path]
+
+
+def _classes_of_part(root: Path, part: str | None, inside: _Inside, tally: Tally) -> list[FolderClass]:
+    if loose := inside.pictures:
         raise UserError(f"{loose[0]}: lies in no class folder; expected {root}/<class>/{loose[0].name}")
     classes = []
     depths: dict[int, Path] = {}
-    for outer in _folders(root):
-        inner = _folders(root / outer)
-        if inner and (loose := _pictures(root / outer)):
-            raise UserError(f"{loose[0]}: lies beside folders; pictures must lie in class folders only")
-        depths.setdefault(2 if inner else 1, root / outer)
-        for path, name, group in (
-            [(root / outer / i, f"{outer}/{i}", outer) for i in inner]
-            if inner
-            else [(root / outer, outer, ImageFolder.table_name)]
+    for outer in inside.folders:
+        within = _look(root / outer, tally)
+        if within.folders and within.pictures:
+            raise UserError(f"{within.pictures[0]}: lies beside folders; pictures must lie in class folders only")
+        depths.setdefault(2 if within.folders else 1, root / outer)
+        for path, name, group, its in (
+            [(root / outer / i, f"{outer}/{i}", outer, _look(root / outer / i, tally)) for i in within.folders]
+            if within.folders
+            else [(root / outer, outer, ImageFolder.table_name, within)]
         ):
-            if _folders(path):
+            if its.folders:
                 raise UserError(f"{path}: holds folders; expected pictures in <class>/ or <group>/<class>/, no deeper")
-            files = _pictures(path)
-            if not files:
-                raise UserError(f"{path}: holds no {' or '.join(ENDINGS)} picture; put some there or remove the folder")
-            classes.append(FolderClass(name, group, part, tuple(files)))
+            if not its.pictures:
+                raise UserError(
+                    f"{path}: holds no picture ({_READ}){_first_file(path)}; put some there or remove the folder"
+                )
+            classes.append(FolderClass(name, group, part, tuple(its.pictures)))
     if len(depths) > 1:
         raise UserError(
             f"{depths[1]}: holds pictures, but {depths[2]} holds folders; expected <class>/ everywhere or "
@@ -162,10 +211,71 @@ def _classes_of_part(root: Path, part: str | None) -> list[FolderClass]:
     return classes
 
 
-def _folders(path: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+def _look(path: Path, tally: Tally) -> _Inside:
+    """Return what a folder holds; all that is neither a folder nor a picture is counted, with its reason."""
+    inside = _Inside([], [])
+    for entry in _entries(path):
+        name = entry.name
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder = is_file = False
+        if is_folder and entry.is_symlink() and _lies_in(path, entry):
+            tally.pass_over("link to a folder that it lies in", path / name)
+        elif is_folder and (name.startswith(".") or is_litter_folder(name)):
+            _count_passed_over(path / name, tally)
+        elif is_folder:
+            inside.folders.append(_class_name(path, name))
+        elif is_litter(name):
+            tally.litter += 1
+        elif not is_file:
+            tally.pass_over("broken link" if entry.is_symlink() else "no regular file", path / name)
+        elif name.startswith("."):
+            _count_hidden(path / name, tally)
+        elif os.path.splitext(name)[1].lower() in picture_suffixes():
+            inside.pictures.append(path / name)
+        else:
+            tally.pass_over(suffix_reason(name), path / name)
+    return inside
 
 
-def _pictures(path: Path) -> list[Path]:
-    names = (e.name for e in os.scandir(path) if not e.name.startswith(".") and e.is_file())
-    return [path / name for name in sorted(names) if name.lower().endswith(ENDINGS)]
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be listed ({error.strerror}); make it readable or remove it") from error
+
+
+def _lies_in(path: Path, link: os.DirEntry[str]) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(link.path))
+
+
+def _class_name(path: Path, name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path / name}: a class cannot be named by bytes that are no UTF-8; rename it") from error
+    return name
+
+
+def _count_passed_over(folder: Path, tally: Tally) -> None:
+    """Count what lies in a folder that is passed over; a hidden folder's pictures are told, archive litter is not."""
+    for where, _, names in os.walk(folder):
+        for name in sorted(names):
+            if is_litter_folder(folder.name) or is_litter(name):
+                tally.litter += 1
+            else:
+                _count_hidden(Path(where) / name, tally)
+
+
+def _count_hidden(file: Path, tally: Tally) -> None:
+    if file.name.lower().endswith(tuple(picture_suffixes())):
+        tally.pass_over("hidden", file)
+    else:
+        tally.litter += 1
+
+
+def _first_file(path: Path) -> str:
+    names = [entry.name for entry in _entries(path) if not is_litter(entry.name) and not entry.name.startswith(".")]
+    return f", but {len(names)} other files like {names[0]}" if names else ""

@@ -4,6 +4,7 @@ Only those classes are used, never learn2learn's benchmark tasksets. What they r
 anything in it (`plain_pickle`).
 """
 
+import os
 import pickle
 import shutil
 import sys
@@ -23,8 +24,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genmeta.data.account import Account, Tally, is_litter, suffix_reason
 from genmeta.data.cache import Block, TableStream
-from genmeta.data.decode import BadImageError, decode, to_tensor
+from genmeta.data.decode import BadImageError, decode, picture_suffixes, to_tensor
 from genmeta.data.plain_pickle import plain_pickles_only
 from genmeta.data.source import CachedSource, data_folder, fingerprint
 from genmeta.data.splits import PARTS
@@ -53,6 +55,7 @@ class Learn2learnSource(CachedSource):
         class_name: of learn2learn's class, in `learn2learn.vision.datasets`.
         files: what it reads, below `folder`.
         origin: where to get them.
+        picture_folder: where its pictures lie, below `folder`, if they are files.
     """
 
     folder: str | None = None
@@ -62,6 +65,7 @@ class Learn2learnSource(CachedSource):
     class_name: ClassVar[str]
     files: ClassVar[tuple[str, ...]]
     origin: ClassVar[str]
+    picture_folder: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         require_positive(type(self).__name__, size=self.size)
@@ -80,11 +84,32 @@ class Learn2learnSource(CachedSource):
         """Return class name and picture of each item of learn2learn's data set, in the same order on every machine."""
 
     def recipe(self) -> dict[str, object]:
-        return {"recipe": 1, "size": self.size, "files": fingerprint(self._find())}
+        return {"recipe": 2, "size": self.size, "files": fingerprint(self._find())}
 
     def stream(self) -> TableStream:
         self._find()
-        return TableStream(self.table_name, self.image_shape, self._blocks())
+        tally = Tally(Path(self.folder).expanduser())
+        used: set[tuple[str, str]] = set()  # folder and name: CIFAR-FS is read from a copy elsewhere
+
+        def account() -> Account:
+            self._count_unused(used, tally)
+            return tally.account()
+
+        return TableStream(self.table_name, self.image_shape, self._blocks(tally, used), account=account)
+
+    def _count_unused(self, used: set[tuple[str, str]], tally: Tally) -> None:
+        if self.picture_folder is None:
+            return
+        for where, _, names in os.walk(Path(self.folder).expanduser() / self.picture_folder):
+            for file in (Path(where) / name for name in sorted(names)):
+                if (file.parent.name, file.name) in used:
+                    continue
+                if is_litter(file.name):
+                    tally.litter += 1
+                elif file.suffix.lower() in picture_suffixes():
+                    tally.pass_over("in no part of the published split", file)
+                else:
+                    tally.pass_over(suffix_reason(file.name), file)
 
     def _find(self) -> list[Path]:
         """Return the files, fetching them first if that is wanted."""
@@ -136,7 +161,7 @@ class Learn2learnSource(CachedSource):
     def _make(self, its_class: Any, folder: Path, mode: str, download: bool) -> Any:
         return its_class(str(folder), mode=mode, download=download)
 
-    def _blocks(self) -> Iterator[Block]:
+    def _blocks(self, tally: Tally, used: set[tuple[str, str]]) -> Iterator[Block]:
         for part in PARTS:
             try:
                 dataset, module = self._open(self.path, _MODES[part])
@@ -152,6 +177,11 @@ class Learn2learnSource(CachedSource):
             del dataset  # it may hold all images a second time
             of_class: dict[str, list[Picture]] = {}
             for name, picture in pictures:
+                if isinstance(picture, Path):
+                    if is_litter(picture.name):  # counted where the folder is looked through
+                        continue
+                    used.add((picture.parent.name, picture.name))
+                tally.used += 1
                 of_class.setdefault(name, []).append(picture)
             del pictures
             if not of_class:
@@ -182,6 +212,13 @@ class MiniImagenet(Learn2learnSource):
     def pictures(self, dataset: Any, module: ModuleType, mode: str) -> list[tuple[str, Picture]]:
         names = {number: name for name, number in dataset.class_idx.items()}
         images = dataset.data["image_data"]
+        listed = sorted(int(i) for its in dataset.data["class_dict"].values() for i in its)
+        if listed != list(range(len(images))):  # learn2learn gives the second class all that no class has
+            raise UserError(
+                f"{self.folder}: mini-imagenet-cache-{mode}.pkl has {len(images)} pictures, but its classes list "
+                f"{len(set(listed))} of them, {len(listed) - len(set(listed))} twice; expected each once "
+                f"({self.origin})"
+            )
         return [(names[int(y)], np.asarray(image, np.uint8)) for y, image in zip(dataset.y, images, strict=True)]
 
 
@@ -193,6 +230,7 @@ class CifarFS(Learn2learnSource):
 
     table_name: ClassVar[str] = "cifar_fs"
     class_name: ClassVar[str] = "CIFARFS"
+    picture_folder: ClassVar[str | None] = "cifarfs/cifar100/data"
     files: ClassVar[tuple[str, ...]] = ("cifarfs/cifar100/data", "cifarfs/cifar100/splits/bertinetto")
     origin: ClassVar[str] = "cifar100.zip of record 7978538 of zenodo.org, unpacked into cifarfs"
 
@@ -261,6 +299,7 @@ class CUB200(Learn2learnSource):
 
     table_name: ClassVar[str] = "cub200"
     class_name: ClassVar[str] = "CUBirds200"
+    picture_folder: ClassVar[str | None] = "cubirds200/CUB_200_2011/images"
     files: ClassVar[tuple[str, ...]] = ("cubirds200/CUB_200_2011/images",)
     origin: ClassVar[str] = "CUB_200_2011.tgz of record 8000562 of zenodo.org, unpacked into cubirds200"
 
@@ -274,6 +313,7 @@ class VGGFlowers(Learn2learnSource):
 
     table_name: ClassVar[str] = "vgg_flowers"
     class_name: ClassVar[str] = "VGGFlower102"
+    picture_folder: ClassVar[str | None] = "vgg_flower102/jpg"
     files: ClassVar[tuple[str, ...]] = ("vgg_flower102/jpg", "vgg_flower102/imagelabels.mat")
     origin: ClassVar[str] = "102flowers.tgz and imagelabels.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102"
 
@@ -293,6 +333,7 @@ class FGVCAircraft(Learn2learnSource):
 
     table_name: ClassVar[str] = "fgvc_aircraft"
     class_name: ClassVar[str] = "FGVCAircraft"
+    picture_folder: ClassVar[str | None] = "fgvc_aircraft/fgvc-aircraft-2013b/data/images"
     files: ClassVar[tuple[str, ...]] = tuple(
         f"fgvc_aircraft/fgvc-aircraft-2013b/data/{name}"
         for name in ("images", *(f"images_variant_{part}.txt" for part in ("train", "val", "test")))
@@ -323,6 +364,7 @@ class DTD(Learn2learnSource):
 
     table_name: ClassVar[str] = "dtd"
     class_name: ClassVar[str] = "DescribableTextures"
+    picture_folder: ClassVar[str | None] = "describable_textures/dtd/images"
     files: ClassVar[tuple[str, ...]] = ("describable_textures/dtd/images",)
     origin: ClassVar[str] = "dtd-r1.0.1.tar.gz of www.robots.ox.ac.uk/~vgg/data/dtd, unpacked into describable_textures"
 

@@ -4,16 +4,22 @@ Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabi
 Splits: `omniglot` (the authors' background and evaluation alphabets) and `omniglot_vinyals` (1,200 and 423 characters).
 """
 
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
+from genmeta.data.account import Tally, is_litter, is_litter_folder, suffix_reason
 from genmeta.data.cache import TableStream
 from genmeta.data.decode import BadImageError
-from genmeta.data.omniglot_minimal import SOURCE, read_drawing, read_zip, table_of_drawings
+from genmeta.data.omniglot_minimal import SOURCE, read_drawing, read_zip, sort_members, table_of_drawings
 from genmeta.data.source import CachedSource, data_folder, fingerprint
+from genmeta.data.table import ImageTable
 from genmeta.errors import UserError, require_positive
 
 SETS = ("images_background", "images_evaluation")
@@ -51,14 +57,28 @@ class Omniglot(CachedSource):
         return 1, self.size, self.size
 
     def recipe(self) -> dict[str, object]:
-        return {"recipe": 1, "size": self.size, "files": fingerprint(self._find(name) for name in SETS)}
+        return {"recipe": 2, "size": self.size, "files": fingerprint(self._find(name) for name in SETS)}
 
     def stream(self) -> TableStream:
         drawings: dict[str, list[Tensor]] = {}
+        tally = Tally()
         for name in SETS:
             path = self._find(name)
-            drawings |= read_zip(path, self.size) if path.is_file() else read_folder(path, self.size)
-        return TableStream.of(table_of_drawings(self.table_name, drawings))
+            read = read_zip if path.is_file() else read_folder
+            for character, images in read(path, self.size, tally).items():
+                drawings.setdefault(character, []).extend(images)
+        return TableStream.of(table_of_drawings(self.table_name, drawings, tally.account()))
+
+    def listed(self) -> ImageTable | None:
+        counts: Counter[str] = Counter()
+        for name in SETS:
+            path = self._find(name)
+            try:
+                counts.update(_characters(path))
+            except (OSError, zipfile.BadZipFile):  # reading it says what is wrong
+                return None
+        classes = [(character, character.split("/")[0], counts[character]) for character in sorted(counts)]
+        return ImageTable.outline(self.table_name, self.image_shape, classes) if classes else None
 
     def _find(self, name: str) -> Path:
         folder = self.path
@@ -85,16 +105,55 @@ class Omniglot(CachedSource):
             ) from error
 
 
-def read_folder(path: Path, size: int) -> dict[str, list[Tensor]]:
+def _characters(path: Path) -> list[str]:
+    """Return the character of each drawing of a zip or folder."""
+    if not path.is_file():
+        return [character for character, _ in sort_files(path, Tally(path))]
+    with zipfile.ZipFile(path) as archive:
+        return [character for character, _ in sort_members(archive, Tally())]
+
+
+def sort_files(path: Path, tally: Tally) -> list[tuple[str, Path]]:
+    """Return `"alphabet/character"` and file of each `<alphabet>/<character>/<drawing>.png`, sorted.
+
+    Args:
+        tally: counts all files below.
+    """
+    found = []
+    for file in sorted(_files(path)):
+        place = file.relative_to(path).parts
+        if is_litter(file.name) or any(is_litter_folder(part) for part in place[:-1]):
+            tally.litter += 1
+        elif not file.is_file():
+            tally.pass_over("broken link" if file.is_symlink() else "no regular file", file)
+        elif file.suffix.lower() != ".png":
+            tally.pass_over(suffix_reason(file.name), file)
+        elif len(place) != 3:
+            tally.pass_over("not in <alphabet>/<character>", file)
+        else:
+            tally.used += 1
+            found.append(("/".join(place[:2]), file))
+    return found
+
+
+def _files(path: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(path, followlinks=True):
+        folder = Path(where)
+        if len(folder.relative_to(path).parts) >= 2:  # a link from here on may be a circle
+            folders[:] = [name for name in folders if not (folder / name).is_symlink()]
+        yield from (folder / name for name in names)
+
+
+def read_folder(path: Path, size: int, tally: Tally | None = None) -> dict[str, list[Tensor]]:
     """Read `<alphabet>/<character>/<drawing>.png`, as `read_zip` does.
 
     Raises:
         UserError: a file is no picture, or there is none.
     """
     drawings: dict[str, list[Tensor]] = {}
-    for file in sorted(path.glob("*/*/*.png")):
+    for character, file in sort_files(path, tally or Tally(path)):
         try:
-            drawings.setdefault(f"{file.parts[-3]}/{file.parts[-2]}", []).append(read_drawing(file, size))
+            drawings.setdefault(character, []).append(read_drawing(file, size))
         except BadImageError as error:
             raise UserError(f"{file}: {error}; fetch {path.name}.zip again ({SOURCE})") from error
     if not drawings:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genmeta.data.account import Account, Tally, is_litter, is_litter_folder, suffix_reason
 from genmeta.data.decode import BadImageError, decode
 from genmeta.data.source import DataSource, data_folder
 from genmeta.data.table import ImageTable
@@ -50,14 +51,19 @@ class OmniglotMinimal(DataSource):
             UserError: a file is missing, cut off, or has other contents than expected.
         """
         drawings: dict[str, list[Tensor]] = {}
+        tally = Tally()
         for name in FILES:
             alphabets = {character.split("/")[0] for character in drawings}
-            of_zip = read_zip(data_folder(self.folder) / name, self.size)
-            drawings |= {c: images for c, images in of_zip.items() if c.split("/")[0] not in alphabets}
-        return table_of_drawings("omniglot_minimal", drawings)
+            for character, images in read_zip(data_folder(self.folder) / name, self.size, tally).items():
+                if character.split("/")[0] in alphabets:
+                    tally.used -= len(images)
+                    tally.pass_over("of an alphabet that set 1 has", f"{name}: {character}", len(images))
+                else:
+                    drawings[character] = images
+        return table_of_drawings("omniglot_minimal", drawings, tally.account())
 
 
-def table_of_drawings(name: str, drawings: Mapping[str, Sequence[Tensor]]) -> ImageTable:
+def table_of_drawings(name: str, drawings: Mapping[str, Sequence[Tensor]], account: Account) -> ImageTable:
     """Return the table of `{"alphabet/character": images}`, classes sorted by name, alphabets as groups."""
     names = sorted(drawings)
     return ImageTable(
@@ -66,6 +72,7 @@ def table_of_drawings(name: str, drawings: Mapping[str, Sequence[Tensor]]) -> Im
         class_ids=torch.repeat_interleave(torch.tensor([len(drawings[character]) for character in names])),
         class_names=tuple(names),
         groups=tuple(character.split("/")[0] for character in names),
+        account=account,
     )
 
 
@@ -80,8 +87,35 @@ def read_drawing(source: Path | bytes, size: int) -> Tensor:
     return 255 - decode(source, size, 1, Image.Resampling.BOX)
 
 
-def read_zip(path: Path, size: int) -> dict[str, list[Tensor]]:
+def sort_members(archive: zipfile.ZipFile, tally: Tally) -> list[tuple[str, zipfile.ZipInfo]]:
+    """Return `"alphabet/character"` and entry of each `<set>/<alphabet>/<character>/<drawing>.png`, sorted by name.
+
+    Args:
+        tally: counts all files of the archive.
+    """
+    found = []
+    place = Path(archive.filename or "").name
+    for member in sorted(archive.infolist(), key=lambda info: info.filename):
+        parts = PurePosixPath(member.filename).parts
+        if member.is_dir():
+            continue
+        if is_litter(parts[-1]) or any(is_litter_folder(part) for part in parts[:-1]):
+            tally.litter += 1
+        elif not parts[-1].lower().endswith(".png"):
+            tally.pass_over(suffix_reason(parts[-1]), f"{place}: {member.filename}")
+        elif len(parts) != 4:
+            tally.pass_over("not in <set>/<alphabet>/<character>", f"{place}: {member.filename}")
+        else:
+            tally.used += 1
+            found.append(("/".join(parts[1:3]), member))
+    return found
+
+
+def read_zip(path: Path, size: int, tally: Tally | None = None) -> dict[str, list[Tensor]]:
     """Read `<set>/<alphabet>/<character>/<drawing>.png` from a zip; nothing is unpacked to disk.
+
+    Args:
+        tally: counts all files of the zip.
 
     Returns:
         `{"alphabet/character": images}`, uint8 `[1, size, size]` each, ink = 255, in the order of the file names.
@@ -96,14 +130,11 @@ def read_zip(path: Path, size: int) -> dict[str, list[Tensor]]:
     drawings: dict[str, list[Tensor]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in sorted(archive.infolist(), key=lambda info: info.filename):
-                parts = PurePosixPath(member.filename).parts
-                if len(parts) != 4 or not member.filename.endswith(".png"):
-                    continue
+            for character, member in sort_members(archive, tally or Tally()):
                 if member.file_size > _LARGEST:
                     raise BadImageError(f"{member.filename} unpacks to {member.file_size} bytes, maybe a zip bomb")
                 image = read_drawing(archive.read(member), size)
-                drawings.setdefault("/".join(parts[1:3]), []).append(image)
+                drawings.setdefault(character, []).append(image)
     except Exception as error:  # damaged zips make zipfile and PIL raise a dozen types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

@@ -3,11 +3,12 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from genmeta.data.cache import TableStream, cached_table, table_path
+from genmeta.data.splits import DrawnSplit, Split, find_split
 from genmeta.data.table import ImageTable
 
 
@@ -28,6 +29,16 @@ class DataSource(ABC):
         Raises:
             UserError: it cannot be had; the message says which file to put where.
         """
+
+    def outline(self) -> ImageTable | None:
+        """Return the table without its pixels (`ImageTable.outline`), where a listing tells it before the long work.
+
+        None: nothing tells it, or the table is at hand anyway.
+
+        Raises:
+            UserError: as `load`.
+        """
+        return None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -60,6 +71,13 @@ class CachedSource(DataSource):
             UserError: they cannot be had; the message says which file to put where.
         """
 
+    def outline(self) -> ImageTable | None:
+        return None if self.cache_path().is_file() else self.listed()
+
+    def listed(self) -> ImageTable | None:
+        """Return what `outline` does, if the table has yet to be made."""
+        return None
+
     def load(self) -> ImageTable:
         return cached_table(self.table_name, self.recipe(), self.stream)
 
@@ -72,13 +90,30 @@ class CachedSource(DataSource):
         return table_path(self.table_name, self.recipe())
 
 
+def outline_and_table(source: DataSource, wanted: Split | DrawnSplit | None) -> Iterator[tuple[ImageTable, Split]]:
+    """Yield the outline with its split, if there is one, and then the table with its split.
+
+    So whoever checks both tells before the long work all that a listing tells. The table is without the images that the
+    split leaves out.
+
+    Raises:
+        UserError: data or split are missing or do not fit.
+    """
+    if (outline := source.outline()) is not None:
+        yield outline, find_split(wanted, outline)
+    table = source.load()
+    split = find_split(wanted, table)
+    yield split.without_left_out(table), split
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """Return a hash of the files' sizes, times and names (their contents are not read), folders with all below."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         for found in [path] if path.is_file() else sorted(_files_below(path)):
-            state = os.stat(found)
-            digest.update(f"{found.relative_to(path.parent)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+            state = os.stat(found) if found.exists() else os.lstat(found)  # a broken link is there, too
+            name = os.fsencode(found.relative_to(path.parent))  # which may be no text
+            digest.update(name + f"\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:16]
 
 

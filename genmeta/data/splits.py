@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ class Split:
 
     Attributes:
         images: which images of the train classes are used, if not all; a part of the hash.
+        left_out: class and content (`image_digest`) of the images that are not used, because another part has them too.
 
     Raises:
         UserError: a part is empty, names a class twice, or shares a class with another part.
@@ -36,6 +37,7 @@ class Split:
     val: tuple[str, ...]
     test: tuple[str, ...]
     images: str = ""
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
@@ -50,9 +52,10 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """16 hex digits of SHA-256 over the data set's name, the sorted class names of each part and `images`."""
+        """16 hex digits of SHA-256 over the data set's name, the sorted classes of each part, `images`, `left_out`."""
         content = [self.dataset, *(sorted(getattr(self, part)) for part in PARTS)]
         content += [self.images] if self.images else []
+        content += [sorted(self.left_out)] if self.left_out else []
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def class_ids(self, table: ImageTable, part: Part) -> Tensor:
@@ -71,6 +74,46 @@ class Split:
                 f"the first is '{missing[0]}'{nearest(missing[0], ids)}"
             )
         return torch.tensor([ids[name] for name in getattr(self, part)])
+
+    def without_left_out(self, table: ImageTable) -> ImageTable:
+        """Return the table without the images that the split leaves out.
+
+        Raises:
+            UserError: one of them is not there: the split was made of other images, or of another size of them.
+        """
+        if not self.left_out:
+            return table
+        ids = {name: number for number, name in enumerate(table.class_names)}
+        keep = torch.ones(len(table.images), dtype=torch.bool)
+        digests: dict[str, set[str]] = {}
+        for name, digest in self.left_out:
+            digests.setdefault(name, set()).add(digest)
+        for name, unwanted in digests.items():
+            first = int(table.starts[ids[name]]) if name in ids else 0
+            n = int(table.counts[ids[name]]) if name in ids else 0
+            found = [image_digest(image) for image in table.images[first : first + n]]
+            if missing := unwanted - set(found):
+                raise UserError(
+                    f"split '{self.name}': leaves out an image of class '{name}' that is not there ({min(missing)}); "
+                    "the images or their size are others than those it was made of: make it again with genmeta data "
+                    "show --drop-duplicates"
+                )
+            if unwanted >= set(found):
+                raise UserError(f"split '{self.name}': leaves out all images of class '{name}'; leave out the class")
+            keep[first : first + n] = torch.tensor([digest not in unwanted for digest in found])
+        kept, account = table.keep(keep.nonzero().flatten()), table.account
+        if account is None:
+            return kept
+        reason, n_out = "also in another part", int((~keep).sum())
+        passed_over = {**account.passed_over, reason: n_out}
+        examples = {**account.examples, reason: self.left_out[0][0]}
+        account = replace(account, used=account.used - n_out, passed_over=passed_over, examples=examples)
+        return replace(kept, account=account)
+
+
+def image_digest(image: Tensor) -> str:
+    """Return a hash of an image's pixels, uint8 `[C, H, W]`."""
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -156,13 +199,17 @@ def write_split(split: Split, path: Path) -> None:
     """Write a split as a JSON file that `load_split` reads."""
     content: dict[str, object] = {"dataset": split.dataset, "hash": split.hash, "images": split.images}
     content |= {part: getattr(split, part) for part in PARTS}
+    if split.left_out:
+        names = dict.fromkeys(name for name, _ in split.left_out)
+        content["left_out"] = {name: [digest for its, digest in split.left_out if its == name] for name in names}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load_split(name_or_path: str) -> Split:
     """Read a split by the name of a committed file (`glyphs_minimal`) or from a JSON file of your own.
 
-    The JSON holds `dataset` and the lists of class names `train`, `val` and `test`.
+    The JSON holds `dataset` and the lists of class names `train`, `val` and `test`; `left_out`, if it is there, the
+    images that `genmeta data show --drop-duplicates` left out of some classes.
 
     Raises:
         UserError: no such split, or the file is not of that form.
@@ -178,11 +225,12 @@ def load_split(name_or_path: str) -> Split:
         content = json.loads(path.read_text(encoding="utf-8"))
         dataset = content["dataset"]
         train, val, test = (tuple(content[part]) for part in PARTS)
-        if not all(isinstance(name, str) for name in (dataset, *train, *val, *test)):
+        left_out = tuple((name, digest) for name, its in content.get("left_out", {}).items() for digest in its)
+        if not all(isinstance(name, str) for name in (dataset, *train, *val, *test, *sum(left_out, ()))):
             raise TypeError("names must be text")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"split file {path}: expected JSON with 'dataset' and lists 'train', 'val', 'test' of class names "
             f"({type(error).__name__}: {error})"
         ) from error
-    return Split(path.stem, dataset, train, val, test)
+    return Split(path.stem, dataset, train, val, test, left_out=left_out)

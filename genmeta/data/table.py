@@ -1,11 +1,13 @@
 """The one form in which images reach the rest of the project, wherever they come from."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from genmeta.data.account import Account
 from genmeta.errors import UserError
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a guess: a third of a 12 GB GPU, three times mini-ImageNet
@@ -22,6 +24,7 @@ class ImageTable:
         class_names: one unique name a class, `"group/name"` by custom.
         groups: one group name a class (its alphabet, its super-class).
         parts: `train`, `val` or `test` for each class, if the data set brings a split with it.
+        account: of what the reader found, if it tells: what is used, and what is passed over for which reason.
 
     Raises:
         UserError: the parts do not fit together.
@@ -33,6 +36,7 @@ class ImageTable:
     class_names: tuple[str, ...]
     groups: tuple[str, ...]
     parts: tuple[str, ...] | None = None
+    account: Account | None = None
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.images), len(self.class_names)
@@ -51,6 +55,42 @@ class ImageTable:
             raise UserError(f"{self.name}: two classes have the same name")
         if n == 0 or not torch.equal(self.class_ids.unique_consecutive(), torch.arange(n_classes)):
             raise UserError(f"{self.name}: images must be sorted by class, and every class must have at least one")
+
+    @classmethod
+    def outline(
+        cls,
+        name: str,
+        image_shape: tuple[int, int, int],
+        classes: Sequence[tuple[str, str, int]],
+        parts: Sequence[str] | None = None,
+    ) -> "ImageTable":
+        """Return a table without its pixels: all of them are one zero, so that it takes no memory.
+
+        It answers what names, groups, parts and counts answer, before anything is decoded.
+
+        Args:
+            classes: name, group and number of images of each, in the table's order.
+            parts: see the attribute.
+        """
+        counts = torch.tensor([n for _, _, n in classes], dtype=torch.long)
+        return cls(
+            name=name,
+            images=torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(int(counts.sum()), *image_shape),
+            class_ids=torch.repeat_interleave(counts),
+            class_names=tuple(class_name for class_name, _, _ in classes),
+            groups=tuple(group for _, group, _ in classes),
+            parts=None if parts is None else tuple(parts),
+        )
+
+    def keep(self, rows: Tensor) -> "ImageTable":
+        """Return the table with some of its rows only (int64, ascending, at least one of each class).
+
+        Raises:
+            UserError: it is larger than memory, or a class would be empty.
+        """
+        if not self.resident:
+            raise UserError(f"{self.name}: is larger than memory, so images cannot be left out; remove their files")
+        return replace(self, images=self.images[rows], class_ids=self.class_ids[rows])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

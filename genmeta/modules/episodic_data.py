@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genmeta.data.low_data import LowData
 from genmeta.data.seen import Seen
-from genmeta.data.source import DataSource
-from genmeta.data.splits import DrawnSplit, Part, Split, find_split, read_split
+from genmeta.data.source import DataSource, outline_and_table
+from genmeta.data.splits import DrawnSplit, Part, Split, read_split
 from genmeta.data.table import ImageTable, gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
@@ -175,18 +175,9 @@ class EpisodicDataModule(StepDataModule):
         if self.table is None:
             # a wrong name is told before the table is made, which may take long
             wanted = read_split(self.split_name)
-            table = self.source.load()
-            self.whole_split: Split = find_split(wanted, table)
-            self.split: Split = self.low_data.keep_classes(self.whole_split, table)
-            self.images = table.images
-            self.pools = {
-                part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")
-            }
-            self.facts: dict[str, Any] = {}
-            if self.low_data:
-                rows = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
-                self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), rows)
-                self.facts["low_data"] = self.low_data.facts(self.split, rows)
+            for table, split in outline_and_table(self.source, wanted):
+                self._arrange(table, split)
+                self._check_real_episodes(stage)
             self.table = table
         needs = {need for sampler in self.samplers(stage) for need in sampler.needs}
         if "redrawer" in needs and self.redrawer is None:
@@ -210,6 +201,29 @@ class EpisodicDataModule(StepDataModule):
             self._check("data.train", self.train_tasks, self.train_part, self.train_shape)
             if "turns" in needs:
                 self._prepare_turns()
+
+    def _arrange(self, table: ImageTable, split: Split) -> None:
+        """Set all that follows from names and counts; of the outline, to check it before the long work."""
+        self.whole_split: Split = split
+        self.split: Split = self.low_data.keep_classes(split, table)
+        self.images = table.images
+        self.pools = {part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")}
+        self.facts: dict[str, Any] = {"pictures": table.account.facts()} if table.account else {}
+        if self.low_data:
+            rows = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
+            self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), rows)
+            self.facts["low_data"] = self.low_data.facts(self.split, rows)
+
+    def _check_real_episodes(self, stage: str) -> None:
+        """Check what needs neither pixels nor a generator."""
+        if stage == "test":
+            for number, episodes in enumerate(self.test):
+                real = RealTasks(groups=episodes.groups)
+                self._check(f"data.test.{number}", real, self.test_part, episodes.shape)
+        elif stage in ("fit", "validate"):
+            self._check("data.val", RealTasks(groups=self.val.groups), "val", self.val.shape)
+        if stage == "fit" and isinstance(self.train_tasks, RealTasks):
+            self._check("data.train", self.train_tasks, "train", self.train_shape)
 
     def samplers(self, stage: str) -> list[TaskSampler]:
         """Return what draws the tasks of a stage (`fit`, `validate`, `test`)."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from genmeta.data.low_data import LowData
-from genmeta.data.source import DataSource
-from genmeta.data.splits import DrawnSplit, Split, find_split, read_split
+from genmeta.data.source import DataSource, outline_and_table
+from genmeta.data.splits import DrawnSplit, Split, read_split
 from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
 from genmeta.evaluation.features import FeatureNetwork, feature_network
@@ -125,13 +125,19 @@ class ImageDataModule(StepDataModule):
             return
         # a wrong name is told before the table is made, which may take long
         wanted = read_split(self.split_name)
-        table = self.source.load()
-        self.split: Split = self.low_data.keep_classes(find_split(wanted, table), table)
+        for table, split in outline_and_table(self.source, wanted):
+            self._arrange(table, split)
+        self.table = table
+
+    def _arrange(self, table: ImageTable, split: Split) -> None:
+        """Set all that follows from names and counts; of the outline, to check it before the long work."""
+        self.split: Split = self.low_data.keep_classes(split, table)
         self.class_ids = self.split.class_ids(table, "train")
         self.class_rows = self.low_data.keep_images(table, self.class_ids)
         self.facts: dict[str, Any] = (
             {"low_data": self.low_data.facts(self.split, self.class_rows)} if self.low_data else {}
         )
+        self.facts |= {"pictures": table.account.facts()} if table.account else {}
         n_train = [len(rows) - min(max(1, round(len(rows) * self.held_out)), len(rows) - 1) for rows in self.class_rows]
         self.train_of_class = [rows[:n] for rows, n in zip(self.class_rows, n_train, strict=True)]
         held_out = [rows[n:] for rows, n in zip(self.class_rows, n_train, strict=True)]
@@ -156,7 +162,6 @@ class ImageDataModule(StepDataModule):
         self.train_labels = numbers.repeat_interleave(self.counts)
         self.held_out_labels = numbers.repeat_interleave(torch.tensor([len(rows) for rows in held_out]))
         self.images = table.images
-        self.table = table
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,12 +1,12 @@
 """Episodes with generated classes, and real classes with generated instances: codes `z` in the places of rows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from genmeta.episode import DECODED, DECODER, REAL, REDRAWN, TABLE, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
-from genmeta.tasks.policies import EncodedNoise, LatentPolicy, draw_classes
+from genmeta.tasks.policies import EncodedNoise, LatentPolicy, draw_classes, possible_separation
 from genmeta.tasks.sampler import Need, Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import draw_labels, draw_turns, exact_share
 
@@ -18,13 +18,15 @@ class LatentTasks(TaskSampler):
     Args:
         policy: how classes lie in latent space, and the images of a class around it.
         separation: smallest distance of the centres of two classes of an episode, in units of sqrt(2 · latent_dim) ·
-            spread (1 is typical for two independent codes of the prior; two classes are never the same).
+            spread (1 is typical for two independent codes of the prior; two classes are never the same). Where the
+            generator's classes lie closer together, it is halved until it can be had, and a note says so.
         rotations: turn each class by 0, 90, 180 or 270 degrees, as `RealTasks` does with real ones.
     """
 
     policy: LatentPolicy
     separation: float = 0.8
     rotations: bool = False
+    _possible: dict[int, float] = field(default_factory=dict, init=False, repr=False, compare=False)  # of n_way
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -50,11 +52,18 @@ class LatentTasks(TaskSampler):
         return replace(self, policy=self.policy.prepared(pool.space))
 
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        # raises if the separation cannot be had; the meta-batches themselves come from other streams
-        draw_classes(self.policy, pool.space, 16, shape.n_way, self.separation, torch.Generator().manual_seed(0))
+        possible = possible_separation(self.policy, pool.space, shape.n_way, self.separation)
+        self._possible[shape.n_way] = possible
+        if possible < self.separation:
+            print(
+                f"note: no {shape.n_way} classes have separation {self.separation:g} in this generator's latent space; "
+                f"{possible:g} is used. Trained longer, its classes may lie farther apart.",
+                flush=True,
+            )
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
-        classes = draw_classes(self.policy, pool.space, n_tasks, shape.n_way, self.separation, rng)
+        separation = self._possible.get(shape.n_way, self.separation)
+        classes = draw_classes(self.policy, pool.space, n_tasks, shape.n_way, separation, rng)
         z = self.policy.instances(classes, shape.n_images, pool.space, rng)
         rows = torch.zeros(z.shape[:3], dtype=torch.long)
         source = torch.full(z.shape[:3], DECODER, dtype=torch.int8)

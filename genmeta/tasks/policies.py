@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genmeta.errors import UserError
+from genmeta.rng import make_rng
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.sampling import draw_distinct
 from genmeta.tasks.space import LatentSpace, move
@@ -420,7 +421,7 @@ def draw_classes(
         Tensors `[n_tasks, n_way, ...]`.
 
     Raises:
-        UserError: no such classes were found.
+        UserError: no such classes were found. `possible_separation` finds what can be had.
     """
     drawn = {k: v.unflatten(0, (n_tasks, n_way)) for k, v in policy.classes(space, n_tasks * n_way, rng).items()}
     nearest = max(separation * space.unit, 1e-6)
@@ -439,8 +440,32 @@ def draw_classes(
         tasks = tasks[close.any(1)]
     raise UserError(
         f"LatentTasks: no {n_way} classes with separation {separation} found in {space.dim} dimensions after "
-        f"{_ROUNDS} draws; 1 is the typical distance of two codes of the prior, use less"
+        f"{_ROUNDS} draws; 1 is the typical distance of two codes of the prior, use less for the option separation"
     )
+
+
+def possible_separation(policy: LatentPolicy, space: LatentSpace, n_way: int, separation: float) -> float:
+    """Return the separation, or, where classes lie closer together, the first of its halves that can be had with ease.
+
+    How far apart classes can lie depends on the generator: encodings of one that is hardly trained lie close together,
+    and a policy's default must not fail for that. Above 1, the typical distance of two codes of the prior, a separation
+    is a mistake, and is not made less.
+
+    Raises:
+        UserError: the separation is above 1 and cannot be had, or no two classes differ.
+    """
+    wanted = separation
+    while True:
+        try:
+            if wanted == separation:
+                draw_classes(policy, space, 16, n_way, wanted, torch.Generator().manual_seed(0))
+            else:  # with room: the episodes of the training come from other streams, and may be less lucky
+                draw_classes(policy, space, 64, n_way, wanted, make_rng("separation"))
+            return wanted
+        except UserError:
+            if separation > 1 or wanted == 0:
+                raise
+            wanted = wanted / 2 if wanted > separation / 100 else 0.0
 
 
 _ROUNDS = 300  # redraws of classes before giving up: a separation that needs more is a mistake

@@ -262,8 +262,24 @@ def differences_between(sections: Sequence[Draft]) -> list[Part]:
 
 def _add_origin(section: Draft, runs: Sequence[Run]) -> None:
     section.add("Lineage", lineage(runs))
+    section.add("Data", _pictures(runs))
     section.add("Environment", _environment(runs))
     section.add("Hashes", _hashes(runs))
+
+
+def _pictures(runs: Sequence[Run]) -> list[Block]:
+    """Return what was used of the files that the data sets were read from, and what was passed over."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        account = run.summary.get("pictures")
+        if isinstance(account, Mapping):
+            passed_over = account.get("passed_over") or {}
+            reasons = ", ".join(f"{n:,} {reason}" for reason, n in passed_over.items()) or "nothing"
+            row = (*(f"{account.get(key, 0):,}" for key in ("found", "used")), reasons, f"{account.get('litter', 0):,}")
+            found.setdefault((str(account.get("what")), *row), []).append(run.label)
+    rows = [[*row, _listed(labels)] for row, labels in found.items()]
+    caption = "litter: files that systems and archives leave in folders"
+    return [Table(["of", "found", "used", "passed over", "litter", "runs"], rows, caption)] if rows else []
 
 
 def _environment(runs: Sequence[Run]) -> list[Block]:

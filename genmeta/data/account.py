@@ -1,0 +1,105 @@
+"""What became of everything that a reader found: used, or passed over for a reason. Nothing in silence."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_LITTER = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_LITTER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information"})
+_SHOWN = 5  # reasons in the line; all of them are in the facts
+_LONGEST = 60  # characters of a name in the line
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file of this name is what systems leave in folders, never a picture that somebody put there."""
+    return name.lower() in _LITTER or name.startswith("._")
+
+
+def is_litter_folder(name: str) -> bool:
+    """Whether a folder of this name is what archives and systems leave."""
+    return name.lower() in _LITTER_FOLDERS
+
+
+def suffix_reason(name: str) -> str:
+    """Return why a file that is told by its name is not read."""
+    suffix = os.path.splitext(name)[1].lower()
+    # numbers and sentences after a dot are no kind of file, and each would be a reason of its own
+    known = re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix)
+    return f"no picture by suffix {suffix}" if known else "no picture by name"
+
+
+@dataclass(frozen=True)
+class Account:
+    """How many were used, and how many were passed over, by reason.
+
+    Attributes:
+        used: the table's images (of drawn data: what they were drawn from).
+        passed_over: number of each reason.
+        examples: the first name of each reason.
+        litter: files that systems and archives leave; they are counted, but not told.
+        what: what is counted.
+    """
+
+    used: int
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
+    litter: int = 0
+    what: str = "pictures"
+
+    @property
+    def found(self) -> int:
+        """All that the reader met."""
+        return self.used + sum(self.passed_over.values()) + self.litter
+
+    def facts(self) -> dict[str, Any]:
+        """Return what to record of a run, plain values."""
+        return {
+            "what": self.what,
+            "found": self.found,
+            "used": self.used,
+            "passed_over": dict(self.passed_over),
+            "litter": self.litter,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all fields as plain values; `Account(**state)` is the account again."""
+        return {**vars(self), "passed_over": dict(self.passed_over), "examples": dict(self.examples)}
+
+    def __str__(self) -> str:
+        """Return one line: what is used, what is passed over and why, with a name for each reason."""
+        line = f"{self.what}: {self.used:,} used, {sum(self.passed_over.values()):,} passed over"
+        reasons = sorted(self.passed_over, key=lambda reason: -self.passed_over[reason])
+        said = [f"{self.passed_over[r]:,} {r} ({self.examples.get(r, '')})" for r in reasons[:_SHOWN]]
+        said += [f"{len(reasons) - _SHOWN} more reasons"] if len(reasons) > _SHOWN else []
+        return f"{line}: {', '.join(said)}" if said else line
+
+
+class Tally:
+    """Counts while a reader looks.
+
+    Args:
+        root: names are told from here on.
+        what: what is counted.
+    """
+
+    def __init__(self, root: Path | None = None, what: str = "pictures") -> None:
+        self.root, self.what = root, what
+        self.used = self.litter = 0
+        self._passed_over: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+
+    def pass_over(self, reason: str, name: str | Path, n: int = 1) -> None:
+        """Count what is not used."""
+        self._passed_over[reason] = self._passed_over.get(reason, 0) + n
+        if reason not in self._examples:
+            if self.root and isinstance(name, Path) and name.is_relative_to(self.root):
+                name = name.relative_to(self.root)
+            text = "".join(c if c.isprintable() else " " for c in str(name))  # also of bytes that are no text
+            self._examples[reason] = text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}"
+
+    def account(self) -> Account:
+        """Return what was counted."""
+        return Account(self.used, self._passed_over, self._examples, self.litter, self.what)
