@@ -58,14 +58,14 @@ def project(tmp_path, monkeypatch, request):
         run_folder = request.getfixturevalue(fixture).parents[1]
         shutil.copytree(run_folder, tmp_path / "runs" / name / "001")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(genmeta.cli.experiment, "_run", refuse_to_train)
+    monkeypatch.setattr(genmeta.cli.experiment, "run_all", refuse_to_train)
     monkeypatch.setattr(genmeta.cli.audit, "N_CLASSES", 20)  # what they find is tested elsewhere
     monkeypatch.setattr(genmeta.cli.audit, "_N_TRAINING", 100)
     monkeypatch.setattr(genmeta.cli.explore, "N_IMAGES", 500)
     return tmp_path
 
 
-def refuse_to_train(*args: str) -> None:
+def refuse_to_train(*args: object) -> None:
     raise NothingTrained
 
 
