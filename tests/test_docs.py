@@ -45,7 +45,7 @@ def with_files(block: str) -> str:
 
 
 class NothingTrained(Exception):
-    """An experiment has passed its checks; that it then runs to the table is tested in test_cli.py."""
+    """An experiment has passed its checks; that it then runs to the table is tested in test_experiment.py."""
 
 
 @pytest.fixture

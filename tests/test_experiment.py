@@ -159,6 +159,10 @@ def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "one seed: undecided until `make compare`" in done.stdout
     whole = tmp_path / "whole" / "glyphs-protonet-vae_deformation" / "001"
+    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?\.\w+)", done.stdout, flags=re.M):
+        assert Path(path).is_file(), path
+    for row in ("with the generator", "real only, with", "real only, all", "nearest neighbour"):
+        assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d +\| \d+\.\d\d ± \d+\.\d\d", done.stdout)
     again = [word.replace(str(tmp_path / "whole"), str(tmp_path / "killed")) for word in base]
     for moment in range(3):
         with subprocess.Popen(again, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process:
