@@ -13,7 +13,7 @@ REDRAWER ?= vae_deformation# configs/generator/*.yaml that draws given images ag
 GAN ?= gan# configs/generator/gan*.yaml: of train-gan
 VAE ?= vae# configs/generator/vae*.yaml: of train-vae
 SEED ?= 0
-RUN ?= $(shell ls -td runs/*/*/mixed/fit 2>/dev/null | head -n 1)# run folder for meta-test
+RUN ?= $(shell ls -td runs/*/*/mixed-seed*/fit 2>/dev/null | head -n 1)# run folder for meta-test
 CKPT ?=# a generator's checkpoint: of explore, audit and sweep; the newest by default
 SWEEP ?= share# configs/sweep/*.yaml
 WORKERS ?= 1# trials of a sweep at a time
@@ -66,7 +66,7 @@ train-vae: $(STAMP) ## pretrain a VAE (VAE=vae, a YAML) on the meta-train classe
 compare-generators: $(STAMP) ## train all generators on DATA with two seeds (an hour on two cores) and write their table
 	$(BIN)/python scripts/compare_generators.py --data $(DATA) --out docs/generators-$(DATA).md $(ARGS)
 
-meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it, meta-test, table
+meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and without it (seeds SEED and SEED + 1), meta-test, table
 	$(GENMETA) experiment --data $(DATA) --learner $(LEARNER) $(if $(POLICY),--policy $(POLICY)) --generator $(GENERATOR) --redrawer $(REDRAWER) --seed $(SEED) $(ARGS)
 
 explore: $(STAMP) ## look into a generator (CKPT=..., default: the newest): clusters, maps, walks between and beyond, a page
@@ -91,7 +91,7 @@ compare-learners: $(STAMP) ## train all learners on real tasks of DATA and write
 	$(BIN)/python scripts/compare_learners.py --data $(DATA) --out docs/learners-$(DATA).md $(ARGS)
 
 meta-test: $(STAMP) ## test the learner of RUN (a run folder; default: the newest mixed one) again
-	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed/fit" >&2; exit 2; }
+	@test -n "$(RUN)" || { echo "no run to test; make meta-train first, or give RUN=runs/<name>/<version>/mixed-seed0/fit" >&2; exit 2; }
 	$(GENMETA) test --config $(RUN)/config.yaml --ckpt_path $(RUN)/checkpoints/best.ckpt --run.name meta-test --run.folder runs --run.version null $(ARGS)
 
 challenge: $(STAMP) ## the Omniglot Challenge: RUNS (all_runs.zip or its folder), with the learner of RUN

@@ -18,7 +18,6 @@ import yaml
 from conftest import OMNIGLOT, PATIENCE, ROOT
 
 from genmeta.cli.main import main
-from genmeta.cli.run_folder import DEBUG_NOTE
 from genmeta.cli.tracking import has_account, wandb_mode
 from genmeta.cli.training import Parser, TrainingCLI
 from genmeta.data.omniglot_minimal import FILES
@@ -475,29 +474,6 @@ def test_bad_input_as_a_command_exits_in_seconds_without_a_traceback(tmp_path):
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time, which a busy machine hardly changes
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
-
-
-def test_experiment_from_nothing_to_the_table_as_a_command(tmp_path):
-    """What `make meta-train` runs, in seconds."""
-    args = ["experiment", "--config", DEBUG, "--runs", str(tmp_path), "--wandb", "off"]
-    done = subprocess.run([sys.executable, "-m", "genmeta", *args], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert "trained: " in done.stdout
-    assert DEBUG_NOTE in done.stdout
-    folder = tmp_path / "glyphs-protonet-vae_deformation" / "001"
-    results = json.loads((folder / "results.json").read_text())
-    trained = {"mixed", "real_only", "elastic"}
-    beside = {f"{arm}+{what}" for arm in trained for what in ("30hands", "30elastic")}
-    assert set(results["arms"]) == trained | beside | {"from_scratch", "pixels"}
-    n_episodes = {name: len(arm["accuracies"]["5w1s"]) for name, arm in results["arms"].items()}
-    assert n_episodes == {name: 6 if "+" in name else 20 for name in results["arms"]}  # two batches
-    for row in ("with the generator", "real only, with", "real only, elastic", "from scratch", "nearest neighbour"):
-        assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d +\| \d+\.\d\d ± \d+\.\d\d", done.stdout)
-    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?),?\s", done.stdout, flags=re.M)[1:]:
-        assert Path(path).is_file(), path
-    fits = [yaml.safe_load((folder / arm / "fit" / "config.yaml").read_text()) for arm in ("mixed", "real_only")]
-    assert fits[0]["trainer"] == fits[1]["trainer"]
-    assert fits[0]["data"]["init_args"]["tasks_per_step"] == fits[1]["data"]["init_args"]["tasks_per_step"]
 
 
 class Listener:

@@ -46,7 +46,7 @@ def with_files(block: str) -> str:
 
 
 class NothingTrained(Exception):
-    """An experiment has passed its checks; that it then runs to the table is tested in test_cli.py."""
+    """An experiment has passed its checks; that it then runs to the table is tested in test_experiment.py."""
 
 
 @pytest.fixture
@@ -59,14 +59,14 @@ def project(tmp_path, monkeypatch, request):
         run_folder = request.getfixturevalue(fixture).parents[1]
         shutil.copytree(run_folder, tmp_path / "runs" / name / "001")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(genmeta.cli.experiment, "_run", refuse_to_train)
+    monkeypatch.setattr(genmeta.cli.experiment, "run_all", refuse_to_train)
     monkeypatch.setattr(genmeta.cli.audit, "N_CLASSES", 20)  # what they find is tested elsewhere
     monkeypatch.setattr(genmeta.cli.audit, "_N_TRAINING", 100)
     monkeypatch.setattr(genmeta.cli.explore, "N_IMAGES", 500)
     return tmp_path
 
 
-def refuse_to_train(*args: str) -> None:
+def refuse_to_train(*args: object) -> None:
     raise NothingTrained
 
 

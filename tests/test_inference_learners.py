@@ -340,7 +340,7 @@ def test_descriptions_reach_into_lists():
 
 
 def test_what_registrations_of_training_pairs_teach():
-    """Pairs of one class get the lower energy, of classes that nothing was learned from too, and their displacements are
+    """Pairs of one class get the lower energy, also of classes that nothing was learned from; their displacements are
     nearer to the Gaussian of such pairs.
     """
     batch = glyph_batch(12, dtype=torch.float32)

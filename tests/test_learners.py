@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
-from genmeta.evaluation.comparison import Arm, check_same_episodes, difference, table
+from genmeta.evaluation.comparison import Arm, SeedsOfArm, check_same_episodes, credit, paired, table
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.learners.inner_loop import adapt
 from genmeta.learners.maml import MAML
@@ -279,9 +279,35 @@ def test_comparison_is_paired_and_refuses_other_episodes():
     hashes = {"test/5w1s": "a"}
     first = Arm("a", {"5w1s": [0.1, 0.5, 0.9, 0.7]}, hashes)
     second = Arm("b", {"5w1s": [0.0, 0.4, 0.8, 0.6]}, hashes)
-    assert "+10.00 ± 0.00 points (more)" in difference(first, second)
-    assert "-10.00 ± 0.00 points (less)" in difference(second, first)
-    assert "+0.00 ± 0.00 points (no difference" in difference(first, first)
-    assert "| a | 55.00 ± 33.47" in table([first, second]).replace("  ", " ")
+    one, other = SeedsOfArm("a", {0: first}), SeedsOfArm("b", {0: second})
+    assert "+10.00 ± 0.00 points (more)" in str(paired(one, other)[0])
+    assert "-10.00 ± 0.00 points (less)" in str(paired(other, one)[0])
+    assert "+0.00 ± 0.00 points (no difference" in str(paired(one, one)[0])
+    assert "| a | 55.00 ± 33.47" in table([one, other]).replace("  ", " ")
+    elsewhere = SeedsOfArm("c", {0: Arm("c", first.accuracies, {"test/5w1s": "b"})})
+    with pytest.raises(UserError, match="different episodes"):
+        paired(one, elsewhere)
     with pytest.raises(UserError, match="different episodes"):
         check_same_episodes([first, Arm("c", first.accuracies, {"test/5w1s": "b"})])
+
+
+def over_seeds(title, *seeds):
+    """An arm whose seeds had these accuracies in percent, in all of three episodes but for what cancels out."""
+    accuracies = [{"5w1s": [x / 100 - 0.01, x / 100, x / 100 + 0.01]} for x in seeds]
+    return SeedsOfArm(title, {i: Arm(title, a, {"test/5w1s": "a"}) for i, a in enumerate(accuracies)})
+
+
+@pytest.mark.parametrize(
+    ("arm", "controls", "said"),
+    [
+        ([90], [[80]], "one seed: undecided until `make compare`"),
+        ([90, 91], [[89, 89], [80, 82]], "more than each control with each of 2 seeds, at least +1.50 ± 0.00"),
+        ([90, 91], [[80, 80], [88, 92]], "undecided: +0.50 ± 0.00 points against 'control 1' (the seeds disagree)"),
+        ([90, 91], [[80, 80], [92, 92]], "-1.50 ± 0.00 points against 'control 1', less with each of 2 seeds"),
+    ],
+)
+def test_credit_is_given_only_against_each_control_and_with_each_seed(arm, controls, said):
+    """Bug: of one seed, with one control that has less, it was said that the generator is worth it."""
+    first = over_seeds("arm", *arm)
+    found = [one for i, c in enumerate(controls) for one in paired(first, over_seeds(f"control {i}", *c))]
+    assert said in credit(found)

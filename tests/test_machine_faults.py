@@ -484,17 +484,26 @@ class CtrlC(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
-    """Lightning leaves with exit code 1, and without a word where its own log is quiet."""
+@pytest.mark.parametrize("version", [None, "fit"])
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, version):
+    """The command that is printed runs as it is. Bugs: `run.version: … exists already` where a version was given, as
+    in experiments; `genmeta` was not found in a shell without the environment. (Lightning leaves with exit code 1.)
+    """
     # not what the tests were started with: programs that a shell has put into the background ignore it
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    given = [f"--run.version={version}"] if version else []
     try:
-        assert fit(tmp_path, *TWO_EPOCHS, "--trainer.callbacks=test_machine_faults.CtrlC") == 130
+        assert fit(tmp_path, *TWO_EPOCHS, *given, "--trainer.callbacks=test_machine_faults.CtrlC") == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    run = tmp_path / "run" / "001"
+    run = tmp_path / "run" / (version or "001")
     last = run / "checkpoints" / "last.ckpt"
-    told = f"genmeta: interrupted; go on with: genmeta fit --config {run}/config.yaml --ckpt_path {last}\n"
-    assert capsys.readouterr().err == told
+    told = re.fullmatch("genmeta: interrupted; go on with: (.*)\\n", capsys.readouterr().err)
+    assert f"genmeta fit --config {run}/config.yaml --ckpt_path {last}" in told[1]
     assert read_checkpoint(last)["global_step"] == 20
     assert not (run / "run.json").exists()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"(?s)  callbacks:.*?\n(?=  \w)", "", config))  # nobody presses it now
+    subprocess.run(told[1], shell=True, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    resumed = run if version else tmp_path / "run" / "002"
+    assert (resumed / "run.json").is_file()

@@ -11,7 +11,6 @@ from PIL import Image
 from test_cli import assert_one_line
 
 from genmeta.cli.main import main
-from genmeta.cli.report.accuracies import paired_table
 from genmeta.cli.report.command import report_page
 from genmeta.cli.report.options import ABSENT, differences, flat
 from genmeta.cli.report.pictures import Album, chosen
@@ -60,18 +59,23 @@ def accuracies(shift: float = 0.0, n: int = 30) -> list[float]:
 
 
 def write_experiment(folder: Path) -> Path:
-    arms = {}
-    for arm, shift in (("mixed", 0.05), ("real_only", 0.0)):
+    arms: dict[str, dict] = {}
+    for arm, shift, seed in (("mixed", 0.05, 0), ("mixed", 0.07, 1), ("real_only", 0.0, 0), ("real_only", 0.01, 1)):
         values = {"5w1s": accuracies(shift)}
+        here = folder / f"{arm}-seed{seed}"
         redrawer = str(folder.parent.parent / "gen" / "001" / "checkpoints" / "best.ckpt")
         tasks = {"class_path": "a.Mixed", "init_args": {"share": 0.5}} if arm == "mixed" else {"class_path": "a.Real"}
         data = {"data": {"class_path": "a.Data", "init_args": {"train_tasks": tasks, "redrawer": redrawer}}}
-        fit = write_run(folder / arm / "fit", config=data, episodes={"val": "eeee"}, steps=600, best={"val/acc": 0.9})
+        fit = write_run(here / "fit", config=data, episodes={"val": "eeee"}, steps=600, best={"val/acc": 0.9})
         config = {**data, "ckpt_path": str(fit / "checkpoints" / "best.ckpt")}
         hashes = {"test/5w1s": "ffff"}
-        write_run(folder / arm / "test", "test", config, episodes=hashes, episode_accuracies=values)
-        arms[arm] = {"title": f"arm {arm}", "accuracies": values}
-    results = {"arms": arms, "episodes": {"test/5w1s": "ffff"}, "seed": 0, "seconds": 60}
+        write_run(here / "test", "test", config, episodes=hashes, episode_accuracies=values)
+        entry = arms.setdefault(arm, {"title": f"arm {arm}", "accuracies": {"5w1s": {}}, "fits": {}, "tests": {}})
+        entry["accuracies"]["5w1s"][str(seed)] = values["5w1s"]
+        entry["fits"][str(seed)], entry["tests"][str(seed)] = f"{here.name}/fit", f"{here.name}/test"
+    difference = {"arm": "mixed", "control": "real_only", "shape": "5w1s", "difference": 0.055, "ci95_episodes": 0.01}
+    results = {"kind": "experiment", "arms": arms, "episodes": {"test/5w1s": "ffff"}, "seeds": [0, 1], "seconds": 60}
+    results |= {"comparisons": [difference | {"of_seeds": {"0": 0.05, "1": 0.06}}], "sentence": "undecided"}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -157,43 +161,36 @@ def test_an_unfinished_run_is_said_to_be_so_with_what_is_there(tmp_path):
 def test_an_unfinished_experiment_shows_the_tests_that_are_there(tmp_path):
     experiment = write_experiment(tmp_path / "exp" / "001")
     (experiment / "results.json").unlink()
-    (experiment / "real_only" / "test" / "run.json").unlink()
+    (experiment / "real_only-seed0" / "test" / "run.json").unlink()
     page = text_of(report_page([experiment]))
     assert "There is no results.json" in page
-    assert "Not finished (no run.json): real_only" in page
-    assert "mixed 75." in page
+    assert "Not finished (no run.json): real_only-seed0" in page
+    assert "mixed-seed0 75." in page
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
-
-
-def test_paired_differences_by_hand():
-    blocks = paired_table(
-        {"a": "A", "b": "B"}, {"a": {"5w1s": [0.6, 0.8, 0.7]}, "b": {"5w1s": [0.5, 0.6, 0.4]}}, [("a", "b")]
-    )
-    row = blocks[0].rows[0]
-    # differences 0.1, 0.2, 0.3: mean 0.2, s 0.1, 1.96 · 0.1 / sqrt(3) = 0.1132
-    assert (row[0], row[1], row[2].text, row[3]) == ("A − B", "5-way 1-shot", "+20.00 ± 11.32", "more")
-    assert row[2].strip.zero == pytest.approx(0.5)
-    assert 0.5 < row[2].strip.low < row[2].strip.at < row[2].strip.high <= 1
 
 
 def test_an_experiment_shows_everything_that_its_folder_says(tmp_path):
     generator = write_run(tmp_path / "gen" / "001", steps=1000, best={"val/elbo": 414.2})
     page = report_page([write_experiment(tmp_path / "exp" / "001")])
     words = text_of(page)
-    mean = 100 * sum(accuracies(0.05)) / 30
-    assert f"arm mixed {mean:.2f} ±" in words
-    assert "arm mixed − arm real_only" in words
+    means = [100 * sum(accuracies(shift)) / 30 for shift in (0.05, 0.07)]
+    assert f"arm mixed {sum(means) / 2:.2f} ±" in words
+    assert "arm mixed − arm real_only 5-way 1-shot +5.50 ± 1.00 0: +5.00, 1: +6.00" in words
+    assert "undecided" in words
+    assert "effect size" not in words
     assert "data.train_tasks.share 0.5 –" in words  # only real_only lacks it
     assert "trainer.accelerator" not in words  # the same in both
     for part in ("Accuracies", "Paired differences", "Training curves", "Lineage", "Environment", "Hashes"):
         assert f">{part}</h3>" in page
     assert "python 3.11.7, torch 2.14, lightning 2.6.6" in words
     assert "cpu, 1 thread" in words
-    assert "episodes: test 5-way 1-shot ffff mixed, real_only" in words
+    assert "episodes: test 5-way 1-shot ffff mixed, seed 0" in words
     # the generator's folder is read where it lies; each test stands under its own training
-    places = [words.index(name) for name in ("gen/001 (trained)", "mixed/fit (trained)", "mixed/test (tested)")]
+    places = [
+        words.index(name) for name in ("gen/001 (trained)", "mixed-seed0/fit (trained)", "mixed-seed0/test (tested)")
+    ]
     assert places == sorted(places)
     assert "best val/elbo 414.2" in words
     assert generator.is_dir()
@@ -206,7 +203,7 @@ def test_a_moved_experiment_keeps_its_own_lineage(tmp_path):
     old = write_experiment(tmp_path / "exp" / "001")
     moved = tmp_path / "kept"
     old.rename(moved)
-    write_run(old / "mixed" / "fit", commit="other0000000")
+    write_run(old / "mixed-seed0" / "fit", commit="other0000000")
     assert "other0000000" not in report_page([moved])
 
 
@@ -245,7 +242,7 @@ def test_several_folders_are_compared_in_one_page(tmp_path):
 
 def test_different_episodes_are_told(tmp_path):
     experiment = write_experiment(tmp_path / "exp" / "001")
-    path = experiment / "mixed" / "test" / "run.json"
+    path = experiment / "mixed-seed0" / "test" / "run.json"
     path.write_text(path.read_text().replace("ffff", "1111"))
     assert "Not the same in all runs: episodes: test 5-way 1-shot" in text_of(report_page([experiment]))
 

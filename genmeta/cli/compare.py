@@ -12,6 +12,7 @@ from genmeta.cli.compare_results import write_results
 from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.grid import run_all
 from genmeta.cli.options import OptionParser
+from genmeta.cli.output import command_line
 from genmeta.cli.run_folder import RunSettings, lays_debug
 from genmeta.errors import UserError
 
@@ -35,7 +36,11 @@ def compare(args: Sequence[str]) -> int:
         cluster = read_cluster(options.cluster)
         workers, begin = cluster.at_once, jobs_of(cluster, folder / "jobs")
     grid = make_grid(settings, folder)
-    if failed := run_all(grid.runs, workers, begin=begin):
+    try:
+        failed = run_all(grid.runs, workers, begin=begin)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with: {command_line('compare', *args)}") from None
+    if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
     text = write_results(settings, grid, folder)

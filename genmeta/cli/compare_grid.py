@@ -12,8 +12,7 @@ from genmeta.cli.options import find_config
 from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.against_control import SeedsOfArm
-from genmeta.evaluation.comparison import Arm
+from genmeta.evaluation.comparison import Arm, SeedsOfArm
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 

@@ -7,8 +7,9 @@ whole grid can be written down first:
     test = Run("protonet-seed0-test", ("test", "--config=...", f"--ckpt_path={fit.checkpoint}"), "runs", after=(fit,))
     failed = run_all([fit, test], workers=2)
 
-What an earlier grid left unfinished is removed and run again. A process that an earlier grid left running when it was
-killed is waited for, by a lock that the process holds: no two processes ever write to one run's folder.
+What an earlier grid left unfinished goes on from its last checkpoint; what has none is removed and run again. A process
+that an earlier grid left running when it was killed is waited for, by a lock that the process holds: no two processes
+ever write to one run's folder.
 
 A run is known by its command and the YAMLs that it names alone. Finished runs of other code are used again, and told.
 """
@@ -19,45 +20,56 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import mean
 
+from genmeta.cli.grid_progress import GridProgress
 from genmeta.cli.run_folder import RUN_FILE, best_checkpoint, code_commit, read_run_file
 from genmeta.errors import UserError
+from genmeta.modules.checkpoints import LAST, whole_checkpoint
 
 GENMETA = (sys.executable, "-m", "genmeta")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command in the folder `<runs>/<name>/<version>`; the version is a hash of the command and of its YAMLs.
+    """One command in the folder `<runs>/<name>/<version>`.
 
     Attributes:
         name: of the run.
         args: command and options, `("fit", "--config=a.yaml", …)`; `run.name`, `run.folder`, `run.version` are added.
         runs: folder of all runs.
         after: runs that must be finished before this one.
+        version: of the run; by default a hash of the command and of its YAMLs, so that another command is another run.
+        expected: seconds that it takes on a core of its own, for the time that is left; 0: not known.
     """
 
     name: str
     args: tuple[str, ...]
     runs: str
     after: tuple["Run", ...] = ()
+    version: str = ""
+    expected: float = 0.0
 
     @cached_property
     def folder(self) -> Path:
         """The run's folder."""
+        if self.version:
+            return Path(self.runs) / self.name / self.version
         digest = hashlib.sha256()
         for arg in self.args:
             digest.update(f"{arg}\0".encode())
             if arg.startswith("--config="):
                 digest.update(Path(arg.removeprefix("--config=")).read_bytes())
         return Path(self.runs) / self.name / digest.hexdigest()[:10]
+
+    @property
+    def label(self) -> str:
+        """What it is called while it runs."""
+        return f"{self.name} {self.version}" if self.version else self.name
 
     @property
     def checkpoint(self) -> Path:
@@ -111,8 +123,8 @@ def run_all(
 ) -> list[Run]:
     """Run what is not finished, in the order given where `after` allows it; return the runs that are not finished then.
 
-    Prints a line for each run with the time that is left, by the mean time of finished runs of the same command, and
-    the end of what a failed one said.
+    Prints a line for each run with the time that is left, and the end of what a failed one said. If this process is
+    interrupted, so are the runs.
 
     Args:
         runs: in any order.
@@ -122,9 +134,8 @@ def run_all(
     """
     runs, program, begin = list(runs), program or GENMETA, begin or _here
     waiting = [run for run in runs if not run.finished]
-    print(f"{len(runs)} runs, {len(runs) - len(waiting)} finished before, {workers} at a time", flush=True)
+    progress, running = GridProgress(runs, workers), dict[Future[str], Run]()
     _tell_other_code([run for run in runs if run.finished])
-    started, running = time.monotonic(), dict[Future[str], Run]()
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
@@ -132,15 +143,24 @@ def run_all(
                 ready = ready[: workers - len(running)]
                 for run, end in zip(ready, begin(ready, program), strict=True):
                     waiting.remove(run)
+                    progress.begins(run)
                     running[pool.submit(end)] = run
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    _tell(running.pop(future), future, runs, workers, started)
+                for future in wait(running, 1 if progress.live else None, FIRST_COMPLETED).done:
+                    progress.ends(running.pop(future), future.result())
+                progress.tick()
         finally:
             waiting.clear()
-            pool.shutdown(cancel_futures=True)
+            progress.close()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_processes):  # if this one was interrupted, else there are none
+                process.terminate()
     return [run for run in runs if not run.finished]
+
+
+_processes: set[subprocess.Popen[str]] = set()
+"""That run now."""
 
 
 def _here(runs: Sequence[Run], program: Sequence[str]) -> list[Callable[[], str]]:
@@ -155,13 +175,36 @@ def run_one(run: Run, program: Sequence[str]) -> str:
         fcntl.flock(file, fcntl.LOCK_EX)
         if run.finished:  # by the process that was waited for
             return ""
-        if run.folder.exists():  # an earlier grid was stopped in it
-            shutil.rmtree(run.folder)
         where = [f"--run.name={run.name}", f"--run.folder={run.runs}", f"--run.version={run.folder.name}"]
+        if checkpoint := _stopped_at(run):
+            where.append(f"--ckpt_path={checkpoint}")
+        elif run.folder.exists():  # an earlier grid was stopped in it
+            shutil.rmtree(run.folder)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*program, *run.args, *where], capture_output=True, text=True, env=environment, pass_fds=[file.fileno()]
-        ).stderr
+        with subprocess.Popen(
+            [*program, *run.args, *where],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            pass_fds=[file.fileno()],
+        ) as process:
+            _processes.add(process)
+            try:
+                return process.communicate()[1]
+            finally:
+                _processes.discard(process)
+
+
+def _stopped_at(run: Run) -> Path | None:
+    """Return the checkpoint that a training goes on from that was stopped, if there is a whole one."""
+    last = run.folder / "checkpoints" / LAST
+    if run.args[0] != "fit" or not last.parent.is_dir():
+        return None
+    try:
+        return whole_checkpoint(last)[0]
+    except UserError:
+        return None
 
 
 def _tell_other_code(finished: list[Run]) -> None:
@@ -174,23 +217,3 @@ def _tell_other_code(finished: list[Run]) -> None:
             f"anew, take another folder with --runs",
             flush=True,
         )
-
-
-def _tell(run: Run, future: Future[str], runs: list[Run], workers: int, started: float) -> None:
-    done = [other for other in runs if other.finished]
-    left = f", {_seconds_left(runs, done) / workers / 60:.0f} min left" if done else ""
-    verdict = "done" if run.finished else "FAILED"
-    seconds = time.monotonic() - started
-    print(f"{seconds:7.0f} s  {run.name}: {verdict} ({len(done)} of {len(runs)}{left})", flush=True)
-    if not run.finished:
-        print(future.result()[-2000:], file=sys.stderr, flush=True)
-
-
-def _seconds_left(runs: list[Run], done: list[Run]) -> float:
-    seconds = {run.name: (run.args[0], run.summary["seconds"]) for run in done}
-    of_all = mean(s for _, s in seconds.values())
-    left = 0.0
-    for run in runs:
-        if run not in done:
-            left += mean([s for command, s in seconds.values() if command == run.args[0]] or [of_all])
-    return left

@@ -27,7 +27,8 @@ COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit",
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, or 2 for wrong input, or a machine that fails, told in one line (1:
-    `audit --strict`, failed runs of `compare`, a `replay` that shows nothing; 130: Ctrl-C; 141: `| head`).
+    `audit --strict`, failed runs of `compare` and `experiment`, a `replay` that shows nothing; 130: Ctrl-C; 141:
+    `| head`).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -73,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             from genmeta.cli.experiment import experiment
 
-            experiment(args[1:])
+            return experiment(args[1:])
     except UserError as error:
         print(f"genmeta: error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,10 @@
 """Standard output that somebody may stop reading: `| head`, a `tee` that died."""
 
 import os
+import shlex
+import shutil
 import sys
+from pathlib import Path
 
 
 def say(line: str) -> None:
@@ -10,6 +13,20 @@ def say(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         discard_stdout()
+
+
+def command_line(*args: object) -> str:
+    """Return a `genmeta` command that runs when it is pasted into the shell that this one came from: `genmeta` may
+    not be on its path (`make` runs the one of `.venv`).
+    """
+    beside = Path(sys.executable).with_name("genmeta")  # of this Python
+    if shutil.which("genmeta") == str(beside):
+        program = ["genmeta"]
+    elif beside.is_file():
+        program = [str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)]
+    else:
+        program = [sys.executable, "-m", "genmeta"]
+    return shlex.join([*program, *map(str, args)])
 
 
 def discard_stdout() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +15,8 @@ class LiveBar(TQDMProgressBar):
     """Lightning's bar with losses and accuracies, without the version number."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        return dict(in_words(metrics))
 
 
 class EpochLines(ProgressBar):
@@ -30,9 +32,26 @@ class EpochLines(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled:
-            metrics = self.get_metrics(trainer, pl_module)
-            numbers = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if isinstance(v, float))
+            metrics = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if isinstance(v, float)}
+            numbers = "  ".join(f"{name} {value}" for name, value in in_words(metrics).items())
             say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
+
+
+def in_words(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return metrics as they are printed: each once, accuracies in percent and with their interval, as in tables.
+
+    (In files and W&B they are in [0, 1].)
+    """
+    words = {}
+    for name, value in metrics.items():
+        half = metrics.get(f"{name}_ci95")
+        if name.endswith("_ci95") and name.removesuffix("_ci95") in metrics:
+            continue
+        if isinstance(value, float) and name.partition("/")[2].split("_")[0] == "acc":
+            words[name] = f"{100 * value:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "") + " %"
+        else:
+            words[name] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return words
 
 
 def quiet() -> None:

@@ -82,9 +82,23 @@ def banner(*summaries: Mapping[str, Any]) -> str:
     return f"**{DEBUG_NOTE}**\n\n" if any(summary.get("debug") for summary in summaries) else ""
 
 
-def claim_run_folder(run: RunSettings) -> Path:
+def goes_on(run: RunSettings, checkpoint: str | Path | None) -> bool:
+    """Whether a run goes on in its own folder: `run.version` names one that is not finished, and the checkpoint to
+    begin with lies in it.
+    """
+    if not (run.version and checkpoint):
+        return False
+    folder = run.all_versions / run.version
+    return Path(checkpoint).resolve().parent.parent == folder.resolve() and not (folder / RUN_FILE).exists()
+
+
+def claim_run_folder(run: RunSettings, checkpoint: str | Path | None = None) -> Path:
     """Make and return the folder of a new run; processes started by this one get the same, and so do those of one job
     of torchrun or srun.
+
+    Args:
+        run: where it goes.
+        checkpoint: that it begins with; one of its own means that it goes on in its own folder.
 
     Raises:
         UserError: the version exists already, or the folder cannot be made, or the processes cannot agree on one.
@@ -108,6 +122,9 @@ def claim_run_folder(run: RunSettings) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:
+            if goes_on(run, checkpoint):
+                os.environ[_HANDED_DOWN] = str(folder)
+                return folder
             if run.version:
                 raise UserError(f"run.version: {folder} exists already; nothing was overwritten") from error
             if not run.all_versions.is_dir():
@@ -173,9 +190,14 @@ def best_checkpoint(folder: Path) -> Path:
 
 def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the run's summary, in one go."""
-    part = folder / f".{RUN_FILE}.part"
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(folder / RUN_FILE)
+    write_whole(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, whenever this process is killed."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:

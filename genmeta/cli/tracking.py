@@ -1,5 +1,6 @@
 """Loggers: a CSV file always, Weights & Biases by default, TensorBoard on request."""
 
+import csv
 import importlib.util
 import netrc
 import os
@@ -87,6 +88,26 @@ def make_loggers(
     if run.tensorboard:
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False))
     return loggers
+
+
+def keep_rows(logger: Logger, folder: Path, n_batches: int) -> None:
+    """Begin the `metrics.csv` of a run that goes on in its folder with its rows until then. Lightning would begin an
+    empty one.
+    """
+    path = folder / "metrics.csv"
+    if not isinstance(logger, CSVLogger) or not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # the last line may be cut off
+    names = found.fieldnames or []
+    rows = [
+        {name: row[name] or "" for name in names}
+        for row in found
+        if (row.get("step") or "").isdecimal() and int(row["step"]) < n_batches
+    ]
+    writer = logger.experiment  # which removes the file; in processes but the first it does nothing
+    writer.metrics = rows  # type: ignore[assignment]
+    writer.save()
 
 
 def start_tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = ()) -> Any | None:

@@ -25,8 +25,8 @@ from genmeta.cli.faults import what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
-from genmeta.cli.output import say
-from genmeta.cli.progress import EpochLines, LiveBar, quiet
+from genmeta.cli.output import command_line, say
+from genmeta.cli.progress import EpochLines, LiveBar, in_words, quiet
 from genmeta.cli.read_yaml import check_extent
 from genmeta.cli.run_folder import (
     CONFIG_FILE,
@@ -37,16 +37,18 @@ from genmeta.cli.run_folder import (
     claim_run_folder,
     code_commit,
     find_same_run,
+    goes_on,
     write_run_file,
+    write_whole,
 )
-from genmeta.cli.tracking import check_loggers, finish_tracking, make_loggers, unharmed
+from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
-from genmeta.modules.checkpoints import LAST, PREVIOUS, Checkpoints, whole_checkpoint
+from genmeta.modules.checkpoints import LAST, PREVIOUS, Checkpoints, batches_seen, whole_checkpoint
 from genmeta.modules.episode_panels import EpisodePanels
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import GenerativeModule
@@ -79,10 +81,13 @@ class TrainingCLI(LightningCLI):
     Attributes:
         run_folder: of this run, or of the earlier one that is used in its place.
         reused: whether an earlier run is used.
+        went_on: whether the run goes on in its own folder.
     """
 
     run_folder: Path
     reused = False
+    went_on = False
+    _batches = 0  # that the checkpoint to go on from has seen
     subcommand: str
 
     def __init__(self, args: Sequence[str], check_only: bool = False, set_up: bool = True) -> None:
@@ -171,20 +176,14 @@ class TrainingCLI(LightningCLI):
             self._check()
         if self.check_only:
             return Trainer(logger=False, barebones=True)
-        text = self._parser(self.subcommand).dump(
-            config,
-            skip_unset=False,
-            skip_link_targets=False,
-            skip_validation=True,  # of what has just been made
-        )
-        resolved = yaml.safe_load(text)
+        resolved = yaml.safe_load(text := self.resolved())
         if isinstance(self.model, MetaModule):
             self.model.learner_config = resolved["model"].get("init_args", {}).get("learner")
         if run.reuse and (earlier := find_same_run(run, resolved)):
             self.run_folder, self.reused = earlier, True
             return Trainer(logger=False, barebones=True)
-        self.run_folder = claim_run_folder(run)
-        (self.run_folder / CONFIG_FILE).write_text(text)
+        self.run_folder = claim_run_folder(run, config.ckpt_path if self.subcommand == "fit" else None)
+        write_whole(self.run_folder / CONFIG_FILE, text)
         write_split(self.datamodule.split, self.run_folder / SPLIT_FILE)
         given = self._get(self.config_init, "trainer").logger
         loggers = make_loggers(
@@ -194,14 +193,17 @@ class TrainingCLI(LightningCLI):
             tags(self.model, self.datamodule),
             self.datamodule.images_per_step if self.subcommand == "fit" else 0,
         )
+        if self.went_on:
+            keep_rows(loggers[0], self.run_folder, self._batches)
         loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
         try:
             trainer = super().instantiate_trainer(logger=loggers, **kwargs)
         except MisconfigurationException as error:  # e.g. a GPU is asked for where there is none
             finish_tracking()
-            shutil.rmtree(self.run_folder)
-            with contextlib.suppress(OSError):  # other runs are in it
-                self.run_folder.parent.rmdir()
+            if not self.went_on:
+                shutil.rmtree(self.run_folder)
+                with contextlib.suppress(OSError):  # other runs are in it
+                    self.run_folder.parent.rmdir()
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
             logger.log_hyperparams(resolved | self._facts | {"inputs": describe_inputs(self.inputs)})
@@ -210,6 +212,21 @@ class TrainingCLI(LightningCLI):
                 log_split(experiment, self.run_folder, self.datamodule.split)
                 log_inputs(experiment, self.inputs)
         return trainer
+
+    def resolved(self) -> str:
+        """Return the whole configuration as a YAML that makes a new run wherever it is given again: it does not name
+        this run's folder, nor a checkpoint in it.
+        """
+        config: Namespace = self.config[self.subcommand].clone()
+        if self.subcommand == "fit" and goes_on(RunSettings(**config.run.as_dict()), config.ckpt_path):
+            self.went_on, config.ckpt_path = True, None
+        config.run.version = None
+        return self._parser(self.subcommand).dump(
+            config,
+            skip_unset=False,
+            skip_link_targets=False,
+            skip_validation=True,  # of what has just been made
+        )
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -273,6 +290,7 @@ class TrainingCLI(LightningCLI):
             if self.subcommand == "fit":
                 path, checkpoint, note = whole_checkpoint(path)
                 self.config[self.subcommand].ckpt_path = str(path)
+                self._batches = batches_seen(checkpoint)
                 if note:
                     print(f"genmeta: {note}", file=sys.stderr, flush=True)
             else:
@@ -367,8 +385,8 @@ class TrainingCLI(LightningCLI):
         if subcommand == "fit":
             say(f"           {best_checkpoint(self.run_folder)}, pictures in {self.run_folder / 'pictures'}")
         else:
-            for name, value in content["metrics"].items():
-                say(f"           {name} {value:.4f}")
+            for name, value in in_words(content["metrics"]).items():
+                say(f"           {name} {value}")
         if "debug" in content:
             say(f"           {DEBUG_NOTE}")
 
@@ -378,7 +396,10 @@ class TrainingCLI(LightningCLI):
         kept = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
         if self.subcommand != "fit" or not kept:
             return "there is no checkpoint to go on from"
-        return f"go on with: genmeta fit --config {self.run_folder / CONFIG_FILE} --ckpt_path {kept[0]}"
+        version = self.config["fit"].run.version  # of an experiment or a comparison: there the run is expected
+        where = ["--run.version", version] if version else []
+        command = ["fit", "--config", self.run_folder / CONFIG_FILE, "--ckpt_path", kept[0], *where]
+        return f"go on with: {command_line(*command)}"
 
     def _log_best(self) -> None:
         """Name the best checkpoint to W&B as what the run has made."""

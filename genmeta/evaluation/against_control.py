@@ -6,8 +6,7 @@ from math import isfinite
 from statistics import mean
 
 from genmeta.errors import UserError
-from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.comparison import Arm, check_same_episodes, shape_title
+from genmeta.evaluation.comparison import SeedsOfArm, check_same_episodes, shape_title
 from genmeta.evaluation.statistics import (
     SURE,
     effect_size,
@@ -18,36 +17,6 @@ from genmeta.evaluation.statistics import (
     paired_t_test,
 )
 from genmeta.rng import make_rng
-
-
-@dataclass(frozen=True)
-class SeedsOfArm:
-    """An arm that was trained and tested with several seeds.
-
-    Attributes:
-        title: what a table says.
-        seeds: what each seed's test found.
-    """
-
-    title: str
-    seeds: Mapping[int, Arm]
-
-    @property
-    def shapes(self) -> list[str]:
-        """Names of the test episodes."""
-        return list(next(iter(self.seeds.values())).accuracies)
-
-    def accuracies(self, shape: str) -> list[Sequence[float]]:
-        """Return the accuracies of all episodes, a list for each seed."""
-        return [arm.accuracies[shape] for arm in self.seeds.values()]
-
-    def over_seeds(self, shape: str) -> tuple[float, float]:
-        """Return the mean accuracy and the half width of its 95 % interval over seeds; infinite for one seed."""
-        return mean_and_t95([mean(values) for values in self.accuracies(shape)])
-
-    def over_episodes(self, shape: str) -> tuple[float, float]:
-        """Return the mean accuracy and the half width of its 95 % interval over episodes, of the seeds' means."""
-        return mean_and_ci95(over_episodes(self.accuracies(shape)))
 
 
 @dataclass(frozen=True)

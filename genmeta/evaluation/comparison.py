@@ -1,11 +1,13 @@
-"""Arms of an experiment on identical test episodes: the table, and the paired difference."""
+"""Arms of an experiment on identical test episodes: the table, the paired differences, what they say."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.statistics import mean_and_t95, over_episodes
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,36 @@ class Arm:
     hashes: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class SeedsOfArm:
+    """An arm that was trained and tested with several seeds.
+
+    Attributes:
+        title: what a table says.
+        seeds: what each seed's test found.
+    """
+
+    title: str
+    seeds: Mapping[int, Arm]
+
+    @property
+    def shapes(self) -> list[str]:
+        """Names of the test episodes."""
+        return list(next(iter(self.seeds.values())).accuracies)
+
+    def accuracies(self, shape: str) -> list[Sequence[float]]:
+        """Return the accuracies of all episodes, a list for each seed."""
+        return [arm.accuracies[shape] for arm in self.seeds.values()]
+
+    def over_seeds(self, shape: str) -> tuple[float, float]:
+        """Return the mean accuracy and the half width of its 95 % interval over seeds; infinite for one seed."""
+        return mean_and_t95([mean(values) for values in self.accuracies(shape)])
+
+    def over_episodes(self, shape: str) -> tuple[float, float]:
+        """Return the mean accuracy and the half width of its 95 % interval over episodes, of the seeds' means."""
+        return mean_and_ci95(over_episodes(self.accuracies(shape)))
+
+
 def check_same_episodes(arms: Sequence[Arm]) -> None:
     """Raise UserError if two arms were not tested on the same episodes of the shapes that both were tested on."""
     for arm in arms[1:]:
@@ -38,11 +70,13 @@ def percent(values: Sequence[float], sign: str = "") -> str:
     return f"{100 * mean:{sign}.2f} ± {100 * half:.2f}"
 
 
-def table(arms: Sequence[Arm]) -> str:
-    """Return the accuracies of all arms as a Markdown table, aligned for a terminal."""
-    shapes = list(arms[0].accuracies)
+def table(arms: Sequence[SeedsOfArm]) -> str:
+    """Return the accuracies of all arms, means over their seeds, as a Markdown table, aligned for a terminal."""
+    shapes = arms[0].shapes
     rows = [["", *map(shape_title, shapes)]]
-    rows += [[arm.name, *(percent(arm.accuracies[s]) if s in arm.accuracies else "" for s in shapes)] for arm in arms]
+    for arm in arms:
+        cells = [percent(over_episodes(arm.accuracies(s)).tolist()) if s in arm.shapes else "" for s in shapes]
+        rows.append([arm.title, *cells])
     return markdown_table(rows)
 
 
@@ -59,19 +93,92 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def difference(first: Arm, second: Arm) -> str:
-    """Return a sentence for each shape: the mean paired difference `first - second` over the episodes, and what it
-    says.
+@dataclass(frozen=True)
+class Paired:
+    """The mean paired difference of two arms on one kind of episodes, in [-1, 1].
 
-    Pairing takes the difficulty of the episodes out of the comparison. The interval is over episodes, for these two
-    trained learners; how much training runs differ it does not tell.
+    Pairing takes the difficulty of the episodes out of the comparison.
+
+    Attributes:
+        first, second: titles of the arms.
+        shape: name of the episodes.
+        difference: mean of first − second over episodes and seeds.
+        ci95: half width of its 95 % interval over episodes, for these trained learners. How much trainings differ it
+            does not tell.
+        of_seeds: the difference of each seed.
     """
-    check_same_episodes([first, second])
-    sentences = []
-    for shape in (shape for shape in first.accuracies if shape in second.accuracies):
+
+    first: str
+    second: str
+    shape: str
+    difference: float
+    ci95: float
+    of_seeds: Mapping[int, float]
+
+    @property
+    def word(self) -> str:
+        """What it says: `more`, `less`, or why neither."""
+        if abs(self.difference) <= self.ci95:
+            return "no difference that these episodes can show"
+        if any(one * self.difference <= 0 for one in self.of_seeds.values()):
+            return "the seeds disagree"
+        return "more" if self.difference > 0 else "less"
+
+    @property
+    def numbers(self) -> str:
+        """The difference with its interval, in points."""
+        return f"{100 * self.difference:+.2f} ± {100 * self.ci95:.2f}"
+
+    def __str__(self) -> str:
+        seeds = ", ".join(f"seed {seed} {100 * one:+.2f}" for seed, one in self.of_seeds.items())
+        return (
+            f"{self.shape}: {self.first} - {self.second} = {self.numbers} points "
+            f"({self.word}{f'; {seeds}' if len(self.of_seeds) > 1 else ''})"
+        )
+
+
+def paired(first: SeedsOfArm, second: SeedsOfArm) -> list[Paired]:
+    """Return how two arms differ on the episodes that both were tested on.
+
+    Raises:
+        UserError: the episodes are not the same.
+    """
+    seeds = [seed for seed in first.seeds if seed in second.seeds]
+    check_same_episodes([arm.seeds[seed] for arm in (first, second) for seed in seeds])
+    found = []
+    for shape in (shape for shape in first.shapes if shape in second.shapes):
         # a test that was cut short (limit_test_batches) has fewer, but from the same first one on
-        deltas = [a - b for a, b in zip(first.accuracies[shape], second.accuracies[shape], strict=False)]
-        mean, half = mean_and_ci95(deltas)
-        verdict = "no difference that these episodes can show" if abs(mean) <= half else "more" if mean > 0 else "less"
-        sentences.append(f"{shape}: {first.name} - {second.name} = {percent(deltas, '+')} points ({verdict})")
-    return "\n".join(sentences)
+        deltas = [
+            [a - b for a, b in zip(first.seeds[s].accuracies[shape], second.seeds[s].accuracies[shape], strict=False)]
+            for s in seeds
+        ]
+        middle, half = mean_and_ci95(over_episodes(deltas))
+        of_seeds = {seed: mean(values) for seed, values in zip(seeds, deltas, strict=True)}
+        found.append(Paired(first.title, second.title, shape, middle, half, of_seeds))
+    return found
+
+
+def credit(found: Sequence[Paired]) -> str:
+    """Return in plain words whether an arm was better than its controls, a line for each kind of episodes.
+
+    It gets credit only where it was better than each of them with each seed; and two seeds are never sure.
+
+    Args:
+        found: one arm's differences from all controls.
+    """
+    n_seeds = len(found[0].of_seeds)
+    if n_seeds == 1:
+        return "one seed: undecided until `make compare`"
+    lines = []
+    for shape in dict.fromkeys(one.shape for one in found):
+        of_shape = [one for one in found if one.shape == shape]
+        least = min(of_shape, key=lambda one: one.difference)
+        against = f"{least.numbers} points against '{least.second}'"
+        if all(one.word == "more" for one in of_shape):
+            text = f"more than each control with each of {n_seeds} seeds, at least {against}"
+        elif least.word == "less":
+            text = f"{against}, less with each of {n_seeds} seeds"
+        else:
+            text = f"undecided: {against} ({least.word})"
+        lines.append(f"{shape_title(shape)}: {found[0].first}: {text}")
+    return "\n".join([*lines, f"{n_seeds} seeds do not tell how much another training would differ: `make compare`"])

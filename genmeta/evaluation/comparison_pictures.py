@@ -6,8 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from genmeta.evaluation.against_control import SeedsOfArm
-from genmeta.evaluation.comparison import shape_title
+from genmeta.evaluation.comparison import SeedsOfArm, shape_title
 from genmeta.evaluation.comparison_tables import Points
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")

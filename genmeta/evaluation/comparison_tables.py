@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from statistics import mean
 
-from genmeta.evaluation.against_control import Difference, SeedsOfArm, p_text, points
-from genmeta.evaluation.comparison import markdown_table, shape_title
+from genmeta.evaluation.against_control import Difference, p_text, points
+from genmeta.evaluation.comparison import SeedsOfArm, markdown_table, shape_title
 from genmeta.evaluation.statistics import SURE
 
 Points = Mapping[float | None, Mapping[str, SeedsOfArm]]

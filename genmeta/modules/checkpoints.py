@@ -4,11 +4,13 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from genmeta.errors import UserError
@@ -75,6 +77,9 @@ class Checkpoints(ModelCheckpoint):
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()  # a run that goes on from here keeps its numbers until here
         self._save_checkpoint(trainer, str(self.last))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -131,6 +136,14 @@ class Checkpoints(ModelCheckpoint):
         if trainer.world_size == 1:
             return self.told_to_stop
         return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
+
+
+def batches_seen(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many training batches a checkpoint of Lightning has seen, which is what `metrics.csv` counts.
+
+    (Its `global_step` counts the steps of all optimisers: a GAN has two.)
+    """
+    return int(checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
 
 
 def whole_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any], str]:

@@ -367,7 +367,10 @@ class EpisodicDataModule(StepDataModule):
     def eval_hashes(self, stage: str) -> dict[str, str]:
         """Return the content hash of the evaluation episodes of a stage, by a name such as `test/5w1s`."""
         if stage == "test":
-            return {f"test/{e.name}": plan_hash(self.eval_plan(self.test_part, e)) for e in self.test}
+            # with generated support images, those of the real ones alone too, by which they pair with other tests
+            alone = [replace(episodes, support=None) for episodes in self.test]
+            tested = dict.fromkeys([*self.test, *alone])
+            return {f"test/{e.name}": plan_hash(self.eval_plan(self.test_part, e)) for e in tested}
         return {"val": plan_hash(self.eval_plan("val", self.val))}
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> EpisodeBatch:

@@ -32,25 +32,6 @@ def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: s
     return Table(columns, rows, caption, scales=_said(scales))
 
 
-def paired_table(titles: Mapping[str, str], accuracies: Accuracies, pairs: Sequence[tuple[str, str]]) -> list[Block]:
-    """Return a table of the paired differences of arms over the episodes that both were tested on."""
-    found = []
-    for first, second in pairs:
-        for shape in (shape for shape in accuracies[first] if shape in accuracies[second]):
-            both = zip(accuracies[first][shape], accuracies[second][shape], strict=False)
-            deltas = [a - b for a, b in both]
-            found.append((f"{titles[first]} − {titles[second]}", shape, deltas, mean_and_ci95(deltas)))
-    if not found:
-        return []
-    scale = _around_zero([interval for *_, interval in found])
-    rows: Rows = [
-        [name, shape_title(shape), Cell(percent(deltas, "+"), _strip(*interval, scale)), _verdict(*interval)]
-        for name, shape, deltas, interval in found
-    ]
-    caption = f"points (of 100) between two arms on the same episodes, {EPISODES}"
-    return [Table(["difference", "episodes", "points", "which is"], rows, caption, scales=_range(scale))]
-
-
 def seeds_table(arms: Mapping[str, Any]) -> Table:
     """Return the accuracies of arms that were trained with several seeds: the mean, and each seed's as a dot."""
     shapes = list(dict.fromkeys(shape for arm in arms.values() for shape in arm.get("accuracies", {})))
@@ -120,14 +101,21 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
                 _p(one.get("p_holm")),
                 _p(one.get("p_seeds")),
                 _plain(one.get("effect_size"), "+.2f"),
+                ", ".join(f"{seed}: {100 * value:+.2f}" for seed, value in (one.get("of_seeds") or {}).items()),
             ]
         )
     columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "p over seeds", "effect size"]
-    caption = (
-        f"points (of 100) on the same episodes, {EPISODES}, and half width of the 95 % interval over seeds; p "
-        f"corrected for several arms by Holm; effect size: Cohen's d of the paired differences"
+    columns.append("each seed")
+    said = {
+        "± over seeds": "half width of the 95 % interval over seeds",
+        "p (Holm)": "p corrected for several arms by Holm",
+        "effect size": "Cohen's d of the paired differences",
+    }
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]  # an experiment has no p, nor the others
+    caption = "; ".join(
+        [f"points (of 100) on the same episodes, {EPISODES}", *(said[c] for c in said if columns.index(c) in used)]
     )
-    return [Table(columns, rows, caption, scales=_range(scale))]
+    return [Table([columns[i] for i in used], [[row[i] for i in used] for row in rows], caption, scales=_range(scale))]
 
 
 def _over_seeds(by_seed: Mapping[str, Sequence[float]]) -> tuple[float, float, list[float]]:
@@ -180,10 +168,6 @@ def _said(scales: Mapping[str, Scale]) -> dict[str, str]:
 
 def _range(scale: Scale) -> dict[str, str]:
     return {"points": f"strip: {100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"}
-
-
-def _verdict(mean: float, half: float) -> str:
-    return "no difference that these episodes can show" if abs(mean) <= half else "more" if mean > 0 else "less"
 
 
 def _half(half: Any) -> float:

@@ -86,8 +86,8 @@ class Experiment:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether arms were trained with several seeds by `genmeta compare`."""
-        return self.results.get("kind") in ("comparison", "curves")
+        """Whether there are results, of arms by seeds; else there are single runs."""
+        return bool(self.results)
 
     @property
     def runs(self) -> list[Run]:
@@ -180,8 +180,6 @@ def _finished(path: Path, results: dict[str, Any]) -> Experiment:
     points = results.get("points") if results.get("kind") == "curves" else [results]
     if not isinstance(points, list) or not all(_has_arms(point) for point in points):
         raise UserError(f"RUN: {path / RESULTS_FILE} has no arms with accuracies; is it of another program?")
-    if results.get("kind") not in ("comparison", "curves"):
-        return _with_runs(path, results, [path / arm for arm in results["arms"] if "+" not in arm])
     found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
     for point in points:
         for arm, content in point["arms"].items():
@@ -210,13 +208,9 @@ def _is_texts(value: Any) -> bool:
 
 def _unfinished(path: Path) -> Experiment:
     """Return the runs that lie two folders down, as those of experiments and comparisons do."""
-    return _with_runs(path, {}, sorted(file for file in path.iterdir() if file.is_dir()))
-
-
-def _with_runs(path: Path, results: dict[str, Any], arms: list[Path]) -> Experiment:
     fits: dict[str, Run] = {}
     tests: dict[str, Run] = {}
-    for arm in arms:
+    for arm in sorted(file for file in path.iterdir() if file.is_dir()):
         for config in sorted(arm.glob(f"*/{CONFIG_FILE}")):
             folder, version = config.parent, config.parent.name
             is_test = version.startswith("test")
@@ -226,7 +220,7 @@ def _with_runs(path: Path, results: dict[str, Any], arms: list[Path]) -> Experim
                 label, is_test = arm.name, arm.name.endswith("-test")
             runs = tests if is_test else fits
             runs[label if label not in runs else f"{label} {version}"] = read_run(folder, label)
-    return Experiment(path, results, fits, tests)
+    return Experiment(path, {}, fits, tests)
 
 
 def _number(text: str | None) -> float | None:

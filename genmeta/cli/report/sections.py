@@ -8,7 +8,6 @@ from genmeta.cli.report.accuracies import (
     accuracy_table,
     axis_blocks,
     comparisons_table,
-    paired_table,
     seeds_table,
 )
 from genmeta.cli.report.curves import curves
@@ -96,7 +95,7 @@ def _results_of_run(run: Run) -> list[Block]:
 
 def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     results = experiment.results
-    kind = "comparison of arms over seeds" if experiment.is_comparison else "experiment"
+    kind = "comparison of arms over seeds" if results.get("kind") in ("comparison", "curves") else "experiment"
     warning = _unfinished(experiment.runs)
     if not results:
         warning = f"There is no {RESULTS_FILE}: not finished, or a folder of single runs. {warning}".strip()
@@ -109,7 +108,7 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     if experiment.is_comparison:
         _add_comparison(section, results)
     else:
-        _add_arms(section, experiment)
+        _add_tests(section, experiment)
     # a comparison's labels are `<arm>, seed 0`, or `<arm> at 10, seed 0` where it has an axis
     groups = {label: label.split(", seed ")[0].split(" at ")[0] for label in fits} if experiment.is_comparison else {}
     section.add("Training curves", curves(list(fits.values()), groups))
@@ -130,10 +129,11 @@ def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def _add_comparison(section: Draft, results: Mapping[str, Any]) -> None:
-    points = results["points"] if results["kind"] == "curves" else [results]
-    titles = {name: str(arm.get("title", name)) for point in points for name, arm in point["arms"].items()}
+    is_curve = results.get("kind") == "curves"
+    points = results["points"] if is_curve else [results]
+    titles = {name: _title_of_arm(name, point["arms"]) for point in points for name in point["arms"]}
     said: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
-    if results["kind"] == "curves":
+    if is_curve:
         over = results.get("over") or {}
         said += axis_blocks(str(over.get("title") or over.get("option") or "value"), points)
     else:
@@ -148,23 +148,14 @@ def _add_comparison(section: Draft, results: Mapping[str, Any]) -> None:
     section.add("Comparison", [Table(["", ""], rows)] if rows else [])
 
 
-def _add_arms(section: Draft, experiment: Experiment) -> None:
-    arms = experiment.results.get("arms") or {}
-    accuracies = {name: arm["accuracies"] for name, arm in arms.items()}
-    titles = {name: _title_of_arm(name, arms) for name in arms}
-    if not arms:  # not finished: what the tests that are say
-        tested = {label: run.summary.get("episode_accuracies") for label, run in experiment.tests.items()}
-        accuracies = {label: values for label, values in tested.items() if values}
+def _add_tests(section: Draft, experiment: Experiment) -> None:
+    """Add what the tests say that are there."""
+    tested = {label: run.summary.get("episode_accuracies") for label, run in experiment.tests.items()}
+    accuracies = {label: values for label, values in tested.items() if values}
+    if accuracies:
         titles = {label: label for label in accuracies}
-    if not accuracies:
-        return
-    seed = f"; one training seed ({experiment.results['seed']})" if "seed" in experiment.results else ""
-    caption = f"accuracy in %, {EPISODES}{seed}; arrows: beyond the end of the strip"
-    section.add("Accuracies", [accuracy_table(titles, accuracies, caption)])
-    first = next(iter(arms), "")
-    pairs = [(first, arm) for arm in arms if arm != first and "+" not in arm]
-    pairs += [(arm, arm.split("+")[0]) for arm in arms if "+" in arm]
-    section.add("Paired differences", paired_table(titles, accuracies, pairs))
+        caption = f"accuracy in %, {EPISODES}; arrows: beyond the end of the strip"
+        section.add("Accuracies", [accuracy_table(titles, accuracies, caption)])
 
 
 def _title_of_arm(name: str, arms: Mapping[str, Any]) -> str:

@@ -1,0 +1,225 @@
+"""The runs of an experiment: generators, trainings and tests of all arms and seeds, and what the tests found."""
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genmeta.cli.grid import Run
+from genmeta.cli.options import CONFIGS
+from genmeta.cli.roles import check_role, needed_roles
+from genmeta.cli.run_folder import comparable
+from genmeta.cli.training import TrainingCLI
+from genmeta.errors import UserError
+from genmeta.evaluation.comparison import Arm, SeedsOfArm
+from genmeta.modules.episodic_data import EpisodicDataModule
+
+MIXED = "mixed"
+TRAINED = {
+    MIXED: "with the generator",
+    "real_only": "real only, with rotations",
+    "elastic_quarter": "real only, a quarter deformed",
+    "elastic": "real only, all deformed",
+}
+"""Arms that are trained; the second quarter is that of the default generated tasks: it is their matched control."""
+
+_CONTROLS = {
+    "real_only": CONFIGS / "arm" / "real_only.yaml",
+    "elastic_quarter": CONFIGS / "policy" / "elastic_quarter.yaml",
+    "elastic": CONFIGS / "arm" / "elastic.yaml",
+}
+_BESIDE = CONFIGS / "test" / "hands.yaml"
+_UNTRAINED = {"from_scratch": "from scratch on each task", "pixels": "nearest neighbour on pixels"}
+
+# seconds on a quiet core, of the defaults: what the first estimate of the time is made of
+_START = 8.0
+_STEP = {"generator": 0.085, "fit": 0.05}
+_EPISODE = {"test": 0.006, "test_hands": 0.04, "pixels": 0.006, "from_scratch": 0.24}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an experiment is of, checked.
+
+    Attributes:
+        options: of the command.
+        roles: kinds of generators that the tasks need, and the YAML of each.
+        configs: options of each arm's runs, and of each generator's, by arm and role, but for seeds and checkpoints.
+        resolved: whole configurations of all kinds of runs with the first seed.
+        with_hands: arms that are tested with generated support images too.
+    """
+
+    options: argparse.Namespace
+    roles: Mapping[str, Path]
+    configs: Mapping[str, list[str]]
+    resolved: Mapping[str, dict[str, Any]]
+    with_hands: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment, and of its folder."""
+        options = self.options
+        of_tasks = [*([options.policy] if options.policy else []), *self.roles.values()]
+        return "-".join(path.stem for path in (options.data, options.learner, *of_tasks))
+
+    @property
+    def seeds(self) -> list[int]:
+        """All of them; generators have the first."""
+        return list(range(self.options.seed, self.options.seed + self.options.n_seeds))
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides what the experiment computes."""
+        content = {"seeds": self.seeds, "hands": self.with_hands, "runs": self.resolved}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_settings(options: argparse.Namespace) -> Settings:
+    """Check what can be checked before time is spent on training.
+
+    Raises:
+        UserError: an option, a file or a size is wrong.
+    """
+    configs = {MIXED: _configs(options, options.learner, options.policy)}
+    data = TrainingCLI(["fit", *configs[MIXED]], check_only=True, set_up=False).datamodule
+    if not isinstance(data, EpisodicDataModule):
+        raise UserError(f"--learner: {options.learner} has no episodes")
+    needed = needed_roles(data, "fit", "test")
+    roles = {role: getattr(options, role) for role in ("generator", "redrawer") if role in needed}
+    configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
+    configs |= {arm: _configs(options, CONFIGS / "baseline" / f"{arm}.yaml") for arm in _untrained(options)}
+    configs |= {role: _configs(options, config) for role, config in roles.items()}
+
+    seed = f"--seed_everything={options.seed}"
+    resolved = {}
+    for kind, of_kind in configs.items():
+        command = "test" if kind in _UNTRAINED else "fit"
+        cli = TrainingCLI([command, *of_kind, seed], check_only=True, set_up=kind in _CONTROLS)
+        resolved[kind] = comparable(yaml.safe_load(cli.resolved()))
+    for role, config in roles.items():
+        check_role(role, config, configs[role])
+    with_hands: tuple[str, ...] = ()
+    if "redrawer" in needed:
+        cli = TrainingCLI(["test", *configs[MIXED], f"--config={_BESIDE}", seed], check_only=True, set_up=False)
+        if all(replace(episodes, support=None) in data.test for episodes in cli.datamodule.test):
+            with_hands = tuple(TRAINED) if options.full else (MIXED,)
+            resolved["test_hands"] = comparable(yaml.safe_load(cli.resolved()))
+    return Settings(options, roles, configs, resolved, with_hands)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs of an experiment.
+
+    Attributes:
+        generators: by role.
+        fits: by arm and seed.
+        tests: by arm, seed and version (`test`, `test_hands`).
+    """
+
+    generators: Mapping[str, Run]
+    fits: Mapping[tuple[str, int], Run]
+    tests: Mapping[tuple[str, int, str], Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them: what others wait for first."""
+        return [*self.generators.values(), *self.fits.values(), *self.tests.values()]
+
+    def found(self) -> dict[str, SeedsOfArm]:
+        """Return the rows of the table, by arm; those with generated support images (`mixed+30hands`) after their own.
+
+        Episodes with generated support images are the same real ones, so that all of them pair.
+        """
+        titles, seeds = TRAINED | _UNTRAINED, dict[str, dict[int, Arm]]()
+        rows: dict[str, str] = {}
+        for (arm, seed, _), run in self.tests.items():
+            summary = run.summary
+            for name, accuracies in summary["episode_accuracies"].items():
+                base, plus, kind = name.partition("+")
+                n, what = re.fullmatch(r"(\d*)(.*)", kind).groups()  # type: ignore[union-attr]
+                row = f"{arm}{plus}{kind}"
+                rows[row] = f"… and {n} {what} beside each support image" if plus else titles[arm]
+                entry = seeds.setdefault(row, {}).setdefault(seed, Arm(f"{row}, seed {seed}", {}, {}))
+                entry.accuracies[base] = accuracies  # type: ignore[index]
+                entry.hashes[f"test/{base}"] = summary["episodes"][f"test/{base}"]  # type: ignore[index]
+        order = sorted(rows, key=lambda row: list(titles).index(row.partition("+")[0]))  # stable
+        return {row: SeedsOfArm(rows[row], seeds[row]) for row in order}
+
+
+def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -> Grid:
+    """Return the runs of an experiment.
+
+    Args:
+        settings: of the experiment.
+        folder: of the experiment.
+        generators: version of each generator's run, by role.
+    """
+    options = settings.options
+    common = (f"--run.wandb={options.wandb}", f"--run.group={settings.name}")
+
+    def make(kind: str, command: str, name: str, seed: int, version: str, *more: str, after: tuple[Run, ...]) -> Run:
+        args = (command, *settings.configs[kind], *more, f"--seed_everything={seed}", *common)
+        return Run(name, args, str(folder), after, version, _seconds(settings.resolved, kind, version))
+
+    made = {}
+    for role, version in generators.items():
+        run = make(role, "fit", f"{settings.roles[role].stem}-{options.data.stem}", options.seed, version, after=())
+        made[role] = replace(run, runs=str(options.runs))
+    of_role = {role: f"--data.{role}={run.checkpoint}" for role, run in made.items()}
+    fits, tests = {}, {}
+    for arm in TRAINED:
+        for seed in settings.seeds:
+            needed = tuple(made.values()) if arm == MIXED else ()
+            given = of_role.values() if arm == MIXED else ()
+            fit = make(arm, "fit", f"{arm}-seed{seed}", seed, "fit", *given, after=needed)
+            fits[arm, seed] = fit
+            weights = (*given, f"--ckpt_path={fit.checkpoint}")
+            tests[arm, seed, "test"] = make(arm, "test", fit.name, seed, "test", *weights, after=(fit,))
+            if arm in settings.with_hands:
+                beside = (f"--config={_BESIDE}", *of_role.values(), f"--ckpt_path={fit.checkpoint}")
+                after = (fit, *made.values())
+                tests[arm, seed, "test_hands"] = make(arm, "test", fit.name, seed, "test_hands", *beside, after=after)
+    for arm in _untrained(options):
+        for seed in settings.seeds if arm != "pixels" else settings.seeds[:1]:  # which has no seed
+            name = arm if arm == "pixels" else f"{arm}-seed{seed}"
+            tests[arm, seed, "test"] = make(arm, "test", name, seed, "test", after=())
+    return Grid(made, fits, tests)
+
+
+def _untrained(options: argparse.Namespace) -> list[str]:
+    return list(_UNTRAINED) if options.full else ["pixels"]
+
+
+def _configs(options: argparse.Namespace, first: Path, policy: Path | None = None) -> list[str]:
+    """Return the options of a run: its YAML, the data's, the policy's, one device, then what is laid over them."""
+    configs = [first, options.data, *([policy] if policy else [])]
+    laid_over = [f"--config={path}" for path in options.config]
+    return [*(f"--config={path}" for path in configs), "--trainer.devices=1", *laid_over]
+
+
+def _seconds(resolved: Mapping[str, dict[str, Any]], kind: str, version: str) -> float:
+    """Return how long a run may take, for a first estimate."""
+    if version.startswith("test"):
+        kind = "test_hands" if version == "test_hands" else kind
+        config = resolved[kind]
+        n = sum(episodes["n_episodes"] for episodes in config["data"]["init_args"]["test"])
+        n = n if _limit(config, "limit_test_batches", n) == n else 10 * _limit(config, "limit_test_batches", n)
+        return _START + n * _EPISODE.get(kind, _EPISODE["test"])
+    config = resolved[kind]
+    per_epoch = config["data"]["init_args"].get("steps_per_epoch") or 100
+    epochs = config["trainer"].get("max_epochs") or 1
+    return _START + epochs * _limit(config, "limit_train_batches", per_epoch) * _STEP.get(kind, _STEP["fit"])
+
+
+def _limit(config: Mapping[str, Any], option: str, n: int) -> int:
+    limit = config["trainer"].get(option)
+    if limit is None:
+        return n
+    return min(n, int(limit)) if limit > 1 else int(n * limit)  # a number or a share

@@ -1,0 +1,191 @@
+"""`genmeta experiment`: killed at any moment and begun again, what it says, and what can be done with its folders."""
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from genmeta.cli import grid
+from genmeta.cli.grid_progress import seconds_left
+from genmeta.cli.main import main
+from genmeta.models.checkpoint import read_checkpoint
+
+DEBUG = "configs/trainer/debug.yaml"
+
+# stands in for genmeta; what a test finds follows from its options but for paths
+PROGRAM = """
+import json, pathlib, random, sys, time
+import yaml
+command, *given = sys.argv[1:]
+args = {}
+for name, value in (a.removeprefix("--").split("=", 1) for a in given):
+    args.setdefault(name, []).append(value)
+folder = pathlib.Path(args["run.folder"][-1], args["run.name"][-1], args["run.version"][-1])
+with pathlib.Path(sys.argv[0]).with_name("log").open("a") as file:
+    file.write(f"{folder}\\n")
+folder.mkdir(parents=True)
+time.sleep(0.2)
+(folder / "checkpoints").mkdir()
+(folder / "checkpoints" / "best.ckpt").touch()
+content = {"seconds": time.time() % 100, "commit": "c0ffee", "split": {"name": "toy", "hash": "0123"}, "episodes": {}}
+if command == "test":
+    hands = any("hands" in path for path in args["config"])
+    names = ["5w1s+30hands", "5w1s+30elastic"] if hands else ["5w1s", "5w5s"]
+    content["episodes"] = {f"test/{name.partition('+')[0]}": name[:4] for name in names}
+    rng = random.Random(str([folder.parent.name, folder.name]))
+    content["episode_accuracies"] = {name: [rng.randrange(76) / 75 for _ in range(40)] for name in names}
+(folder / "run.json").write_text(json.dumps(content))
+"""
+
+DRIVER = """
+import sys
+from genmeta.cli import grid
+from genmeta.cli.main import main
+grid.GENMETA = (sys.executable, sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    monkeypatch.setattr(grid, "GENMETA", (sys.executable, str(path)))
+    return path
+
+
+def arguments(runs: Path) -> list[str]:
+    return ["experiment", "--config", DEBUG, "--wandb", "off", "--workers", "2", "--runs", str(runs)]
+
+
+def test_killed_and_begun_again_repeats_nothing_and_writes_the_same_table(tmp_path, program, capsys):
+    """SIGKILL in the middle. Bug: all began anew, in another folder."""
+    log = tmp_path / "log"
+    driver = [sys.executable, "-c", DRIVER, str(program), *arguments(tmp_path / "killed")]
+    with subprocess.Popen(driver, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 300
+        while not log.is_file() or log.read_text().count("\n") < 7:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert main(arguments(tmp_path / "killed")) == 0
+    told = capsys.readouterr().out
+    assert "where the same experiment was stopped" in told
+    assert "20 runs, 0 finished before" not in told
+    assert log.read_text().count("\n") <= 20 + 2, "only what was running may be run again"
+    log.unlink()
+    assert main(arguments(tmp_path / "whole")) == 0
+    killed, whole = (tmp_path / which / "glyphs-protonet-vae_deformation" / "001" for which in ("killed", "whole"))
+    assert (killed / "results.md").read_bytes() == (whole / "results.md").read_bytes()
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (killed, whole))
+    assert ours["arms"] == theirs["arms"]
+    assert ours["comparisons"] == theirs["comparisons"]
+
+    # nothing is tested twice, and what takes long and tells little is left to --full
+    assert len(set(log.read_text().split())) == log.read_text().count("\n") == 1 + 8 + 8 + 2 + 1
+    text = (whole / "results.md").read_text()
+    for row in ("real only, a quarter deformed", "real only, all deformed", "real only, with rotations"):
+        assert re.search(rf"\| {row} +\| \d+\.\d\d ± \d", text)
+        assert re.search(rf"5w1s: with the generator - {row} = .* seed 0 [+-]\d.*, seed 1 [+-]\d", text)
+    assert "from scratch" not in text
+    assert main(["report", str(whole), "--out", str(tmp_path / "report.html")]) == 0
+
+    # finished: another folder, but not another generator
+    log.unlink()
+    assert main(arguments(tmp_path / "whole")) == 0
+    assert (whole.with_name("002") / "results.md").is_file()
+
+
+def test_other_settings_are_another_experiment(tmp_path, program, monkeypatch):
+    monkeypatch.setattr("genmeta.cli.experiment.run_all", lambda runs, workers: runs)  # as if all failed
+    runs = tmp_path / "glyphs-protonet-vae_deformation"
+    for more in ([], ["--seed", "1"], ["--full"], ["--full"]):
+        assert main([*arguments(tmp_path), *more]) == 1
+    assert sorted(folder.name for folder in runs.iterdir()) == ["001", "002", "003"]
+
+
+def test_time_left_plays_the_rest_through():
+    """Two at a time; what others wait for first; finished ones took twice as long as expected."""
+    first = grid.Run("first", ("fit",), "", expected=10)
+    second = grid.Run("second", ("fit",), "", after=(first,), expected=30)
+    others = [grid.Run(f"other{i}", ("fit",), "", expected=20) for i in range(2)]
+    runs = [first, second, *others]
+    assert seconds_left(runs, {}, {}, 2) == 50  # first and other0; then other1 at 10, second at 20
+    assert seconds_left(runs, {"first": 20.0}, {}, 2) == 80
+    assert seconds_left(runs, {"first": 20.0}, {"second": 50.0, "other0": 60.0}, 2) == 40
+    assert seconds_left([grid.Run("x", ("fit",), "")], {}, {}, 2) is None
+
+
+def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
+    """The grid's run of a fit that was killed: same weights and numbers, and metrics.csv has all of them."""
+    monkeypatch.chdir(ROOT)
+    more = ("--trainer.max_epochs=3", "--run.wandb=off", "--data.steps_per_epoch=10", "--data.val.n_episodes=20")
+    args = ("fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml", *more)
+    whole = grid.Run("whole", args, str(tmp_path), version="fit")
+    assert grid.run_all([whole], 1) == []
+    killed = grid.Run("killed", args, str(tmp_path), version="fit")
+    where = [f"--run.folder={tmp_path}", "--run.name=killed", "--run.version=fit"]
+    begin = [sys.executable, "-m", "genmeta", *args, *where]
+    with subprocess.Popen(begin, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGKILL)
+    assert not killed.finished
+    assert grid.run_all([killed], 1) == []
+    ours, theirs = (read_checkpoint(run.checkpoint.with_name("last.ckpt")) for run in (killed, whole))
+    assert all((ours["state_dict"][name] == value).all() for name, value in theirs["state_dict"].items())
+    numbers, expected = ((run.folder / "metrics.csv").read_text() for run in (killed, whole))
+    rows = [line for line in expected.splitlines() if line not in numbers.splitlines()]
+    assert len(rows) <= 1, "the mean of the epoch after whose validation it was killed"
+    assert (killed.folder / "config.yaml").read_text().count("ckpt_path: null") == 1
+
+
+@pytest.mark.slow  # a minute or two
+def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
+    """From nothing to the table, processes and all; then README's commands on its folders, as they are printed."""
+    base = [sys.executable, "-m", "genmeta", *arguments(tmp_path / "whole"), "--n_seeds", "1"]
+    done = subprocess.run(base, capture_output=True, text=True, timeout=900, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "one seed: undecided until `make compare`" in done.stdout
+    whole = tmp_path / "whole" / "glyphs-protonet-vae_deformation" / "001"
+    for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?\.\w+)", done.stdout, flags=re.M):
+        assert Path(path).is_file(), path
+    for row in ("with the generator", "real only, with", "real only, all", "nearest neighbour"):
+        assert re.search(rf"\| {row}.* \d+\.\d\d ± \d+\.\d\d +\| \d+\.\d\d ± \d+\.\d\d", done.stdout)
+    again = [word.replace(str(tmp_path / "whole"), str(tmp_path / "killed")) for word in base]
+    for moment in range(3):
+        with subprocess.Popen(again, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process:
+            seen = 0
+            for line in process.stdout:
+                seen += ": done (" in line
+                if seen > moment:
+                    break
+            time.sleep(random.Random(moment).uniform(0, 5))
+            os.killpg(process.pid, signal.SIGKILL)
+    done = subprocess.run(again, capture_output=True, text=True, timeout=900, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    killed = tmp_path / "killed" / "glyphs-protonet-vae_deformation" / "001"
+    assert (killed / "results.md").read_bytes() == (whole / "results.md").read_bytes()
+
+    generator = tmp_path / "whole" / "vae_deformation-glyphs" / "001" / "checkpoints" / "best.ckpt"
+    readme = (ROOT / "README.md").read_text()
+    for what in ("continue a run that was stopped", "more support images at meta-test"):
+        [row] = [line for line in readme.splitlines() if line.startswith(f"| {what}")]
+        command = re.search(r"`(genmeta [^`]*)`", row)[1]
+        command = command.replace("RUN/", f"{whole}/mixed-seed0/fit/").replace("CHECKPOINT", str(generator))
+        words = [sys.executable, "-m", *shlex.split(command), "--config", DEBUG]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    assert (whole / "mixed-seed0" / "001" / "run.json").is_file()
+    assert (whole / "mixed-seed0" / "002" / "run.json").is_file()
