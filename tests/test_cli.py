@@ -111,7 +111,11 @@ def test_tests_of_other_shapes(tmp_path, path, redrawer):
     assert expected <= set(metrics)
 
 
-@pytest.mark.parametrize("path", [p for p in YAMLS if "/policy/" in p])
+# those of a quarter differ in a number from others
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=pytest.mark.slow if "_quarter" in p else []) for p in YAMLS if "/policy/" in p],
+)
 def test_policies_train(tmp_path, path, generator, vae, redrawer):
     """Each laid over a learner's YAML, with the checkpoints that its first lines name."""
     text = (ROOT / path).read_text()

@@ -284,7 +284,7 @@ def test_a_killed_copy_of_cifar_fs_leaves_no_half_filled_part(copy, monkeypatch)
     assert len({block.class_name for block in CifarFS(str(folder)).stream().blocks}) == 15
 
 
-@pytest.mark.parametrize("source", [CUB200, DTD])
+@pytest.mark.parametrize("source", [pytest.param(CUB200, marks=pytest.mark.slow), DTD])
 def test_the_order_of_files_in_a_folder_does_not_matter(source, files, monkeypatch):
     """learn2learn takes them as the file system lists them."""
     folder = str(files(source.table_name))

@@ -49,7 +49,7 @@ def test_a_shared_fixture_draws_the_same_for_whoever_asks_first(request):
 
 
 def test_an_order_follows_from_the_seed_and_keeps_files_together():
-    """Xdist's workers collect by themselves: they must come to the same order, or nothing is run."""
+    """The workers of xdist collect by themselves: they must come to the same order, or nothing is run."""
     items = [SimpleNamespace(nodeid=f"{f}::{n}", path=f) for f in "abcdef" for n in range(9)]
     one, other = shuffled([*items], 1), shuffled(items[::-1], 1)
     assert one == other
