@@ -91,7 +91,7 @@ def check_settings(options: argparse.Namespace) -> Settings:
     if not isinstance(data, EpisodicDataModule):
         raise UserError(f"--learner: {options.learner} has no episodes")
     needed = needed_roles(data, "fit", "test")
-    roles = {role: getattr(options, role) for role in ("generator", "redrawer") if role in needed}
+    roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
     configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
     configs |= {arm: _configs(options, CONFIGS / "baseline" / f"{arm}.yaml") for arm in _untrained(options)}
     configs |= {role: _configs(options, config) for role, config in roles.items()}

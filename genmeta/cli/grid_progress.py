@@ -13,8 +13,13 @@ from genmeta.cli.output import say
 class Part(Protocol):
     """What must be known of a run."""
 
-    args: tuple[str, ...]
-    expected: float
+    @property
+    def args(self) -> tuple[str, ...]:
+        """Command and options."""
+
+    @property
+    def expected(self) -> float:
+        """Seconds that it takes, 0 if that is not known."""
 
     @property
     def label(self) -> str:
