@@ -6,6 +6,7 @@ from conftest import OMNIGLOT, ROOT, make_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genmeta.data.omniglot_minimal import OmniglotMinimal
+from genmeta.data.source import DataSource
 from genmeta.data.splits import load_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeShape, plan_hash
@@ -197,7 +198,7 @@ def test_training_with_rotations_is_the_same_with_and_without_the_table(toy_data
 
 
 def test_rotations_of_oblong_images_are_refused(toy_data):
-    class Oblong:
+    class Oblong(DataSource):
         def load(self):
             table = make_table()
             return ImageTable("toy", table.images[..., :8], table.class_ids, table.class_names, table.groups)
