@@ -88,7 +88,7 @@ class Learn2learnSource(CachedSource):
 
     def stream(self) -> TableStream:
         self._find()
-        tally = Tally(Path(self.folder).expanduser())
+        tally = Tally(self.path)
         used: set[tuple[str, str]] = set()  # folder and name: CIFAR-FS is read from a copy elsewhere
 
         def account() -> Account:
@@ -100,7 +100,7 @@ class Learn2learnSource(CachedSource):
     def _count_unused(self, used: set[tuple[str, str]], tally: Tally) -> None:
         if self.picture_folder is None:
             return
-        for where, _, names in os.walk(Path(self.folder).expanduser() / self.picture_folder):
+        for where, _, names in os.walk(self.path / self.picture_folder):
             for file in (Path(where) / name for name in sorted(names)):
                 if (file.parent.name, file.name) in used:
                     continue
