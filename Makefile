@@ -18,6 +18,7 @@ CKPT ?=# a generator's checkpoint: of explore, audit and sweep; the newest by de
 SWEEP ?= share# configs/sweep/*.yaml
 WORKERS ?= 1# trials of a sweep at a time
 COMPARE ?= policies# configs/compare/*.yaml: of compare
+QUICK ?=# of record: 1 for one seed
 OVER ?= classes# of curves: classes, groups, images_per_class
 RUNS ?=# of challenge: all_runs.zip of the Omniglot release, or the folder in it
 ARGS ?=# more options, e.g. ARGS="--trainer.max_epochs 2"
@@ -35,7 +36,7 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard figures sweep sync bench-tracking long-run compare curves
+.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard figures sweep sync bench-tracking long-run compare curves record
 
 help: ## list the targets
 	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
@@ -100,6 +101,9 @@ challenge: $(STAMP) ## the Omniglot Challenge: RUNS (all_runs.zip or its folder)
 
 compare: $(STAMP) ## arms x seeds of COMPARE (a YAML) on the same test episodes: what differs, how sure that is
 	$(GENMETA) compare --config configs/compare/$(COMPARE).yaml $(ARGS)
+
+record: $(STAMP) ## do learners that infer a deformation at meta-test pay? five seeds, three hours on two cores (QUICK=1: one seed, 20 minutes)
+	$(GENMETA) compare --config configs/compare/record$(if $(QUICK),_quick).yaml $(ARGS)
 
 curves: $(STAMP) ## accuracy against the number of real OVER (classes, groups, images_per_class) that are trained on
 	$(GENMETA) compare --config configs/compare/low_data_$(OVER).yaml $(ARGS)
