@@ -132,6 +132,10 @@ class TrainingCLI(LightningCLI):
             if before == "--config" or arg.startswith("--config="):
                 check_extent(Path(arg.removeprefix("--config=")))
         try:
+            if any(
+                option.startswith("--print_config") for option in self.options
+            ):  # which a parser above must carry out
+                parser.parse_args([self.subcommand, *self.options])
             # by the subcommand's own parser: the one above it would parse and check all that this has parsed once more
             config = self._parser(self.subcommand).parse_args(self.options)
             self.config = Namespace({"subcommand": self.subcommand, self.subcommand: config})
