@@ -228,9 +228,9 @@ DAMAGES = {
     "an item comes twice": (edit(LABELS, lambda b: b.replace(b"item01", b"item02")), "3 different test item names"),
     "labels of another run": (edit(LABELS, lambda b: b.replace(b"run02", b"run01")), "line 1 is 'run01/test"),
     "labels that lead away": (edit(LABELS, lambda b: b.replace(b"training/", b"../run01/training/")), "line 1 is"),
-    "an image is cut off": (edit(ITEM, lambda b: b[: len(b) // 2]), r"item03\.png: damaged, or no picture"),
-    "an image is empty": (edit(ITEM, lambda b: b""), r"item03\.png: damaged, or no picture"),
-    "an image is garbage": (edit(ITEM, lambda b: bytes(300)), r"item03\.png: damaged, or no picture"),
+    "an image is cut off": (edit(ITEM, lambda b: b[: len(b) // 2]), r"item03\.png: damaged, or no PNG picture"),
+    "an image is empty": (edit(ITEM, lambda b: b""), r"item03\.png: damaged, or no PNG picture"),
+    "an image is garbage": (edit(ITEM, lambda b: bytes(300)), r"item03\.png: damaged, or no PNG picture"),
     "an image is huge": (edit(ITEM, lambda b: b + bytes(2**20)), r"larger than any file of the challenge"),
 }
 

@@ -28,14 +28,15 @@ def parts(path: Path, n_tasks: int, double: bool = True, more: Sequence[str] = (
         f"--data.steps_per_epoch={STEPS}",
         f"--data.val.n_episodes={n_tasks}",
     ]
-    options += ["--data.train.n_query=2", "--data.val.n_query=2", "--model.learner.backbone.hidden=4"]
-    options += ["--model.learner.backbone.norm=group"]
+    options += ["--data.train.n_query=2", "--data.val.n_query=2"]
+    fused = path.stem == "fused"  # has no backbone of its own, and real tasks as it is
+    options += [] if fused else ["--model.learner.backbone.hidden=4", "--model.learner.backbone.norm=group"]
     # Adam makes steps of rounding errors where a gradient is 0
     options += ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05"]
     settings = yaml.safe_load(path.read_text())["model"]["init_args"]["learner"]["init_args"]
     options += [f"--model.learner.{name}=2" for name in ("inner_steps", "adaptation_steps") if name in settings]
     torch.manual_seed(0)
-    configs = [f"--config={path}", f"--config={ROOT}/configs/arm/real_only.yaml"]
+    configs = [f"--config={path}", *([] if fused else [f"--config={ROOT}/configs/arm/real_only.yaml"])]
     cli = TrainingCLI(["fit", *configs, *options, *more, "--run.wandb=off", "--trainer.devices=1"], check_only=True)
     render = cli.datamodule.on_after_batch_transfer
 

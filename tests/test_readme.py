@@ -34,6 +34,7 @@ OPTIONS_OF = {  # what the options of a row are laid over, where it prints optio
 ELSEWHERE = {  # rows that another file runs
     "does a better generator make a better learner?": ("test_generator_ages.py", "ages.main("),
     "the Omniglot Challenge": ("test_challenge.py", '"challenge"'),
+    "continue an experiment or a comparison": ("test_experiment.py", "def test_killed_and_begun_again"),
     "look at a batch that gave NaN": ("test_faults.py", '"replay"'),
 }
 SCRIPTS = {  # small ones of what a script would run for hours

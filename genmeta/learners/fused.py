@@ -112,7 +112,7 @@ class Fused(Learner):
         of_members = self._of_members(batch)
         if not bool(self.started):
             with torch.no_grad():
-                spread = of_members.std(-1).flatten(1).mean(1)
+                spread = _mean_over_processes(of_members.std(-1).flatten(1))
                 self.log_weight.copy_(-spread.clamp(min=1e-6).log())
             self.started = torch.ones_like(self.started)
         logits = self.weighed(of_members)
@@ -126,3 +126,11 @@ class Fused(Learner):
         self.members.eval()  # whatever mode the learner is in
         with torch.no_grad():
             return torch.stack([member(batch) for member in self.members])
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    """Return the mean over the second axis of `[member, n]`, of all processes' values together, `[member]`."""
+    total = torch.stack([values.sum(1), torch.full_like(values[:, 0], values.shape[1])])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)  # on all processes in their first step
+    return total[0] / total[1]
