@@ -8,7 +8,9 @@ from conftest import ROOT
 
 
 def make(*args: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")}
+    # as from a shell, also where `make test` runs this: MAKELEVEL alone has make say which directory it enters
+    of_make = ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in of_make}
     return subprocess.run(["make", "-n", *args], cwd=ROOT, capture_output=True, text=True, check=False, env=env)
 
 
