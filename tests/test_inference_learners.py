@@ -130,6 +130,14 @@ def test_enlarging_is_torchs_bicubic_interpolation():
     torch.testing.assert_close(enlarge(field, 28, 20), expected)
 
 
+def test_a_training_can_follow_a_test_in_one_process():
+    """What is kept of the interpolation was made in inference mode, and gradients in float64 could not use it."""
+    with torch.inference_mode():
+        enlarge(torch.zeros(1, 2, 3, 3, dtype=torch.float64), 11, 11)
+    field = torch.zeros(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    enlarge(field, 11, 11).square().sum().backward()
+
+
 def test_the_identity_grid_takes_every_pixel_from_its_own_place():
     x = torch.rand(2, 1, 12, 20, generator=make_rng(0), dtype=torch.float64)
     torch.testing.assert_close(F.grid_sample(x, identity_grid(x).expand(2, -1, -1, -1), align_corners=False), x)

@@ -75,9 +75,7 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
         _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at)
         label = f"-at-{value:g}" if value is not None else ""
         for seed in settings.seeds:
-            generators = {
-                role: _generator(settings, role, seed, at, label, folder) for role in ("generator", "redrawer")
-            }
+            generators = {role: _generator(settings, role, seed, at, label, folder) for role in ROLES}
             for name in settings.arms:
                 used = {role: generators[role] for role in sorted(roles[name])}
                 trained = {other: fits[value, other, seed] for other in settings.arms if (value, other, seed) in fits}

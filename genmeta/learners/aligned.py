@@ -12,7 +12,7 @@ from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.learner import Learner, check_image_shape, cross_entropy
 from genmeta.learners.metric import embed, prototypes, require_own_statistics, squared_distances
-from genmeta.models.registration import BLURS, Registered, Registration, bending, scales
+from genmeta.models.registration import BLURS, Registered, Registration, bending, relative_errors, scales
 
 
 class Energy(nn.Module):
@@ -47,15 +47,9 @@ class Energy(nn.Module):
         field = registered.displacement.permute(0, 3, 1, 2)
         features = self.look(torch.cat([registered.moved, fixed, difference, field], 1))
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1).to(fixed.dtype)
-        errors = registration_errors(registered, fixed)
+        errors = relative_errors(registered.moved, fixed)
         sums = torch.cat([errors, torch.log1p(bending(registered.displacement))[:, None], _affine_size(registered)], 1)
         return (self.judge(pooled) + self.sums(sums)).squeeze(1).to(fixed.dtype)
-
-
-def registration_errors(registered: Registered, fixed: Tensor) -> Tensor:
-    """Return squared errors, a share of the ink of both images, at each of `BLURS`, `[n, 3]`."""
-    error = (registered.moved - fixed).square().flatten(2).sum(2)
-    return error / (registered.moved.square() + fixed.square()).flatten(2).sum(2).clamp(min=1e-6)
 
 
 def _affine_size(registered: Registered) -> Tensor:
@@ -120,7 +114,7 @@ class AlignedRelation(Learner):
             return self.registration(moving, fixed)
         n, _, height, width = moving.shape
         zeros = moving.new_zeros
-        return Registered(moving, zeros(n, height, width, 2), zeros(n, 0, 2, 1, 1), zeros(n, 0, 2, 3))
+        return Registered(moving, zeros(n, height, width, 2), zeros(n, 0, 2, 3))
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         near = self._near(batch).to(batch.query_x.dtype)
@@ -176,5 +170,5 @@ class AlignedRelation(Learner):
         moving, fixed = torch.cat([a, b]), torch.cat([b, a])
         registered = self.register(moving, fixed)
         energy = self.energy(registered, fixed)
-        error = registration_errors(registered, fixed).sum(1)
+        error = relative_errors(registered.moved, fixed).sum(1)
         return sum(energy.chunk(2)), sum(error.chunk(2))  # type: ignore[return-value]

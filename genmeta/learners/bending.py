@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from genmeta.episode import EpisodeBatch
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.learner import Learner
-from genmeta.models.registration import bending, enlarge, gaussian_blur, identity_grid
+from genmeta.models.registration import affine_displacement, bending, enlarge, gaussian_blur, identity_grid
 
 # coarse to fine: control points a side (0: an affine map alone) and blur, in pixels of a 28-pixel image
 LEVELS = ((0, 4.0), (4, 2.0), (7, 1.0))
@@ -129,8 +129,7 @@ class BendingRegistration(Learner):
 
         def displacement(p: Tensor) -> Tensor:
             affine = p[:, :6].view(-1, 2, 3)
-            places = identity.view(1, -1, 2) @ affine[:, :, :2].mT + affine[:, None, :, 2]
-            moved = before + places.view(-1, height, width, 2)
+            moved = before + affine_displacement(identity, affine)
             if cells:
                 field = p[:, 6:].view(-1, 2, cells, cells)
                 moved = moved + enlarge(field, height, width).permute(0, 2, 3, 1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.bending import LEVELS, BendingRegistration
-from genmeta.models.registration import bending, identity_grid, scales
+from genmeta.models.registration import bending, identity_grid, relative_errors, scales
 from genmeta.rng import make_rng
 
 CELLS = 7  # places a side at which a displacement is described
@@ -91,8 +91,7 @@ class LearnedRegistration(BendingRegistration):
         total = a.new_zeros(len(a), N_FEATURES)
         for moving, fixed, d in ((*images, displacements[0]), (*images[::-1], displacements[1])):
             moved = F.grid_sample(moving, identity_grid(moving) + d, align_corners=False)
-            ink = (moved.square() + fixed.square()).flatten(2).sum(2).clamp(min=1e-6)
-            errors = (moved - fixed).square().flatten(2).sum(2) / ink
+            errors = relative_errors(moved, fixed)
             centred = described(d)[None] - self.means[:, None]
             distances = torch.einsum("knd,kde,kne->nk", centred, self.precisions, centred)
             total = total + torch.cat([errors, torch.log1p(bending(d))[:, None], distances], 1)

@@ -48,8 +48,9 @@ def scales(x: Tensor) -> Tensor:
 @lru_cache(maxsize=64)
 def _enlarging(n: int, fine: int) -> Tensor:
     """Return the matrix `[fine, n]` of bicubic interpolation from n places to more."""
-    eye = torch.eye(n, dtype=torch.float64)[None, None]
-    return F.interpolate(eye, (fine, n), mode="bicubic", align_corners=False)[0, 0]
+    with torch.inference_mode(False):  # it is kept, and a training may need it after a test
+        eye = torch.eye(n, dtype=torch.float64)[None, None]
+        return F.interpolate(eye, (fine, n), mode="bicubic", align_corners=False)[0, 0]
 
 
 def enlarge(field: Tensor, height: int, width: int) -> Tensor:
@@ -67,6 +68,18 @@ def identity_grid(x: Tensor) -> Tensor:
     return torch.stack([x_.expand(height, width), y[:, None].expand(height, width)], -1)[None]
 
 
+def affine_displacement(identity: Tensor, affine: Tensor) -> Tensor:
+    """Return displacements `[n, H, W, 2]` of `identity_grid` by affine maps less the identity, `[n, 2, 3]`."""
+    places = identity.view(1, -1, 2) @ affine[:, :, :2].mT + affine[:, None, :, 2]
+    return places.view(-1, *identity.shape[1:])
+
+
+def relative_errors(moved: Tensor, fixed: Tensor) -> Tensor:
+    """Return squared errors of images `[n, C, H, W]`, a share of the ink of both, for each channel, `[n, C]`."""
+    error = (moved - fixed).square().flatten(2).sum(2)
+    return error / (moved.square() + fixed.square()).flatten(2).sum(2).clamp(min=1e-6)
+
+
 @dataclass(frozen=True)
 class Registered:
     """An image moved onto another.
@@ -74,13 +87,11 @@ class Registered:
     Attributes:
         moved: `[n, 3, H, W]`, the moving image at all scales, after the displacement.
         displacement: `[n, H, W, 2]`, from where each pixel takes its ink, less its own place; half widths.
-        fields: `[n, stages, 2, h, w]`, what is not affine, of each stage.
         affines: `[n, stages, 2, 3]`, what each stage's affine map has beyond the identity.
     """
 
     moved: Tensor
     displacement: Tensor
-    fields: Tensor
     affines: Tensor
 
 
@@ -129,19 +140,17 @@ class Registration(nn.Module):
         """Move images onto others, both `[n, 3, H, W]` as `scales` gives them; height and width are multiples of 4."""
         identity = identity_grid(moving)
         displacement = torch.zeros_like(identity).expand(len(moving), -1, -1, -1)
-        moved, fields, affines = moving, [], []
+        moved, affines = moving, []
         height, width = moving.shape[2:]
         for _ in range(self.stages):
             features = self.look(torch.cat([moved, fixed], 1))
             field = self.reach * torch.tanh(self.field(features).to(moving.dtype))
             affine = self.reach * torch.tanh(self.affine(features.mean((2, 3))).to(moving.dtype)).view(-1, 2, 3)
             fine = enlarge(field, height, width).permute(0, 2, 3, 1)
-            places = identity.view(1, -1, 2) @ affine[:, :, :2].mT + affine[:, None, :, 2]
-            displacement = displacement + fine + places.view(-1, height, width, 2)
+            displacement = displacement + fine + affine_displacement(identity, affine)
             moved = F.grid_sample(moving, identity + displacement, align_corners=False)
-            fields.append(field)
             affines.append(affine)
-        return Registered(moved, displacement, torch.stack(fields, 1), torch.stack(affines, 1))
+        return Registered(moved, displacement, torch.stack(affines, 1))
 
 
 def bending(displacement: Tensor) -> Tensor:
