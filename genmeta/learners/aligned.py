@@ -64,12 +64,14 @@ class AlignedRelation(Learner):
     that are no candidates stand below them, in the order of the ProtoNet. Each query is judged alone (inductive).
 
     Trained by the cross-entropy over the true class and the hardest others, plus the ProtoNet's cross-entropy, plus
-    `registration_weight` times the registration error of true pairs.
+    `registration_weight` times the registration error of true pairs. In training a query is compared in one direction
+    only, every other query in the other one: two steps for the price of one.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, of the ProtoNet; its batch norm must keep running
             statistics.
         candidates: classes that are compared with a query.
+        rivals: hardest other classes that a training query is told from.
         channels: feature maps of the first layers of registration and energy.
         stages: of the registration; 0 compares without alignment, the control.
         registration_weight: of the registration error of true pairs in the loss.
@@ -89,17 +91,18 @@ class AlignedRelation(Learner):
         stages: int = 2,
         registration_weight: float = 0.3,
         chunk: int = 128,
+        rivals: int = 3,
     ) -> None:
         super().__init__()
         require_own_statistics(backbone, "AlignedRelation")
-        require_positive("AlignedRelation", channels=channels, chunk=chunk)
+        require_positive("AlignedRelation", channels=channels, chunk=chunk, rivals=rivals)
         if candidates < 2 or stages < 0 or registration_weight < 0:
             raise UserError(
                 f"AlignedRelation: candidates must be at least 2, stages and registration_weight at least 0; "
                 f"found {candidates}, {stages}, {registration_weight}"
             )
         self.backbone, self.candidates, self.chunk = backbone, candidates, chunk
-        self.registration_weight = registration_weight
+        self.registration_weight, self.rivals = registration_weight, rivals
         self.registration = Registration(channels, stages) if stages else None
         self.energy = Energy(channels)
 
@@ -128,9 +131,9 @@ class AlignedRelation(Learner):
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         near = self._near(batch)
-        k = min(self.candidates, batch.n_way)
         truth = batch.query_y[..., None]
-        others = near.detach().scatter(2, truth, -torch.inf).topk(k - 1, dim=2).indices
+        n_others = min(self.rivals, batch.n_way - 1)
+        others = near.detach().scatter(2, truth, -torch.inf).topk(n_others, dim=2).indices
         chosen = torch.cat([truth, others], 2)
         scores, error = self._scores(batch, chosen)
         loss = F.cross_entropy(scores.flatten(0, 1), torch.zeros_like(batch.query_y).flatten())
@@ -156,7 +159,7 @@ class AlignedRelation(Learner):
         first = (support + task[..., None] * batch.support_y.shape[1]).flatten()
         second = (torch.arange(n_tasks * n_query, device=chosen.device)[:, None].expand(-1, k * n_shot)).flatten()
         if self.training:
-            energies, errors = self._both_ways(a.index_select(0, first), b.index_select(0, second))
+            energies, errors = self._one_way(a.index_select(0, first), b.index_select(0, second), second % 2 == 1)
         else:
             parts = zip(first.split(self.chunk), second.split(self.chunk), strict=True)
             found = [self._both_ways(a.index_select(0, i), b.index_select(0, j)) for i, j in parts]
@@ -164,6 +167,13 @@ class AlignedRelation(Learner):
         shots = -energies.view(n_tasks, n_query, k, n_shot)
         scores = shots.logsumexp(3) - torch.log(torch.tensor(float(n_shot), device=shots.device))
         return scores, errors.view(n_tasks, n_query, k, n_shot)[:, :, 0].mean()
+
+    def _one_way(self, a: Tensor, b: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """Return twice the energies and registration errors `[n]` of a onto b, or where `back`, bool `[n]`, b onto a."""
+        back = back[:, None, None, None]
+        moving, fixed = torch.where(back, b, a), torch.where(back, a, b)
+        registered = self.register(moving, fixed)
+        return 2 * self.energy(registered, fixed), 2 * relative_errors(registered.moved, fixed).sum(1)
 
     def _both_ways(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return energies and registration errors `[n]` of a onto b plus b onto a."""
