@@ -25,7 +25,7 @@ from genmeta.episode import EpisodeShape
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.render import gather, quarter_turns, render
+from genmeta.tasks.render import gather, render, table_of_turns
 from genmeta.tasks.sampler import TaskPool
 
 N_CLASSES, PER_CLASS, SIZE = 964, 20, 28  # as Omniglot's background set
@@ -68,7 +68,7 @@ def ours(table: ImageTable, shape: EpisodeShape, kind: str) -> Callable[[], Meta
     """Plan and render."""
     sampler = RealTasks(rotations=kind == "rotations")
     pool = TaskPool.of(table, torch.arange(N_CLASSES))
-    images = quarter_turns(table.images) if kind == "rotations" else table.images
+    images = table_of_turns(table.images) if kind == "rotations" else table.images
     rng = make_rng("bench", kind, str(shape))
 
     def make() -> MetaBatch:

@@ -53,7 +53,8 @@ TABLE, DECODER, BANK = 0, 1, 2  # where an image of a plan comes from
 REAL, REDRAWN, DECODED = 0, 1, 2
 PROVENANCE = {"real": REAL, "redrawn": REDRAWN, "decoded": DECODED}
 """The provenance of an image. `REAL`: of the data, maybe turned, or deformed at random. `REDRAWN`: of the data, drawn
-again by a learned redrawer. `DECODED`: made by a generator from a code, and maybe drawn again then.
+again by a learned redrawer. `DECODED`: made by a generator from a code, and maybe drawn again then. An image that is
+joined from halves of two of the data is real.
 
 It is of the image alone. A class may be made up of real images: a cluster of them, a single one, or a class deformed as
 a whole. Its images are real or redrawn, and `is_latent` of its slot says that the class is none of the data's.
@@ -65,12 +66,14 @@ class EpisodePlan(_Movable):
     """A meta-batch as indices and codes. The first `n_shot` images of a class slot are its support images.
 
     An image is a row of the table, a decoded code or a row of the bank of generated images; turned with its class;
-    then, where there are codes for it, drawn again by another hand and deformed.
+    then, where there is something for it, half covered by another image of the table, drawn again by another hand and
+    deformed.
 
     Attributes:
         n_shot: support images per class.
         rows: int64 `[task, way, shot + query]`, rows of the image table, or of the bank; 0 and unused where decoded.
-        turns: int64 `[task, way]`, quarter turns (0 to 3) that make a rotated class of a class.
+        turns: int64 `[task, way]`, what makes another class of a class: so many quarter turns (0 to 3), or 4 to 7: the
+            mirror image, left and right exchanged, and then `turns - 4` quarter turns.
         labels: int64 `[task, way]`, the label of each class slot, a permutation of `0 … way - 1`.
         is_latent: bool `[task, way]`, which class slots are made-up classes, none of the data's: decoded from codes,
             or real images under a label that is not theirs.
@@ -80,6 +83,10 @@ class EpisodePlan(_Movable):
             if it leaves all.
         elastic: float32 `[task, way, shot + query, e]`, parameters of a deformation (`genmeta.tasks.elastic`), 0 for
             none; None if there is none at all.
+        pasted: int64 `[task, way, shot + query]`, rows of the table; the right half of each covers that of the image in
+            its place. -1 for none; None if there is none at all.
+        pasted_turns: int64 `[task, way]`, turns of what is pasted; None as `pasted`.
+        pasted_below: bool `[task, way]`, whether it is the lower half instead; None as `pasted`.
         support_weight: float32 `[task, way, shot]`, how much each support image counts in its class; None: all alike.
         period: which filling of the bank its rows mean; None if it has no rows of a bank.
         first_task: place of the first task in the meta-batch that this is a part of.
@@ -94,6 +101,9 @@ class EpisodePlan(_Movable):
     z: Tensor
     hands: Tensor | None = None
     elastic: Tensor | None = None
+    pasted: Tensor | None = None
+    pasted_turns: Tensor | None = None
+    pasted_below: Tensor | None = None
     support_weight: Tensor | None = None
     period: int | None = None
     first_task: int = 0
@@ -131,16 +141,21 @@ class EpisodePlan(_Movable):
     @property
     def is_plain(self) -> bool:
         """Whether all images are rows of the table, as they are there but for the turns."""
-        return len(self.z) == 0 and self.period is None and self.hands is None and self.elastic is None
+        changes = (self.hands, self.elastic, self.pasted)
+        return len(self.z) == 0 and self.period is None and all(change is None for change in changes)
 
     @property
     def has_generated(self) -> Tensor:
-        """Which class slots have a generated image, or one that was drawn again or deformed, bool `[task, way]`."""
+        """Which class slots have a generated image, or one that was pasted on, drawn again or deformed, bool
+        `[task, way]`.
+        """
         some = self.is_latent | (self.source != TABLE).any(2)
         if self.hands is not None:
             some = some | (~self.hands[..., 0].isnan()).any(2)
         if self.elastic is not None:
             some = some | (self.elastic != 0).any(3).any(2)
+        if self.pasted is not None:
+            some = some | (self.pasted >= 0).any(2)
         return some
 
     def provenance(self, bank: Tensor | None = None) -> Tensor:
@@ -171,7 +186,15 @@ class EpisodePlan(_Movable):
         return replace(self, z=self.z[numbers[numbers >= 0]], **picked)
 
 
-_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_latent", "source", "hands", "elastic", "support_weight")
+_OPTIONAL = {  # and what stands where one plan has it and another has not
+    "hands": torch.nan,
+    "elastic": 0.0,
+    "pasted": -1,
+    "pasted_turns": 0,
+    "pasted_below": False,
+    "support_weight": 1.0,
+}
+_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_latent", "source", *_OPTIONAL)
 
 
 def concatenate(plans: Sequence[EpisodePlan]) -> EpisodePlan:
@@ -181,7 +204,7 @@ def concatenate(plans: Sequence[EpisodePlan]) -> EpisodePlan:
         name: torch.cat([getattr(plan, name) for plan in plans])
         for name in ("rows", "turns", "labels", "is_latent", "source")
     }
-    for name, fill in (("hands", torch.nan), ("elastic", 0.0), ("support_weight", 1.0)):
+    for name, fill in _OPTIONAL.items():
         joined[name] = _joined([getattr(plan, name) for plan in plans], [len(plan) for plan in plans], fill)
     z = torch.cat(with_codes) if with_codes else plans[0].z
     period = next((plan.period for plan in plans if plan.period is not None), None)

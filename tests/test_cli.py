@@ -146,7 +146,7 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
     redrawn |= {"hands_quarter": 0.25, "hands_elastic_quarter": 0.25, "umtra_hands": 2 / 3}  # three images a class
     assert share["redrawn"] == pytest.approx(redrawn.get(Path(path).stem, 0), abs=0.01)
     decoded = {"instances_encoded": 0.5, "instances_transferred": 0.5, "encoded_noise": share["made_up"] * 2 / 3}
-    decoded |= dict.fromkeys(["clusters", "clusters_only", "deformed_classes", "hands_deformed"], 0)
+    decoded |= dict.fromkeys(["clusters", "clusters_only", "deformed_classes", "hands_deformed", "cut_and_paste"], 0)
     decoded |= dict.fromkeys(["umtra", "umtra_hands"], 0)
     assert share["decoded"] == pytest.approx(decoded.get(Path(path).stem, share["made_up"]), abs=0.01)
 

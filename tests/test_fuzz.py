@@ -316,7 +316,7 @@ def sizes(draw):
 
 
 def plan_of(seed: int, n_tasks: int, n_way: int, n_shot: int, n_query: int, parts: frozenset[str]) -> EpisodePlan:
-    """A plan with any of: codes, rows of a bank, hands, deformations, weights of support images."""
+    """A plan with any of: codes, rows of a bank, hands, deformations, pasted halves, weights of support images."""
     rng = torch.Generator().manual_seed(seed)
     shape = (n_tasks, n_way, n_shot + n_query)
     kinds = [TABLE, *([DECODER] if "codes" in parts else []), *([BANK] if "bank" in parts else [])]
@@ -328,16 +328,25 @@ def plan_of(seed: int, n_tasks: int, n_way: int, n_shot: int, n_query: int, part
     return EpisodePlan(
         n_shot=n_shot,
         rows=rows,
-        turns=torch.randint(4, shape[:2], generator=rng),
+        turns=torch.randint(8, shape[:2], generator=rng),
         labels=labels,
         is_latent=torch.rand(shape[:2], generator=rng) < 0.5,
         source=source,
         z=torch.randn(int((source == DECODER).sum()), DIM, generator=rng),
         hands=hands if "hands" in parts else None,
         elastic=Elastic().draw(*shape, rng=rng) if "elastic" in parts else None,
+        **(pasted_of(shape, rng) if "pasted" in parts else {}),
         support_weight=torch.rand(*shape[:2], n_shot, generator=rng) if "weight" in parts else None,
         period=0 if "bank" in parts else None,
     )
+
+
+def pasted_of(shape: tuple[int, ...], rng: torch.Generator) -> dict[str, torch.Tensor]:
+    return {
+        "pasted": torch.randint(-1, len(TABLE_IMAGES), shape, generator=rng),
+        "pasted_turns": torch.randint(8, shape[:2], generator=rng),
+        "pasted_below": torch.rand(shape[:2], generator=rng) < 0.5,
+    }
 
 
 def rendered(plan: EpisodePlan):
@@ -351,7 +360,7 @@ def images_of(plan: EpisodePlan) -> torch.Tensor:
     return torch.cat([support, query], 2)
 
 
-PLANS = st.frozensets(st.sampled_from(["codes", "bank", "hands", "elastic", "weight"]))
+PLANS = st.frozensets(st.sampled_from(["codes", "bank", "hands", "elastic", "pasted", "weight"]))
 SEEDS = st.integers(0, 2**31)
 
 
@@ -428,6 +437,7 @@ def test_the_hash_of_a_plan_tells_every_change(n):
     def check(seed, size, parts, data):
         plan = plan_of(seed, *size, parts)
         names = ["rows", "turns", "labels", "is_latent", "source", "hands", "elastic", "support_weight", "z"]
+        names += ["pasted", "pasted_turns", "pasted_below"]
         name = data.draw(st.sampled_from([m for m in names if getattr(plan, m) is not None and len(getattr(plan, m))]))
         value = getattr(plan, name).clone()
         at = tuple(data.draw(st.integers(0, length - 1)) for length in value.shape)

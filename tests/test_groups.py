@@ -15,7 +15,7 @@ from genmeta.evaluation.comparison import Arm, SeedsOfArm, table
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.render import gather, quarter_turns, render
+from genmeta.tasks.render import gather, render, table_of_turns
 from genmeta.tasks.sampler import TaskPool
 from genmeta.tasks.sampling import argsort_rows
 
@@ -170,7 +170,7 @@ def test_the_table_of_four_rotations_gives_the_same_images_as_turning():
     sampler = RealTasks(rotations=True)
     plan = sampler.sample(POOL, EpisodeShape(5, 2, 3), 8, 0, make_rng(0))
     assert len(plan.turns.unique()) == 4
-    one, other = gather(plan, TABLE.images), gather(plan, quarter_turns(TABLE.images))
+    one, other = gather(plan, TABLE.images), gather(plan, table_of_turns(TABLE.images))
     assert one[0].dtype == torch.uint8
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a, b)
@@ -181,7 +181,7 @@ def test_the_table_of_four_rotations_gives_the_same_images_as_turning():
         ]
     ).unflatten(0, (8, 5))
     assert torch.equal(torch.cat(one, 2), slow)
-    batch = render(plan, quarter_turns(TABLE.images))
+    batch = render(plan, table_of_turns(TABLE.images))
     assert torch.equal(batch.support_x, (slow[:, :, :2].float() / 255).flatten(1, 2)), "bit for bit"
     assert torch.equal(batch.query_x, (slow[:, :, 2:].float() / 255).flatten(1, 2))
 

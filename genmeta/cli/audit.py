@@ -32,7 +32,7 @@ from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.pictures import draw_episode, with_legend
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.render import quarter_turns, render
+from genmeta.tasks.render import render, table_of_turns
 from genmeta.tasks.sampler import TaskPool
 
 N_CLASSES = 200  # generated classes that are looked at
@@ -209,7 +209,7 @@ def real_reference(images: ImageDataModule, wanted: EpisodeShape, features: Feat
     return Reference(
         classes=gather(images.images, chosen.flatten()).float().div(255).unflatten(0, chosen.shape),
         centres=torch.stack(centres),
-        training=quarter_turns(training).flatten(0, 1) if height == width else training,
+        training=table_of_turns(training).flatten(0, 1) if height == width else training,
         accuracy=episode_accuracy(features, batch, everything).mean().item(),
         chance=1 / shape.n_way,
     )

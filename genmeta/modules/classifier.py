@@ -53,8 +53,9 @@ class ClassDataModule(EpisodicDataModule):
 
     @property
     def n_classes(self) -> int:
-        """Number of the training classes, turned ones included (after `setup`)."""
-        return self.n_upright * (4 if "turns" in self.train_tasks.needs else 1)
+        """Number of the training classes, turned and mirrored ones included (after `setup`)."""
+        needs = self.train_tasks.needs  # mirrors alone have the turns 0 and 4
+        return self.n_upright * (8 if "mirrors" in needs else 4 if "turns" in needs else 1)
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> ClassBatch:
         assert self.table is not None

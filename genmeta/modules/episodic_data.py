@@ -22,14 +22,14 @@ from genmeta.tasks.bank import BankedTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import Grouping, RealTasks
 from genmeta.tasks.redrawn import Hands, SupportHands
-from genmeta.tasks.render import quarter_turns, render
+from genmeta.tasks.render import render, table_of_turns
 from genmeta.tasks.sampler import TaskPool, TaskSampler
 from genmeta.tasks.share import Adaptive
 from genmeta.tasks.space import Encodings
 
 EVALUATION_SEED = 0  # evaluation episodes are the same for every training seed, so that runs compare pairwise
 BANK_CHUNK = 20  # episodes of the bank that are rendered at a time, for the memory's sake
-TURNED_TABLE_BYTES = 2**30  # a table of the four rotations may take this much; larger images are turned as they come
+TURNED_TABLE_BYTES = 2**30  # a table of all turns may take this much; larger images are turned as they come
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ class EpisodicDataModule(StepDataModule):
                     raise UserError(f"data.train_tasks: {error}") from error
                 self._prepared = True
             self._check("data.train", self.train_tasks, self.train_part, self.train_shape)
-            if "turns" in needs:
-                self._prepare_turns()
+            if needs & {"turns", "mirrors"}:
+                self._prepare_turns("turns" in needs, "mirrors" in needs)
 
     def _arrange(self, table: ImageTable, split: Split) -> None:
         """Set all that follows from names and counts; of the outline, to check it before the long work."""
@@ -267,15 +267,16 @@ class EpisodicDataModule(StepDataModule):
         means, log_vars = (torch.cat(parts) for parts in zip(*encoded, strict=True))
         return Encodings(means, (log_vars / 2).exp(), rows, pool.counts.cumsum(0) - pool.counts, pool.counts)
 
-    def _prepare_turns(self) -> None:
+    def _prepare_turns(self, rotations: bool, mirrors: bool) -> None:
         _, height, width = self.image_shape
-        if height != width:
+        if rotations and height != width:
             raise UserError(
                 f"data.train_tasks: rotations need square images, but the data have {list(self.image_shape)} "
                 f"(channels, height, width); set rotations: false"
             )
-        if self.images.dim() == 4 and 4 * self.images.nbytes <= TURNED_TABLE_BYTES:
-            self.images = quarter_turns(self.images)
+        n = 8 if mirrors else 4
+        if self.images.dim() == 4 and height == width and n * self.images.nbytes <= TURNED_TABLE_BYTES:
+            self.images = table_of_turns(self.images, n)
 
     def _check(self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape) -> None:
         try:

@@ -18,6 +18,8 @@ Grouping = Literal["any", "within", "across"]
 class RealTasks(TaskSampler):
     """Distinct classes, distinct images of each, labels shuffled.
 
+    A class turned by a quarter, or its mirror image, can be another class. All images of a class slot are turned alike.
+
     Args:
         rotations: also use every class turned by 90, 180 and 270 degrees as three more classes (Santoro et al.,
             "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016). The turn belongs to the class, so one
@@ -26,9 +28,11 @@ class RealTasks(TaskSampler):
             their group. `within`: all from one group, which is drawn uniformly from those that have n_way classes; the
             smaller groups are skipped (Lake et al., Science 2015, for their 20-way task). `across`: each from
             another group; groups are drawn uniformly, then one class of each.
-            A turned class belongs to its group turned alike, which counts as a group of its own. So all classes of
-            an episode within one group are turned together: were each turned on its own, the turn would tell classes
-            apart, and the episodes would be easier than the upright ones of the test.
+            A turned or mirrored class belongs to its group turned alike, which counts as a group of its own. So all
+            classes of an episode within one group are turned together: were each turned on its own, the turn would
+            tell classes apart, and the episodes would be easier than the upright ones of the test.
+        mirrors: also use the mirror image of every class (left and right exchanged) as another class; with `rotations`
+            that makes eight of one.
 
     Raises:
         UserError: `groups` is none of the three.
@@ -36,6 +40,7 @@ class RealTasks(TaskSampler):
 
     rotations: bool = False
     groups: Grouping = "any"
+    mirrors: bool = False
 
     def __post_init__(self) -> None:
         if self.groups not in get_args(Grouping):
@@ -43,11 +48,12 @@ class RealTasks(TaskSampler):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"turns"} if self.rotations else ())
+        turns: frozenset[Need] = frozenset({"turns"} if self.rotations else ())
+        return turns | {"mirrors"} if self.mirrors else turns
 
     @property
     def _n_turns(self) -> int:
-        return 4 if self.rotations else 1
+        return (4 if self.rotations else 1) * (2 if self.mirrors else 1)
 
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
         if self.groups == "within":
@@ -64,18 +70,23 @@ class RealTasks(TaskSampler):
         pool.check_images(shape)
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
-        draw = {"any": self._any_classes, "within": self._classes_within, "across": self._classes_across}[self.groups]
-        classes, turns = draw(pool, shape.n_way, n_tasks, rng)
+        classes, turns = self.draw_classes(pool, shape.n_way, n_tasks, rng)
         images = draw_distinct(pool.counts[classes], shape.n_images, rng)
         return EpisodePlan.of_rows(
             shape.n_shot, pool.table_rows(classes, images), turns, draw_labels(n_tasks, shape.n_way, rng)
         )
 
-    # each returns numbers of the pool's classes and quarter turns, both int64 [task, way]
+    def draw_classes(self, pool: TaskPool, n_way: int, n_tasks: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return numbers of the pool's classes and their turns, both int64 `[task, way]`; no pair twice in a task."""
+        draw = {"any": self._any_classes, "within": self._classes_within, "across": self._classes_across}[self.groups]
+        classes, turns = draw(pool, n_way, n_tasks, rng)
+        return classes, turns if self.rotations else 4 * turns  # 4 is the mirror image
+
+    # each returns classes, and turns below _n_turns
 
     def _any_classes(self, pool: TaskPool, n_way: int, n_tasks: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = draw_distinct(torch.full((n_tasks,), len(pool.counts) * self._n_turns), n_way, rng)
-        if not self.rotations:
+        if self._n_turns == 1:
             return chosen, torch.zeros_like(chosen)
         return chosen // self._n_turns, chosen % self._n_turns
 

@@ -15,12 +15,20 @@ Redraw = Callable[[Tensor, Tensor], Tensor]
 """Images `[n, C, H, W]` in [0, 1] and codes `[n, k]` to other instances of the images, `[n, C, H, W]`."""
 
 
-def quarter_turns(images: Tensor) -> Tensor:
-    """Return the table of the four rotations, `[4, N, C, S, S]`, of square images `[N, C, S, S]`.
-
-    It takes four times the memory, and turned classes then cost no more than upright ones.
+def turned(images: Tensor, turn: int) -> Tensor:
+    """Return images `[..., H, W]` turned: so many quarter turns (0 to 3), or 4 to 7: the mirror image, left and right
+    exchanged, and then `turn - 4` quarter turns. These are all symmetries of the square.
     """
-    return torch.stack([torch.rot90(images, turn, (-2, -1)) for turn in range(4)])
+    return torch.rot90(images.flip(-1) if turn >= 4 else images, turn % 4, (-2, -1))
+
+
+def table_of_turns(images: Tensor, n: int = 4) -> Tensor:
+    """Return the table of the first `n` turns, `[n, N, C, S, S]`, of square images `[N, C, S, S]`: 4 for rotations, 8
+    with mirror images.
+
+    It takes n times the memory, and turned classes then cost no more than upright ones.
+    """
+    return torch.stack([turned(images, turn) for turn in range(n)])
 
 
 def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +36,7 @@ def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         plan: on the device to render on.
-        images: the image table, `[N, C, H, W]`, or its four rotations by `quarter_turns`, `[4, N, C, H, W]`; on the
+        images: the image table, `[N, C, H, W]`, or all its turns by `table_of_turns`, `[turns, N, C, H, W]`; on the
             same device, or on the CPU if it is too large for that.
 
     Returns:
@@ -36,20 +44,24 @@ def gather(plan: EpisodePlan, images: Tensor) -> tuple[Tensor, Tensor]:
         (uint8); what stands in the places of other images has no meaning.
     """
     rows = plan.rows if plan.is_plain else plan.rows.where(plan.source == TABLE, 0)
-    if images.dim() == 5:
-        rows = rows + (plan.turns * images.shape[1])[..., None]
-    table = images.flatten(0, -4)
     support, query = (
-        gather_rows(table, part.flatten()).view(*part.shape, *table.shape[1:])
-        for part in (rows[..., : plan.n_shot], rows[..., plan.n_shot :])
+        _gather(images, part, plan.turns) for part in (rows[..., : plan.n_shot], rows[..., plan.n_shot :])
     )
-    if images.dim() == 4:
-        for turn in (1, 2, 3):
-            task, way = (plan.turns == turn).nonzero(as_tuple=True)
-            if len(task):
-                for part in (support, query):
-                    part[task, way] = torch.rot90(part[task, way], turn, (-2, -1))
     return support, query
+
+
+def _gather(images: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
+    """Return rows `[task, way, n]` of the table or its turns, turned by `turns` `[task, way]`."""
+    if images.dim() == 5:
+        rows = rows + (turns * images.shape[1])[..., None]
+    table = images.flatten(0, -4)
+    x = gather_rows(table, rows.flatten()).view(*rows.shape, *table.shape[1:])
+    if images.dim() == 4:
+        for turn in turns.unique().tolist():
+            if turn:
+                task, way = (turns == turn).nonzero(as_tuple=True)
+                x[task, way] = turned(x[task, way], turn)
+    return x
 
 
 def render(
@@ -60,14 +72,15 @@ def render(
     bank: Tensor | None = None,
     bank_provenance: Tensor | None = None,
 ) -> EpisodeBatch:
-    """Render a plan: one gather from the table, one call of the decoder, one scatter; then hands and deformations.
+    """Render a plan: one gather from the table, one call of the decoder, one scatter; then what is pasted, hands and
+    deformations.
 
     Images stay uint8 until here, the device: a quarter of the memory to read.
 
     Args:
         plan: on the device to render on.
-        images: uint8 `[N, C, H, W]`, the image table, or its four rotations `[4, N, C, H, W]`; on the same device, or
-            on the CPU if it is too large for that.
+        images: uint8 `[N, C, H, W]`, the image table, or its turns `[turns, N, C, H, W]`; on the same device, or on
+            the CPU if it is too large for that.
         decode: frozen decoder; needed if the plan has codes.
         redraw: frozen redrawer; needed if the plan has hands.
         bank: uint8 `[M, C, H, W]`, the bank's images of the plan's period; needed if the plan has rows of it.
@@ -83,6 +96,7 @@ def render(
     if not plan.is_plain:
         x = torch.cat([support_x, query_x], 2)
         _put_generated(x, plan, decode, bank)
+        x = _paste(x, plan, images)
         x = _draw_again(x, plan, redraw)
         support_x, query_x = x[:, :, : plan.n_shot], x[:, :, plan.n_shot :]
     y = plan.labels[..., None]
@@ -109,15 +123,29 @@ def _put_generated(x: Tensor, plan: EpisodePlan, decode: Decode | None, bank: Te
             decoded = decode(plan.z).float()
         chosen = plan.source == DECODER
         turns = plan.turns[..., None].expand_as(plan.source)[chosen]
-        for turn in (1, 2, 3):
-            turned = turns == turn
-            decoded[turned] = torch.rot90(decoded[turned], turn, (-2, -1))
+        for turn in turns.unique().tolist():
+            if turn:
+                decoded[turns == turn] = turned(decoded[turns == turn], turn)
         x[chosen] = decoded
     if plan.period is not None:
         if bank is None:
             raise ValueError("the plan has rows of a bank, but there is no bank")
         chosen = plan.source == BANK
         x[chosen] = bank.index_select(0, plan.rows[chosen]).float().div_(255)
+
+
+def _paste(x: Tensor, plan: EpisodePlan, images: Tensor) -> Tensor:
+    """Return images `[task, way, image, C, H, W]` with halves of other images of the table over their own."""
+    if plan.pasted is None:
+        return x
+    assert plan.pasted_turns is not None
+    assert plan.pasted_below is not None
+    other = _gather(images, plan.pasted.clamp(min=0), plan.pasted_turns).float().div_(255)
+    height, width = x.shape[-2:]
+    right = (torch.arange(width, device=x.device) >= width // 2).expand(height, width)
+    below = (torch.arange(height, device=x.device) >= height // 2)[:, None].expand(height, width)
+    half = torch.where(plan.pasted_below[..., None, None], below, right)[:, :, None, None]
+    return torch.where(half & (plan.pasted >= 0)[..., None, None, None], other, x)
 
 
 def _draw_again(x: Tensor, plan: EpisodePlan, redraw: Redraw | None) -> Tensor:

@@ -15,8 +15,8 @@ from genmeta.errors import UserError
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.space import Encodings, LatentSpace
 
-Need = Literal["decoder", "encoder", "redrawer", "turns"]
-"""What plans may ask for: to decode codes, encodings of the images, to draw images again, to turn images."""
+Need = Literal["decoder", "encoder", "redrawer", "turns", "mirrors"]
+"""What plans may ask for: to decode codes, encodings of the images, to draw images again, to turn or mirror images."""
 
 
 @dataclass(frozen=True)
