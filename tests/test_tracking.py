@@ -14,6 +14,7 @@ from tracked_runs import Recorded, make_runs
 
 from genmeta.cli import lineage, tracking
 from genmeta.cli.main import main
+from genmeta.cli.run_folder import RunSettings
 from genmeta.cli.tracking import BEST, IMAGES, STEP
 
 
@@ -147,6 +148,19 @@ def test_artifacts_can_be_left_out(runs, tmp_path, monkeypatch):
     more = ["--config=configs/trainer/debug.yaml", f"--run.folder={tmp_path}", "--run.name=a"]
     assert main([*args, *more, "--run.artifacts=false"]) == 0
     assert Recorded(tmp_path / "a" / "001").all("artifact") == []
+
+
+def test_a_run_is_recorded_in_its_folder_whatever_ran_before_in_this_process(tmp_path, monkeypatch):
+    """W&B's process, begun by the first run, went on in that run's current folder: `runs/…` of the next lay there."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", "")
+    for name in ("first", "second"):
+        folder = tmp_path / name / "runs" / "check" / "001"
+        folder.mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        with tracking.tracking(RunSettings(name=name), Path("runs/check/001"), "check") as experiment:
+            experiment.log({"x": 1})
+        assert Recorded(folder).run["display_name"] == f"{name}/001"
 
 
 def test_a_large_checkpoint_is_referred_to_and_not_uploaded(runs, monkeypatch):

@@ -115,6 +115,8 @@ def start_tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence
     mode = wandb_mode(run.wandb)
     if mode == "off":
         return None
+    # W&B's process stays in the folder in which the first run of this process began, and reads paths from there
+    folder = folder.resolve()
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
     # seconds after the end in which the rest is sent; by default it waits for a server that has gone for as long as it
