@@ -169,7 +169,7 @@ class AlignedRelation(Learner):
         return scores, errors.view(n_tasks, n_query, k, n_shot)[:, :, 0].mean()
 
     def _one_way(self, a: Tensor, b: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-        """Return twice the energies and registration errors `[n]` of a onto b, or where `back`, bool `[n]`, b onto a."""
+        """Return twice the energies and registration errors `[n]` of a onto b, or of b onto a where `back`, `[n]`."""
         back = back[:, None, None, None]
         moving, fixed = torch.where(back, b, a), torch.where(back, a, b)
         registered = self.register(moving, fixed)

@@ -16,6 +16,7 @@ from genmeta.data.table import ImageTable, gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import LatentModel, load_generator
+from genmeta.models.strokes import characters_of, draw_strokes
 from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
 from genmeta.rng import make_rng
 from genmeta.tasks.bank import BankedTasks
@@ -23,7 +24,7 @@ from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import Grouping, RealTasks
 from genmeta.tasks.redrawn import Hands, SupportHands
 from genmeta.tasks.render import render, table_of_turns
-from genmeta.tasks.sampler import TaskPool, TaskSampler
+from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
 from genmeta.tasks.share import Adaptive
 from genmeta.tasks.space import Encodings
 
@@ -184,6 +185,8 @@ class EpisodicDataModule(StepDataModule):
             self._load_redrawer()
         if needs & {"decoder", "encoder"} and self.generator is None:
             self._load_generator("encoder" in needs)
+        if "strokes" in needs and self.pools["train"].strokes is None:
+            self._find_strokes(needs)
         if stage in ("fit", "validate"):
             self._check("data.val", self.val.tasks, "val", self.val.shape)
         if stage == "test":
@@ -243,6 +246,16 @@ class EpisodicDataModule(StepDataModule):
             pool = replace(pool, encodings=self._encode(generator, pool))
         self.pools["train"] = pool
         self.generator = generator
+
+    def _find_strokes(self, needs: set[Need]) -> None:
+        if "decoder" in needs:
+            raise UserError("data.train_tasks: codes of a generator and of strokes do not go into one meta-batch")
+        pool = self.pools["train"]
+        images = gather(self.images, pool.all_rows).float() / 255
+        try:
+            self.pools["train"] = replace(pool, strokes=characters_of(images))
+        except UserError as error:
+            raise UserError(f"data.train_tasks: {error}") from error
 
     def _load_redrawer(self) -> None:
         if self.redrawer_path is None:
@@ -383,7 +396,7 @@ class EpisodicDataModule(StepDataModule):
         return self._render(batch, *(() if batch.period is None else self._bank_of(batch.period, device)))
 
     def _render(self, plan: EpisodePlan, *bank: Tensor) -> EpisodeBatch:
-        decode = self.generator.decode if self.generator else None
+        decode = self.generator.decode if self.generator else partial(draw_strokes, size=self.image_shape[-1])
         return render(plan, self.images, decode, self.redrawer.redraw if self.redrawer else None, *bank)
 
     def _bank_of(self, period: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +15,13 @@ from genmeta.errors import UserError
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.space import Encodings, LatentSpace
 
-Need = Literal["decoder", "encoder", "redrawer", "turns", "mirrors"]
-"""What plans may ask for: to decode codes, encodings of the images, to draw images again, to turn or mirror images."""
+if TYPE_CHECKING:
+    from genmeta.tasks.strokes import Characters
+
+Need = Literal["decoder", "encoder", "redrawer", "strokes", "turns", "mirrors"]
+"""What plans may ask for: to decode codes, encodings of the images, to draw images again, strokes, to turn or mirror
+images.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class TaskPool:
         rows: int64, the table rows that are used, class by class, if these are not all; `starts` are places in it.
         encodings: of the images; None if there is no encoder, or no need of one.
         hand_dim: size of a redrawer's code; 0 if there is none.
+        strokes: characters in the images, of their strokes; None if there is no need of them.
     """
 
     starts: Tensor
@@ -39,6 +45,7 @@ class TaskPool:
     rows: Tensor | None = None
     encodings: Encodings | None = None
     hand_dim: int = 0
+    strokes: "Characters | None" = None
 
     @classmethod
     def of(cls, table: ImageTable, class_ids: Tensor, rows: Sequence[Tensor] | None = None) -> "TaskPool":
