@@ -169,7 +169,7 @@ def test_a_comparison_with_an_ensemble_has_its_results(tmp_path, program):
     results = json.loads((tmp_path / "three" / "results.json").read_text())["arms"]
     assert (len(results["plain"]["fits"]), len(results["plain"]["tests"])) == (2, 2)
     assert (results["pixels"]["fits"], len(results["pixels"]["tests"])) == ({}, 2)
-    assert main(["report", str(tmp_path / "three")]) == 0
+    assert main(["report", str(tmp_path / "three"), "--out", str(tmp_path / "report.html")]) == 0
 
 
 def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):

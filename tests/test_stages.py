@@ -98,8 +98,8 @@ def test_a_test_draws_its_stages_and_the_report_shows_them(tmp_path, toy_split_f
     with Image.open(folder / "pictures" / "stages.png") as picture:
         assert picture.width == 2 * (1 + 3 + 2) * 20
         assert picture.height >= 2 * 6 * 20
-    assert main(["report", str(folder)]) == 0
-    assert "decisions of the test" in (folder / "report.html").read_text()
+    assert main(["report", str(folder), "--out", str(tmp_path / "report.html")]) == 0
+    assert "decisions of the test" in (tmp_path / "report.html").read_text()
     nothing = ["--config=configs/baseline/pixels.yaml", "--run.name=pixels"]
     assert main(["test", *nothing, *data, *quick[:-1]]) == 0
     assert not (tmp_path / "pixels" / "001" / "pictures").exists()
