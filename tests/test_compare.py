@@ -126,6 +126,52 @@ def test_an_arm_has_its_own_learner_and_uses_checkpoints_of_earlier_arms(tmp_pat
         read_settings(written(tmp_path, arms=arms))
 
 
+def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, monkeypatch):
+    """It waits for the trainings of all seeds, also for the later ones, and no run is made for a fit that is none."""
+    monkeypatch.chdir(ROOT)
+    trained = "genmeta.learners.fused.Trained"
+    members = [{"class_path": trained, "init_args": {"checkpoint": f"{{plain@{seed}}}"}} for seed in (0, 1)]
+    learner = {"class_path": "genmeta.learners.fused.Fused", "init_args": {"members": members}}
+    arms = {
+        "plain": {"policy": ["rotations"]},
+        "both": {"learner": "fused", "train": False, "options": {"model.learner": learner}},
+    }
+    path = written(tmp_path, arms=arms)
+    grid = make_grid(read_settings(path), tmp_path)
+    assert list(grid.fits) == [(None, "plain", 0), (None, "plain", 1)]
+    assert list(grid.tests) == [(None, arm, seed) for seed in (0, 1) for arm in ("plain", "both")]
+    for seed in (0, 1):
+        test = grid.tests[None, "both", seed]
+        assert [run.name for run in test.after] == ["plain-seed0", "plain-seed1"]
+        assert not [option for option in test.args if "ckpt_path" in option]
+        (given,) = [a for a in test.args if a.startswith("--model.learner=")]
+        found = json.loads(given.removeprefix("--model.learner="))["init_args"]["members"]
+        assert [m["init_args"]["checkpoint"] for m in found] == [str(run.checkpoint) for run in test.after]
+    assert len(grid.runs) == 2 + 4
+    members[1]["init_args"]["checkpoint"] = "{plain@7}"
+    with pytest.raises(UserError, match=r"found '\{plain@7\}', but the seeds are 0, 1"):
+        read_settings(written(tmp_path, arms=arms))
+    members[1]["init_args"]["checkpoint"] = "{plain}"
+    arms["plain"]["train"] = False
+    with pytest.raises(UserError, match="no earlier arm that is trained"):
+        read_settings(written(tmp_path, arms=arms))
+
+
+def test_a_comparison_with_an_ensemble_has_its_results(tmp_path, program):
+    """Bug: results that look for a fit of each arm."""
+    member = {"class_path": "genmeta.learners.metric.PixelNearestNeighbour"}
+    learner = {"class_path": "genmeta.learners.fused.Fused", "init_args": {"members": [member]}}
+    arms = {
+        "plain": {"policy": ["rotations"]},
+        "pixels": {"learner": "fused", "train": False, "options": {"model.learner": learner}},
+    }
+    assert main(["compare", "--config", str(written(tmp_path, arms=arms)), "--runs", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "three" / "results.json").read_text())["arms"]
+    assert (len(results["plain"]["fits"]), len(results["plain"]["tests"])) == (2, 2)
+    assert (results["pixels"]["fits"], len(results["pixels"]["tests"])) == ({}, 2)
+    assert main(["report", str(tmp_path / "three"), "--out", str(tmp_path / "report.html")]) == 0
+
+
 def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     over = {"option": "data.low_data.classes", "values": [30, 60]}

@@ -13,7 +13,7 @@ from genmeta.errors import UserError
 from genmeta.learners.aligned import AlignedRelation
 from genmeta.learners.bending import BendingRegistration
 from genmeta.learners.checkpoint import describe_learner, load_learner
-from genmeta.learners.fused import Fused
+from genmeta.learners.fused import Fused, Trained
 from genmeta.learners.latent_likelihood import LatentLikelihood
 from genmeta.learners.learned_registration import LearnedRegistration
 from genmeta.learners.metric import PixelNearestNeighbour, ProtoNet
@@ -265,6 +265,14 @@ def test_fused_logits_are_the_weighted_sum_and_only_weights_train():
     before = learner.log_weight.detach().clone()
     learner.loss(make_batch(n_way=3, noise=0.9, dtype=torch.float32))
     assert torch.equal(learner.log_weight, before)  # set once
+
+
+def test_fused_without_training_is_the_mean_of_the_logits_of_other_seeds():
+    torch.manual_seed(0)
+    members = [Trained(learner=ProtoNet(Conv4(1, 4, 16, "running"))) for _ in range(3)]
+    batch = make_batch(dtype=torch.float32)
+    expected = torch.stack([member(batch) for member in members]).mean(0)
+    torch.testing.assert_close(Fused(members).eval()(batch), expected)
 
 
 def test_fused_puts_its_weight_on_the_member_that_is_right():

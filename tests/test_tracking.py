@@ -60,6 +60,7 @@ def test_runs_are_labelled_so_that_they_group_and_filter(runs):
         "learner": "meta-train",
         "hands": "meta-train",
         "test": "meta-test",
+        "by-hand": "meta-test",
         "audit-learner": "audit",
         "explore": "explore",
     }

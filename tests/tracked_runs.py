@@ -90,6 +90,7 @@ def make_runs(folder: Path) -> dict[str, Recorded]:
         "learner": (*fit, *mixed, "--run.group=together", "--run.tensorboard=true"),
         "hands": (*fit, PROTONET, "--config=configs/policy/hands_quarter.yaml", *data, f"--data.redrawer={redrawer}"),
         "test": ("test", where, *mixed, f"--ckpt_path={learner}", "--run.tensorboard=true"),
+        "by-hand": ("test", where, "--config=configs/baseline/bending.yaml", *data, "--model.learner.steps=2"),
         "audit-learner": ("audit", "--feature_steps=2", *mixed, where),
         "explore": ("explore", "--ckpt", str(vae), "--out", str(folder / "explore" / "001")),
     }

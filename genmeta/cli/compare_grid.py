@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Grid:
     """All runs of a comparison.
 
     Attributes:
-        fits, tests: by value of the axis, arm and seed.
+        fits, tests: by value of the axis, arm and seed; arms that are not trained have no fits.
     """
 
     fits: Mapping[tuple[Value, str, int], Run]
@@ -35,7 +36,8 @@ class Grid:
     def runs(self) -> list[Run]:
         """All of them once: generators first, then trainings, then tests."""
         fits = set(self.fits.values())
-        trained = [run for fit in self.fits.values() for run in fit.after if run not in fits]
+        some = (*self.fits.values(), *self.tests.values())
+        trained = [run for one in some for run in one.after if run not in fits]
         return list(dict.fromkeys([*trained, *self.fits.values(), *self.tests.values()]))
 
     def found(self, value: Value, titles: Mapping[str, str], seeds: list[int]) -> dict[str, SeedsOfArm]:
@@ -65,37 +67,52 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     values: list[Value] = list(axis.values) if axis else [None]
     of_test = _test_roles(settings)
     roles = {name: _check_arm(settings, name) | of_test for name in settings.arms}
-    of_others = {name: references(settings.arm(name).options) for name in settings.arms}
+    of_others = {name: sorted(references(settings.arm(name).options)) for name in settings.arms}
     trained_alone = [name for name in settings.arms if not roles[name] and not of_others[name]]
-    for role in sorted(set().union(*roles.values(), *of_others.values()) & set(ROLES)):
+    named = {reference.partition("@")[0] for of_arm in of_others.values() for reference in of_arm}
+    for role in sorted(named.union(*roles.values()) & set(ROLES)):
         check_role(role, settings.config(role), _generator_options(settings, role, []), set_up=False)
     for value in values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
         # data and sizes of tasks by all arms whose generators need no training first, once; at other values by one
         _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at)
         label = f"-at-{value:g}" if value is not None else ""
-        for seed in settings.seeds:
-            generators = {role: _generator(settings, role, seed, at, label, folder) for role in ROLES}
-            for name in settings.arms:
-                used = {role: generators[role] for role in sorted(roles[name])}
-                trained = {other: fits[value, other, seed] for other in settings.arms if (value, other, seed) in fits}
-                needed = {other: (trained | generators)[other] for other in sorted(of_others[name])}
-                arm = settings.arm(name)
-                checkpoints = {other: run.checkpoint for other, run in needed.items()}
-                arm = replace(arm, options=referring(arm.options, checkpoints))
-                options = [
-                    *_options(settings, arm),
-                    *(f"--data.{role}={run.checkpoint}" for role, run in used.items()),
-                    *at,
-                    *_last(seed),
-                ]
-                fit = Run(
-                    f"{name}{label}-seed{seed}", ("fit", *options), str(folder), (*used.values(), *needed.values())
-                )
-                test = ("test", *options, *_test(settings), f"--ckpt_path={fit.checkpoint}")
-                fits[value, name, seed] = fit
-                tests[value, name, seed] = Run(f"{fit.name}-test", test, str(folder), (fit,))
-    return Grid(fits, tests)
+        trained = {
+            (role, seed): _generator(settings, role, seed, at, label, folder)
+            for role in ROLES
+            for seed in settings.seeds
+        }
+        # arm by arm, as one may use all seeds of an earlier one
+        for name, seed in product(settings.arms, settings.seeds):
+            used = {role: trained[role, seed] for role in sorted(roles[name])}
+            needed = {reference: trained[_of_seed(reference, seed)] for reference in of_others[name]}
+            arm = settings.arm(name)
+            checkpoints = {reference: run.checkpoint for reference, run in needed.items()}
+            arm = replace(arm, options=referring(arm.options, checkpoints))
+            options = [
+                *_options(settings, arm),
+                *(f"--data.{role}={run.checkpoint}" for role, run in used.items()),
+                *at,
+                *_last(seed),
+            ]
+            label_of_run, after = f"{name}{label}-seed{seed}", (*used.values(), *needed.values())
+            test = ("test", *options, *_test(settings))
+            if arm.train:
+                fit = Run(label_of_run, ("fit", *options), str(folder), after)
+                trained[name, seed] = fits[value, name, seed] = fit
+                test, after = (*test, f"--ckpt_path={fit.checkpoint}"), (fit,)
+            tests[value, name, seed] = Run(f"{label_of_run}-test", test, str(folder), after)
+    order = list(product(values, settings.seeds, settings.arms))  # all arms of a seed first
+    return Grid(
+        {(v, name, seed): fits[v, name, seed] for v, seed, name in order if (v, name, seed) in fits},
+        {(v, name, seed): tests[v, name, seed] for v, seed, name in order},
+    )
+
+
+def _of_seed(reference: str, seed: int) -> tuple[str, int]:
+    """Return name and seed of what a reference of an arm of this seed means."""
+    name, _, other = reference.partition("@")
+    return name, int(other) if other else seed
 
 
 def _options(settings: CompareSettings, arm: ArmSettings) -> list[str]:
@@ -141,13 +158,14 @@ def _check_arm(settings: CompareSettings, name: str) -> set[str]:
     """
     arm = settings.arm(name)
     arm = replace(arm, options={key: value for key, value in arm.options.items() if not references(value)})
+    stage = "fit" if arm.train else "test"
     try:
-        fit = TrainingCLI(["fit", *_options(settings, arm), *_last(0)], check_only=True, set_up=False)
+        made = TrainingCLI([stage, *_options(settings, arm), *_last(0)], check_only=True, set_up=False)
     except UserError as error:
         raise UserError(f"arms.{name}: {error}") from error
-    if not isinstance(fit.model, MetaModule) or not isinstance(fit.datamodule, EpisodicDataModule):
+    if not isinstance(made.model, MetaModule) or not isinstance(made.datamodule, EpisodicDataModule):
         raise UserError(f"learner: {settings.learner} has no episodes; expected a YAML of configs/learner")
-    return needed_roles(fit.datamodule)
+    return needed_roles(made.datamodule) if arm.train else set()
 
 
 def _test_roles(settings: CompareSettings) -> set[str]:
@@ -162,8 +180,9 @@ def _check_data(settings: CompareSettings, arms: list[str], at: list[str]) -> No
     for name in arms:
         options = [*_options(settings, settings.arm(name)), *at, *_last(0)]
         try:
-            TrainingCLI(["fit", *options], check_only=True)
-            if name == arms[0]:
+            if trains := settings.arm(name).train:
+                TrainingCLI(["fit", *options], check_only=True)
+            if name == arms[0] or not trains:
                 TrainingCLI(["test", *options, *_test(settings)], check_only=True)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from error

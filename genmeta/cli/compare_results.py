@@ -78,7 +78,11 @@ def _results(
                 "accuracies": {
                     shape: dict(zip(map(str, arm.seeds), arm.accuracies(shape), strict=True)) for shape in arm.shapes
                 },
-                "fits": {str(s): str(grid.fits[value, name, s].folder.relative_to(folder)) for s in arm.seeds},
+                "fits": {
+                    str(s): str(grid.fits[value, name, s].folder.relative_to(folder))
+                    for s in arm.seeds
+                    if (value, name, s) in grid.fits
+                },
                 "tests": {str(s): str(grid.tests[value, name, s].folder.relative_to(folder)) for s in arm.seeds},
             }
             for name, arm in arms.items()

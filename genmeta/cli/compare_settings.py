@@ -12,11 +12,11 @@ from genmeta.cli.read_yaml import read_typed, typed
 from genmeta.errors import UserError, nearest
 
 ROLES = ("generator", "redrawer")
-_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*)\}")  # to a checkpoint, in an arm's options
+_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?)\}")  # to a checkpoint, in an arm's options
 
 
 def references(value: Any) -> set[str]:
-    """Return what the options of an arm refer to: other arms, generators."""
+    """Return what the options of an arm refer to: other arms and generators, `name` or `name@seed`."""
     if isinstance(value, Mapping):
         return set().union(*map(references, value.values()))
     if isinstance(value, list):
@@ -43,13 +43,16 @@ class ArmSettings:
         policy: YAMLs of `configs/policy`, or paths, laid over the learner's one after the other.
         options: dotted options of `genmeta fit` and their values, laid over those. In a value `{proto}` stands for the
             best checkpoint of the arm `proto`, an earlier one, of the same seed, and `{redrawer}` or `{generator}` for
-            the generator's.
+            the generator's. `{proto@1}` is that of seed 1, whatever the arm's own seed: an ensemble of all seeds is
+            the same for each, so its spread over seeds says nothing.
+        train: whether it is trained; if not, its learner is tested as the options make it, of trained parts for one.
     """
 
     title: str = ""
     learner: str = ""
     policy: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    train: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,19 @@ def _check(settings: CompareSettings) -> None:
                 find_config(option, config)
             except UserError as error:
                 raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
-        known = [*list(settings.arms)[:number], *ROLES]
+        trained = [other for other in list(settings.arms)[:number] if settings.arm(other).train]
+        known = [*trained, *ROLES]
         for reference in sorted(references(arm.options)):
-            if reference not in known:
+            other, _, seed = reference.partition("@")
+            if other not in known:
                 raise UserError(
-                    f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm and no generator; "
-                    f"there are {', '.join(known)}{nearest(reference, known)}"
+                    f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm that is trained and no "
+                    f"generator; there are {', '.join(known)}{nearest(other, known)}"
+                )
+            if seed and int(seed) not in settings.seeds:
+                raise UserError(
+                    f"arms.{name}.options: found '{{{reference}}}', but the seeds are "
+                    f"{', '.join(map(str, settings.seeds))}"
                 )
     if (axis := settings.axis) and (not axis.values or sorted(set(axis.values)) != axis.values):
         raise UserError(f"over.values: expected ascending values, found {axis.values}")

@@ -56,6 +56,7 @@ from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.nonfinite import StopAtNonFinite
 from genmeta.modules.pictures import picture_callbacks
+from genmeta.modules.stages import StagesPicture
 
 
 class Parser(LightningArgumentParser):
@@ -316,7 +317,7 @@ class TrainingCLI(LightningCLI):
     def _callbacks(self) -> list[Any]:
         bar = LiveBar() if sys.stderr.isatty() else EpochLines()
         if self.subcommand == "test":
-            return [bar, EpisodePanels()]
+            return [bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures")]
         if self.subcommand != "fit":
             return [bar]
         folder = self.run_folder / "checkpoints"

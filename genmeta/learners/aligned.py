@@ -4,6 +4,8 @@ What differs between two drawings of one character is mostly a smooth deformatio
 it; here it is inferred for every pair (`genmeta.models.registration`), and a network judges what it could not explain.
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +14,15 @@ from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.learner import Learner, check_image_shape, cross_entropy
 from genmeta.learners.metric import embed, prototypes, require_own_statistics, squared_distances
-from genmeta.models.registration import BLURS, Registered, Registration, bending, relative_errors, scales
+from genmeta.models.registration import (
+    BLURS,
+    Registered,
+    Registration,
+    bending,
+    identity_grid,
+    relative_errors,
+    scales,
+)
 
 
 class Energy(nn.Module):
@@ -141,6 +151,17 @@ class AlignedRelation(Learner):
         with torch.no_grad():
             logits = scores.new_full(near.shape, -torch.inf).scatter(2, chosen, scores)
         return loss, logits
+
+    def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if self.registration is not None:
+            moving, fixed, identity = scales(support), scales(query), identity_grid(support)
+            for stage in range(1, self.registration.stages + 1):
+                first = copy(self.registration)  # the same weights
+                first.stages = stage
+                places = identity + first(moving, fixed).displacement
+                found[f"stage {stage}"] = F.grid_sample(support, places, align_corners=False)
+        return found
 
     def _near(self, batch: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, batch)

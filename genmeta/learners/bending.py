@@ -96,6 +96,15 @@ class BendingRegistration(Learner):
         """
         return energy
 
+    def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        displacement: Tensor | None = None
+        for level, (cells, sigma) in enumerate(LEVELS, 1):
+            _, displacement = self.register(support, query, cells, sigma, displacement)
+            places = identity_grid(support) + displacement
+            found[f"level {level}"] = F.grid_sample(support, places, align_corners=False)
+        return found
+
     def _both_ways(self, a: Tensor, b: Tensor, cells: int, sigma: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the sum of energies `[n]` and the displacements `[2, n, H, W, 2]` of a onto b and b onto a."""
         there = [None] * len(a.split(self.chunk)) if start is None else start.split(self.chunk, 1)

@@ -1,6 +1,7 @@
 """Several learners, one answer: a weighted sum of their logits."""
 
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import torch
@@ -63,6 +64,10 @@ class Trained(Learner):
         with torch.no_grad():
             return self.learner(batch)
 
+    def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
+        self.learner.eval()
+        return self.learner.moved(support, query)  # type: ignore[operator]
+
 
 class Fused(Learner):
     """Logits are `Σ w_m · (logits of member m)` with positive weights, which are all that is trained.
@@ -70,7 +75,8 @@ class Fused(Learner):
     Members that were trained know their own classes too well to say how far each is to be trusted: fit the weights on
     classes that none of them was trained on (`data.train_part: val`), never on test classes. With the first batch that
     it learns from each weight starts where its member's logits have a standard deviation of 1 over the classes, so that
-    members of any scale begin alike.
+    members of any scale begin alike. Tested without training, it is the mean of the members' logits: an ensemble of the
+    same learner, trained with several seeds.
 
     Args:
         members: learners; trained ones as `Trained`.
@@ -88,7 +94,7 @@ class Fused(Learner):
         if not members:
             raise UserError("Fused: members: expected at least one learner, found none")
         self.members = nn.ModuleList(members).requires_grad_(False)
-        self.log_weight = nn.Parameter(torch.zeros(len(members)))
+        self.log_weight = nn.Parameter(torch.full((len(members),), -log(len(members))))
         self.register_buffer("started", torch.tensor(False))
 
     @property
@@ -107,6 +113,11 @@ class Fused(Learner):
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         return self.weighed(self._of_members(batch))
+
+    def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
+        self.members.eval()
+        of_members = [member.moved(support, query) for member in self.members]  # type: ignore[operator]
+        return {f"{i} {stage}": images for i, found in enumerate(of_members) for stage, images in found.items()}
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         of_members = self._of_members(batch)

@@ -141,6 +141,10 @@ class LatentLikelihood(Learner):
             logits.append(of_class.logsumexp(2) - mine.sum(2).log())
         return torch.stack(logits)
 
+    def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
+        steps = {"amortised": 0, **({"searched": self.steps} if self.steps else {})}
+        return {name: self.redrawer.redraw(support, self.infer(support, query, n)[0]) for name, n in steps.items()}
+
     def _both_ways(self, x: Tensor, other: Tensor, steps: int) -> Tensor:
         return self.log_likelihood(x, other, steps) + self.log_likelihood(other, x, steps)
 

@@ -37,6 +37,17 @@ class Learner(nn.Module, ABC):
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the learner cannot work with such episodes (any will do unless overridden)."""
 
+    def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
+        """Return support images moved onto queries, pair by pair, after each stage, for pictures.
+
+        Args:
+            support, query: `[n, C, H, W]` in [0, 1].
+
+        Returns:
+            Images `[n, C, H, W]` by the name of the stage, in order; empty for a learner that moves nothing.
+        """
+        return {}
+
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
         """Compute what the learner takes from the base classes, into buffers, so that checkpoints carry it.
 

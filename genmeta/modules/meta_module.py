@@ -183,10 +183,12 @@ class MetaModule(LightningModule):
         """Return what a metric has collected in this epoch, NaN if nothing."""
         return float(metric.compute()) if metric.update_called else float("nan")
 
-    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         metric = self.test_accuracies[dataloader_idx]
         assert isinstance(metric, EpisodeAccuracy)
-        metric.update(self.learner(batch), batch.query_y)
+        logits = self.learner(batch)
+        metric.update(logits, batch.query_y)
+        return {"logits": logits}  # for pictures
 
     def on_test_epoch_end(self) -> None:
         for episodes, metric in zip(self.data.test, self.test_accuracies, strict=True):

@@ -47,7 +47,7 @@ class GeneratorPictures(Callback):
         if trainer.is_global_zero:
             self._draw(trainer, pl_module)
             if isinstance(pl_module, CodesModule):
-                _save(trainer, self.folder, "interpolation", None, make_grid(interpolations(pl_module), 12))
+                save_picture(trainer, self.folder, "interpolation", None, make_grid(interpolations(pl_module), 12))
 
     def is_due(self, epoch: int) -> bool:
         """Whether there is a picture of an epoch (of 0, 1, …)."""
@@ -62,14 +62,14 @@ class GeneratorPictures(Callback):
         suffix = f"epoch-{trainer.current_epoch:04d}"
         if isinstance(module, CodesModule):
             samples = module.sample(64, make_rng("fixed codes"))
-            _save(trainer, self.folder, "samples", suffix, make_grid(samples, 8))
+            save_picture(trainer, self.folder, "samples", suffix, make_grid(samples, 8))
             if module.latent_encoder is not None:
                 images = module.kept_back(32)["held_out"]
                 pairs = torch.stack([images, module.reconstruct(images)], 1).flatten(0, 1)
-                _save(trainer, self.folder, "reconstructions", suffix, make_grid(pairs, 8))
+                save_picture(trainer, self.folder, "reconstructions", suffix, make_grid(pairs, 8))
         else:
             columns = module.sample_classes(12, 9, make_rng("fixed codes")).transpose(0, 1)
-            _save(trainer, self.folder, "redrawn", suffix, make_grid(columns.flatten(0, 1), 12))
+            save_picture(trainer, self.folder, "redrawn", suffix, make_grid(columns.flatten(0, 1), 12))
         module.train(training)
 
 
@@ -114,7 +114,7 @@ class EpisodePicture(Callback):
             batch = data.on_after_batch_transfer(data.train_plan(step).to(pl_module.device), 0)
             pictures += [draw_episode(batch, task) for task in range(len(batch.support_x))]
             step += 1
-        _save(trainer, self.folder, "episodes", None, with_legend(pictures[: self.n_tasks]))
+        save_picture(trainer, self.folder, "episodes", None, with_legend(pictures[: self.n_tasks]))
 
 
 class Curves(Callback):
@@ -207,7 +207,8 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     figure.savefig(picture, dpi=110)
 
 
-def _save(trainer: Trainer, folder: Path, name: str, suffix: str | None, picture: Tensor) -> None:
+def save_picture(trainer: Trainer, folder: Path, name: str, suffix: str | None, picture: Tensor) -> None:
+    """Write a picture `[3, h, w]` in [0, 1] into a folder, two pixels for one, and log it as `pictures/<name>`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{suffix}.png" if suffix else folder / f"{name}.png"
     large = picture.repeat_interleave(2, 1).repeat_interleave(2, 2)

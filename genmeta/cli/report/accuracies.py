@@ -137,7 +137,7 @@ def _scale(intervals: Sequence[tuple[float, float]]) -> Scale:
     near = [(mean, _half(half)) for mean, half in intervals if abs(mean - middle) <= reach]
     low, high = min(mean - half for mean, half in near), max(mean + half for mean, half in near)
     low, high = floor(20 * low + 1e-9) / 20, ceil(20 * high - 1e-9) / 20
-    return max(0.0, low), min(1.0, max(high, low + 0.05))
+    return max(0.0, min(low, 0.95)), min(1.0, max(high, low + 0.05))  # never of no width, not at 100 ± 0 % either
 
 
 def _around_zero(intervals: Sequence[tuple[float, float]]) -> Scale:

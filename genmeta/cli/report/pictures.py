@@ -21,6 +21,9 @@ CAPTIONS = {
     "reconstructions": "held-out images, each beside its reconstruction",
     "interpolation": "from code to code on straight lines, a row each",
     "redrawn": "top row: images of validation classes; below: drawn again",
+    "stages": "decisions of the test, a row each: support image, moved onto the query after each stage, the query, "
+    "what is left (red: only the moved image has ink, blue: only the query); framed green: right; red: wrong, below it "
+    "in grey the class that it should have been",
     "results": "accuracies with their intervals, as the comparison drew them",
 }
 _SIDES = (1300, 900, 600, 400)  # tried in turn until all pictures together fit

@@ -116,6 +116,10 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     section.add_pictures(
         "Pictures", [shown for arm, run in one_each.items() for shown in chosen(run.pictures, f"{arm}, ")]
     )
+    of_tests = _one_seed(experiment.tests) if experiment.is_comparison else {}
+    section.add_pictures(
+        "Pictures of tests", [shown for arm, run in of_tests.items() for shown in chosen(run.pictures, f"{arm}, ")]
+    )
     section.add("What the arms differ in", _differences(section.configs))
     _add_origin(section, experiment.runs)
     return section
