@@ -31,7 +31,7 @@ def characters_of(images: Tensor) -> Characters:
         raise UserError(
             f"strokes are taken from square images of ink with one channel, found {[channels, height, width]}"
         )
-    found = []
+    found: list[list[np.ndarray]] = []
     for some in images.split(_CHUNK):
         fine = some if width >= _FINE else F.interpolate(some, (_FINE, _FINE), mode="bicubic", align_corners=False)
         found += strokes(np.asarray(fine[:, 0] > _INK), N_POINTS, _SHORTEST)
