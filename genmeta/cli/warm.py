@@ -125,6 +125,7 @@ def _run(asked: int, state: int, error: int, held: int) -> NoReturn:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor, replaced in ((nothing, 0), (nothing, 1), (error, 2)):
         os.dup2(descriptor, replaced)
+    os.close(nothing)
     os.close(error)
     for descriptor in (state, held):
         os.set_inheritable(descriptor, False)  # only this process holds them, not what it starts
