@@ -3,10 +3,13 @@
 import json
 import os
 import random
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # before torch counts the cores: tests run side by side, and processes that are forked from one with several threads
 # of OpenMP wait for these for ever
@@ -15,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins.environments import lightning as lightning_environment
 
 from genmeta.cli.main import main
 from genmeta.data.omniglot_minimal import FILES
@@ -115,6 +119,35 @@ def _as_if_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(dtype)
     torch.set_num_threads(n_threads)
     torch.use_deterministic_algorithms(deterministic)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody uses, of those that systems do not give to who asks for any.
+
+    One that was asked for as "any" (port 0) and closed again may be another program's before it is used.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+lightning_environment.find_free_network_port = free_port  # for the processes that Lightning starts
+
+
+def slow_but(kept: Collection[str], values: Iterable[Any]) -> list[Any]:
+    """Return parameters of which all but the kept ones are of slow tests. One is kept of each kind of fault that such a
+    test has found, or could find.
+
+    Args:
+        kept: names.
+        values: names, or paths, which are named by their stems.
+    """
+    values = list(values)
+    names = [Path(value).stem if str(value).endswith(".yaml") else str(value) for value in values]
+    assert set(kept) <= set(names), set(kept) - set(names)
+    slow = pytest.mark.slow
+    return [v if n in kept else pytest.param(v, marks=slow) for n, v in zip(names, values, strict=True)]
 
 
 def make_table(n_classes: int = 24, counts: tuple[int, ...] = (20,), size: int = 16) -> ImageTable:

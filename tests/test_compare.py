@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import PATIENCE, ROOT, ToySource, make_table
+from conftest import PATIENCE, ROOT, ToySource, make_table, slow_but
 from test_training import protonet, trainer_for, weights
 
 from genmeta.cli import grid
@@ -282,6 +282,7 @@ def test_a_curve(tmp_path, program):
     assert "| real classes | arm " in (tmp_path / "three" / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_runs_as_jobs(tmp_path, program):
     """Submitit's local executor: jobs that are ready together are one array; results are those of processes here."""
     pytest.importorskip("submitit")
@@ -337,7 +338,11 @@ def test_training_never_sees_a_test_image(tmp_path, toy_data):
     assert found[0][1] == found[1][1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    slow_but(["low_data_classes", "record_quick"], sorted((ROOT / "configs" / "compare").glob("*.yaml"))),
+    ids=lambda path: path.stem,
+)
 def test_shipped_comparisons_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     settings = read_settings(path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from conftest import ROOT
+from conftest import ROOT, slow_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import BUILD, N, drawing, pixels
@@ -69,9 +69,7 @@ def test_every_data_yaml_is_run_by_a_test():
     assert set(YAMLS) == EMBEDDED | set(BUILD)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("cub200", "fgvc_aircraft", "dtd") else n for n in BUILD]
-)
+@pytest.mark.parametrize("name", slow_but(["omniglot", "cifar_fs", "image_folder"], BUILD))
 def test_data_sets_train_and_test_from_their_yaml(name, tmp_path, files):
     # one task a batch: ten of pictures of 84×84 take seconds
     settings = ["--config", DEBUG, "--data.tasks_per_eval_batch=1", f"--run.folder={tmp_path}"]

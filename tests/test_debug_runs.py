@@ -1,12 +1,15 @@
 """Runs with settings for a check: they lie apart, and whoever shows their numbers says that these mean nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from test_compare import PROGRAM
 from tracked_runs import Recorded
 
+from genmeta.cli import grid
 from genmeta.cli.main import main
 from genmeta.cli.run_folder import DEBUG_NOTE, RunSettings, lays_debug
 
@@ -62,7 +65,9 @@ def test_runs_that_are_none_say_nothing(tmp_path):
     assert lays_debug([ROOT / "configs/trainer/cpu.yaml", DEBUG])
 
 
-def test_a_comparison_of_debug_runs_says_so(elsewhere, capsys):
+def test_a_comparison_of_debug_runs_says_so(elsewhere, monkeypatch, capsys):
+    (elsewhere / "program.py").write_text(PROGRAM.replace('"seconds": 2.0', '"seconds": 2.0, "debug": True'))
+    monkeypatch.setattr(grid, "GENMETA", (sys.executable, str(elsewhere / "program.py")))
     content = {
         "data": "glyphs",
         "learner": "protonet",

@@ -12,28 +12,36 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
+from test_compare import PROGRAM as COMPARED
+from test_compare import written
 
 from genmeta.cli import grid
+from genmeta.cli.experiment import _parse
+from genmeta.cli.experiment_grid import TRAINED, check_settings
 from genmeta.cli.grid_progress import seconds_left
 from genmeta.cli.main import main
 from genmeta.models.checkpoint import read_checkpoint
 
 DEBUG = "configs/trainer/debug.yaml"
 
-# stands in for genmeta; what a test finds follows from its options but for paths
+# stands in for genmeta; what a test finds follows from its options but for paths; the seventh and later wait for the
+# file GO, if there is such a variable
 PROGRAM = """
-import json, pathlib, random, sys, time
-import yaml
+import json, os, pathlib, random, sys, time
 command, *given = sys.argv[1:]
 args = {}
 for name, value in (a.removeprefix("--").split("=", 1) for a in given):
     args.setdefault(name, []).append(value)
 folder = pathlib.Path(args["run.folder"][-1], args["run.name"][-1], args["run.version"][-1])
-with pathlib.Path(sys.argv[0]).with_name("log").open("a") as file:
+log = pathlib.Path(sys.argv[0]).with_name("log")
+with log.open("a") as file:
     file.write(f"{folder}\\n")
 folder.mkdir(parents=True)
-time.sleep(0.2)
+go = pathlib.Path(os.environ.get("GO", sys.argv[0]))
+while not go.exists() and log.read_text().count("\\n") >= 7:
+    time.sleep(0.02)
+time.sleep(0.05)
 (folder / "checkpoints").mkdir()
 (folder / "checkpoints" / "best.ckpt").touch()
 content = {"seconds": time.time() % 100, "commit": "c0ffee", "split": {"name": "toy", "hash": "0123"}, "episodes": {}}
@@ -73,11 +81,7 @@ def test_killed_and_begun_again_repeats_nothing_and_writes_the_same_table(tmp_pa
     log = tmp_path / "log"
     driver = [sys.executable, "-c", DRIVER, str(program), *arguments(tmp_path / "killed")]
     with subprocess.Popen(driver, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 300
-        while not log.is_file() or log.read_text().count("\n") < 7:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_for_runs(log, 7, process)
         process.send_signal(signal.SIGKILL)
     assert main(arguments(tmp_path / "killed")) == 0
     told = capsys.readouterr().out
@@ -107,6 +111,69 @@ def test_killed_and_begun_again_repeats_nothing_and_writes_the_same_table(tmp_pa
     assert (whole.with_name("002") / "results.md").is_file()
 
 
+STANDING_IN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what was begun in the background ignores it
+if {{"experiment", "compare"}} & set(sys.orig_argv):
+    from genmeta.cli import grid
+    grid.GENMETA = (sys.executable, {program!r})
+"""
+"""A module that Python loads when it starts."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["experiment", "compare"])
+def test_what_ctrl_c_prints_goes_on_when_it_is_pasted(tmp_path, command):
+    """Into a shell, as it is; what is finished is not run again. That of `fit`: test_machine_faults.py."""
+    program, runs = tmp_path / "program.py", tmp_path / "runs with a blank"
+    program.write_text(PROGRAM if command == "experiment" else COMPARED)
+    args = arguments(runs)
+    if command == "compare":
+        args = ["compare", "--config", str(written(tmp_path)), "--workers", "2", "--runs", str(runs)]
+    log = tmp_path / "log" if command == "experiment" else runs / "three" / "log"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(STANDING_IN.format(program=str(program)))
+    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    env = {**os.environ, "PYTHONPATH": path, "GO": str(tmp_path / "go")}
+    begin = [sys.executable, "-m", "genmeta", *args]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(begin, cwd=ROOT, env=env, **pipes) as process:
+        wait_for_runs(log, 5, process)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130, error
+    told = re.search(r"^genmeta: interrupted; go on with: (.*)$", error, flags=re.M)
+    n_begun = log.read_text().count("\n")
+    (tmp_path / "go").touch()
+    done = subprocess.run(told[1], shell=True, cwd=ROOT, env=env, timeout=PATIENCE, check=False, **pipes)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\d+ runs, [1-9]\d* finished before", done.stdout, flags=re.M), done.stdout
+    n_runs = int(re.search(r"^(\d+) runs, ", done.stdout, flags=re.M)[1])
+    assert n_begun < n_runs <= log.read_text().count("\n") <= n_runs + 2, "only what was running may be run again"
+
+
+def wait_for_runs(log: Path, n: int, process: subprocess.Popen) -> None:
+    """Wait until so many have begun."""
+    end = time.monotonic() + PATIENCE
+    while not log.is_file() or log.read_text().count("\n") < n:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_all_arms_are_trained_alike(monkeypatch):
+    """What differs between arms is what their tasks are made of; else a difference is no merit of the generator."""
+    monkeypatch.chdir(ROOT)
+    resolved = check_settings(_parse(["--wandb=off"])).resolved
+    own = {"train_tasks", "generator", "redrawer"}
+    alike = []
+    for arm in TRAINED:
+        data = resolved[arm]["data"]["init_args"]
+        alike.append({**resolved[arm], "data": {name: value for name, value in data.items() if name not in own}})
+    assert alike[0]["data"]["tasks_per_step"] > 0
+    assert all(config == alike[0] for config in alike)
+
+
 def test_other_settings_are_another_experiment(tmp_path, program, monkeypatch):
     monkeypatch.setattr("genmeta.cli.experiment.run_all", lambda runs, workers: runs)  # as if all failed
     runs = tmp_path / "glyphs-protonet-vae_deformation"
@@ -131,9 +198,11 @@ def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
     """The grid's run of a fit that was killed: same weights and numbers, and metrics.csv has all of them."""
     monkeypatch.chdir(ROOT)
     more = ("--trainer.max_epochs=3", "--run.wandb=off", "--data.steps_per_epoch=10", "--data.val.n_episodes=20")
+    more += ("--trainer.devices=1",)
     args = ("fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml", *more)
     whole = grid.Run("whole", args, str(tmp_path), version="fit")
-    assert grid.run_all([whole], 1) == []
+    assert main([*args, f"--run.folder={tmp_path}", "--run.name=whole", "--run.version=fit"]) == 0
+    monkeypatch.delenv("GENMETA_RUN_FOLDER")
     killed = grid.Run("killed", args, str(tmp_path), version="fit")
     where = [f"--run.folder={tmp_path}", "--run.name=killed", "--run.version=fit"]
     begin = [sys.executable, "-m", "genmeta", *args, *where]
@@ -155,7 +224,7 @@ def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
 def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
     """From nothing to the table, processes and all; then README's commands on its folders, as they are printed."""
     base = [sys.executable, "-m", "genmeta", *arguments(tmp_path / "whole"), "--n_seeds", "1"]
-    done = subprocess.run(base, capture_output=True, text=True, timeout=900, cwd=ROOT)
+    done = subprocess.run(base, capture_output=True, text=True, timeout=2 * PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "one seed: undecided until `make compare`" in done.stdout
     whole = tmp_path / "whole" / "glyphs-protonet-vae_deformation" / "001"
@@ -173,7 +242,7 @@ def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
                     break
             time.sleep(random.Random(moment).uniform(0, 5))
             os.killpg(process.pid, signal.SIGKILL)
-    done = subprocess.run(again, capture_output=True, text=True, timeout=900, cwd=ROOT)
+    done = subprocess.run(again, capture_output=True, text=True, timeout=2 * PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     killed = tmp_path / "killed" / "glyphs-protonet-vae_deformation" / "001"
     assert (killed / "results.md").read_bytes() == (whole / "results.md").read_bytes()
@@ -185,7 +254,7 @@ def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
         command = re.search(r"`(genmeta [^`]*)`", row)[1]
         command = command.replace("RUN/", f"{whole}/mixed-seed0/fit/").replace("CHECKPOINT", str(generator))
         words = [sys.executable, "-m", *shlex.split(command), "--config", DEBUG]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
         assert done.returncode == 0, done.stderr
     assert (whole / "mixed-seed0" / "001" / "run.json").is_file()
     assert (whole / "mixed-seed0" / "002" / "run.json").is_file()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, slow_but
 
 from genmeta.cli.faults import what_happened
 from genmeta.cli.main import main
@@ -67,7 +67,8 @@ def metrics(run: Path) -> dict[tuple[str, str], str]:
 @pytest.fixture(scope="module")
 def whole(request, tmp_path_factory) -> tuple[list[str], Path]:
     """Options of a training, and the folder of a run that nothing disturbed."""
-    args = {"learner": SMALL_LEARNER, "gan": SMALL_GAN, "vae": SMALL_VAE}[request.param]
+    narrow = "--model.learner.init_args.backbone.init_args.hidden=8"
+    args = {"learner": [*SMALL_LEARNER, narrow], "gan": SMALL_GAN, "vae": SMALL_VAE}[request.param]
     folder = tmp_path_factory.mktemp("whole")
     here = Path.cwd()
     os.chdir(ROOT)
@@ -82,7 +83,7 @@ def whole(request, tmp_path_factory) -> tuple[list[str], Path]:
         pytest.param("learner", signal.SIGTERM, id="learner-terminated"),
         pytest.param("learner", signal.SIGKILL, id="learner-killed"),
         pytest.param("gan", signal.SIGTERM, id="gan-terminated", marks=pytest.mark.slow),
-        pytest.param("gan", signal.SIGKILL, id="gan-killed"),
+        pytest.param("gan", signal.SIGKILL, id="gan-killed", marks=pytest.mark.slow),
         pytest.param("vae", signal.SIGTERM, id="vae-terminated", marks=pytest.mark.slow),
         pytest.param("vae", signal.SIGKILL, id="vae-killed", marks=pytest.mark.slow),
     ],
@@ -117,7 +118,7 @@ def test_stopped_at_any_moment_and_resumed_equals_undisturbed(tmp_path, whole, t
     assert {key: expected[key] for key in numbers} == numbers
 
 
-@pytest.mark.parametrize("whole", ["learner", "gan"], indirect=True)
+@pytest.mark.parametrize("whole", slow_but(["learner"], ["learner", "gan"]), indirect=True)
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path, whole, capsys):
     args, undisturbed = whole
     shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
@@ -165,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_replayed(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["001"]
 
 
-@pytest.mark.parametrize("whole", ["learner", "gan"], indirect=True)
+@pytest.mark.parametrize("whole", slow_but(["learner"], ["learner", "gan"]), indirect=True)
 def test_replay_of_a_sound_batch_says_so(tmp_path, whole, capsys):
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)

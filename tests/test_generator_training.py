@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import ToySource, make_table
+from conftest import ToySource, make_table, slow_but
 from lightning.pytorch.callbacks import ModelCheckpoint
 from test_training import trainer_for, weights
 from torch import nn
@@ -360,7 +360,7 @@ def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tm
     assert torch.equal(weights(second), weights(whole))
 
 
-@pytest.mark.parametrize("name", ["gan with all", "vae", "deformation"])
+@pytest.mark.parametrize("name", slow_but(["gan with all"], ["gan with all", "vae", "deformation"]))
 def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
     module = MODELS[name]()
     module.on_train_end = lambda: torch.save(weights(module), tmp_path / f"rank{module.global_rank}.pt")
@@ -376,7 +376,7 @@ def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage"], MODELS))
 def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
     """Each image has the noise that it has with one process; free bits are of the mean over all images of a batch."""
     found = []
@@ -396,7 +396,10 @@ def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
             assert float(found[1][1][metric]) == pytest.approx(float(found[0][1][metric]), rel=tolerance), metric
 
 
-@pytest.mark.parametrize("name", ["gan with all", "vae second stage", "vae vamp", "redraw", "deformation"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(["gan with all", "vae vamp"], ["gan with all", "vae second stage", "vae vamp", "redraw", "deformation"]),
+)
 def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_path):
     results = []
     for precision in ("32-true", "bf16-mixed"):

@@ -1,13 +1,13 @@
 """The runner of tables: what is finished is not run again, and what failed is told and stops only what needs it."""
 
 import fcntl
-import json
+import os
 import sys
 
 import pytest
 from conftest import ROOT
 
-from genmeta.cli import grid
+from genmeta.cli import grid, warm
 from genmeta.errors import UserError
 
 # stands in for genmeta: writes its run file, unless it is told to fail, and records that it ran
@@ -101,9 +101,45 @@ def test_a_summary_that_is_half_written_is_of_a_run_that_is_not_finished(tmp_pat
         grid.run_all([half, whole], 1, ["no-such-program"])
 
 
-def test_a_run_of_genmeta_lands_where_it_is_looked_for(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_runs_of_genmeta_land_where_they_are_looked_for(tmp_path, monkeypatch, capsys):
+    """Two begin by forks of a process that has loaded the libraries, one by a process of its own, with one result."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)  # which is not where the tests were begun
     args = ("test", "--config=configs/baseline/pixels.yaml", "--config=configs/trainer/debug.yaml", "--run.wandb=off")
-    run = grid.Run("pixels", args, str(tmp_path))
-    assert grid.run_all([run], 1) == []
-    assert "test/acc_5w1s" in json.loads((run.folder / "run.json").read_text())["metrics"]
+    forked, alone = (grid.Run("pixels", args, name) for name in ("forked", "alone"))
+    bad = grid.Run("bad", ("test", "--config=configs/baseline/pixels.yaml", "--data.nothing=1"), "forked")
+    assert grid.run_all([forked, bad], 1) == [bad]
+    captured = capsys.readouterr()
+    assert captured.err.startswith("genmeta: error: unknown option 'data.nothing'")
+    assert "test/acc" not in captured.out
+    assert not forked.running
+    assert not bad.running
+    assert grid.run_all([alone], 1) == []
+    assert forked.summary["metrics"] == alone.summary["metrics"]
+    assert forked.summary["episode_accuracies"] == alone.summary["episode_accuracies"]
+
+
+def test_what_has_not_begun_when_a_grid_is_interrupted_does_not_begin(tmp_path):
+    """Else a run that waits for the libraries to be loaded would begin after Ctrl-C, with nobody to stop it."""
+    with warm.Warm() as forks, (tmp_path / "lock").open("w") as file:
+        with forks.begin(["test", f"--run.folder={tmp_path}"], {}, file.fileno()) as run:
+            forks.stop()
+            run.terminate()
+            assert run.communicate() == ("", "genmeta: error: the process that begins the runs has ended\n")
+        with forks.begin([], {}, file.fileno()) as later:
+            assert later.communicate()[1].startswith("genmeta: error: the process")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux")
+def test_a_run_can_be_told_to_stop(tmp_path):
+    """By the grid that is interrupted. What it is a fork of has no threads, which may hold locks for ever."""
+    args = ["fit", f"--config={ROOT}/configs/learner/protonet.yaml", f"--config={ROOT}/configs/arm/real_only.yaml"]
+    args += [f"--run.folder={tmp_path}", "--run.name=a", "--run.wandb=off", "--trainer.max_epochs=1000"]
+    with warm.Warm() as forks, (tmp_path / "lock").open("w") as file:
+        with forks.begin(args, {**os.environ}, file.fileno()) as run:
+            parent = forks._process.pid
+            assert run._pid() != parent
+            assert len(os.listdir(f"/proc/{parent}/task")) == 1
+            run.terminate()
+            run.communicate()
+        assert not (tmp_path / "a" / "001" / "run.json").exists()

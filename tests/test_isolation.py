@@ -2,14 +2,17 @@
 
 import os
 import random
+import socket
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import shuffled
+from conftest import free_port, shuffled
+from hangs import Hang, at_most
 
 ALONE = {}
 """What the first of the two tests below began with."""
@@ -46,6 +49,26 @@ def test_a_shared_fixture_draws_the_same_for_whoever_asks_first(request):
     torch.manual_seed(5)
     assert request.getfixturevalue("drawn") == pytest.approx(0.4962566)  # the first of seed 0
     assert float(torch.rand(())) == expected, "the test draws others once the fixture is there"
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def test_a_limit_is_of_processor_time():
+    """30 s by the clock were too few where other programs had the cores."""
+    with at_most(0.2, "asleep"):
+        time.sleep(0.5)
+    with pytest.raises(Hang, match=r"busy: more than 0\.2 s"), at_most(0.2, "busy"):
+        spin()
+
+
+def test_a_free_port_is_none_that_the_system_gives_to_others():
+    port = free_port()
+    assert port < 30_000, "Linux gives those from 32768 on to whoever asks for any"
+    with socket.create_server(("127.0.0.1", port)):
+        assert free_port() != port
 
 
 def test_an_order_follows_from_the_seed_and_keeps_files_together():

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, free_port
 
 from genmeta.cli import run_folder
 from genmeta.cli.run_folder import RunSettings, claim_run_folder
@@ -68,10 +67,10 @@ def test_torchrun(tmp_path):
     assert (summary["steps"], summary["device"][:3]) == (20, "2 ×")
 
 
+@pytest.mark.slow
 def test_srun_told_to_stop_at_one_process_stops_all_with_a_checkpoint(tmp_path):
     """What a cluster does when it takes machines back, which processes hear of at different steps."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     processes = []
     for rank in "01":
         environment = {

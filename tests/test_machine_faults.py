@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, free_port, slow_but
 from lightning.pytorch import Callback
 from small_data import image_folder
 from test_faults import ALWAYS, SMALL_LEARNER, begin, fit, metrics
@@ -48,7 +48,8 @@ def banked_and_adaptive(folder: Path, generator: Path) -> list[str]:
     return [PROTONET, f"--config={path}", f"--data.generator={generator}", *SHORT]
 
 
-@pytest.mark.parametrize("moment", ["in mid-epoch", pytest.param("any", marks=pytest.mark.slow)])
+@pytest.mark.slow  # in one process: test_latent_training.py
+@pytest.mark.parametrize("moment", ["in mid-epoch", "any"])
 def test_killed_with_a_bank_and_an_adaptive_share_and_resumed_equals_undisturbed(tmp_path, generator, moment):
     """A bank of another period, or a share that begins anew, gives other weights and other numbers."""
     args = banked_and_adaptive(tmp_path, generator)
@@ -156,7 +157,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", slow_but(["metrics.csv", "run.json"], WRITTEN))
 def test_a_disk_that_is_full_when_a_file_is_written(tmp_path, disk, capsys, name):
     """One line and nothing half-written that counts; with room again the same command succeeds."""
     hook = WRITTEN[name]
@@ -353,8 +354,9 @@ def test_the_server_of_wandb_goes_away(tmp_path, monkeypatch, artifacts):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "3")
     server_command = [sys.executable, "-c", WANDB_SERVER]
-    with subprocess.Popen([*server_command, "0"], stdout=subprocess.PIPE, text=True) as server:
-        port = server.stdout.readline().strip()
+    port = str(free_port())  # twice
+    with subprocess.Popen([*server_command, port], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline().strip() == port
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
         online = [f"--run.artifacts={artifacts}", "--run.wandb=online"]
         with begin_online(tmp_path, *online) as process:
@@ -484,7 +486,7 @@ class CtrlC(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("version", [None, "fit"])
+@pytest.mark.parametrize("version", [pytest.param(None, marks=pytest.mark.slow), "fit"])
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, version):
     """The command that is printed runs as it is. Bugs: `run.version: … exists already` where a version was given, as
     in experiments; `genmeta` was not found in a shell without the environment. (Lightning leaves with exit code 1.)

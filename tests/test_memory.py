@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, slow_but
 from test_processes import YAMLS, parts
 from test_training import trainer_for, weights
 
@@ -15,7 +15,7 @@ from genmeta.modules.memory import HalvingLoss, loss_in_parts
 EXACT = ("protonet", "maml", "transformer")
 
 
-@pytest.mark.parametrize("path", [path for path in YAMLS if path.stem in EXACT], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(["maml"], [p for p in YAMLS if p.stem in EXACT]), ids=lambda path: path.stem)
 def test_parts_give_the_gradient_of_the_whole(tmp_path, path):
     """In float64 to 1e-10, also where three do not halve; draws are those of the whole."""
     found = []

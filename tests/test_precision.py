@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, slow_but
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from test_generator_training import MODELS, gan, images_of, vae
@@ -17,7 +17,7 @@ from torch import nn
 
 from genmeta.cli.main import main
 
-QUICK = ("protonet", "maml", "fomaml", "r2d2")
+QUICK = ("protonet", "maml")
 LEARNERS = [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in YAMLS]
 
 
@@ -81,7 +81,7 @@ def test_leo_adapts_in_float32(tmp_path):
     assert seen == {"decoder": torch.float32, "backbone": torch.bfloat16}
 
 
-@pytest.mark.parametrize("name", ["gan", "gan with all", "vae", "deformation"])
+@pytest.mark.parametrize("name", slow_but(["gan with all", "vae"], ["gan", "gan with all", "vae", "deformation"]))
 def test_float16_with_a_scaled_loss_stays_near_float32(name, toy_split_file, tmp_path):
     """A GAN steps its optimisers itself: its gradients, and the norm they are clipped to, must be unscaled."""
     found = []
@@ -113,7 +113,7 @@ def taken(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of what it is about to give up
-@pytest.mark.parametrize("name", ["protonet", "leo", "transformer"])
+@pytest.mark.parametrize("name", slow_but(["protonet"], ["protonet", "leo", "transformer"]))
 def test_a_compiled_learner_trains_alike(tmp_path, taken, name):
     (path,) = (path for path in YAMLS if path.stem == name)
     found = []
@@ -128,7 +128,7 @@ def test_a_compiled_learner_trains_alike(tmp_path, taken, name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [gan, vae], ids=["gan", "vae"])
+@pytest.mark.parametrize("make", [pytest.param(gan, marks=pytest.mark.slow), vae], ids=["gan", "vae"])
 def test_a_compiled_generative_model_trains_alike(toy_split_file, tmp_path, taken, make):
     found = []
     for compiled in (False, True):

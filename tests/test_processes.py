@@ -53,14 +53,14 @@ def parts(path: Path, n_tasks: int, double: bool = True, more: Sequence[str] = (
     return cli.model.double(), cli.datamodule
 
 
-LONG = ("imaml", "meta_sgd", "reptile", "transformer")  # half a minute together; others of their kinds are left
+QUICK = ("protonet", "maml", "leo")  # a plain one, one that adapts, one that draws noise
 
 
 @pytest.mark.parametrize(
     ("path", "n"),
     [
-        *(pytest.param(path, 2, marks=pytest.mark.slow if path.stem in LONG else []) for path in YAMLS),
-        *(pytest.param(path, 4, marks=[] if path.stem == "maml" else pytest.mark.slow) for path in YAMLS),
+        *(pytest.param(path, 2, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in YAMLS),
+        *(pytest.param(path, 4, marks=pytest.mark.slow) for path in YAMLS),
     ],
     ids=lambda value: getattr(value, "stem", value),
 )

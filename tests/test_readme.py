@@ -46,7 +46,7 @@ SCRIPTS = {  # small ones of what a script would run for hours
 WORDS = {
     "decode once, use several times": "latent: {class_path: genmeta.tasks.bank.BankedTasks, init_args: {tasks: …}}"
 }
-QUICK = ("data", "learner", "generator", "seed", "everything of a run, an experiment or several in one HTML page")
+QUICK = ("learner", "everything of a run, an experiment or several in one HTML page")
 
 
 def table() -> dict[str, str]:

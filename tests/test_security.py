@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -24,7 +23,8 @@ import scipy.io
 import torch
 import torchvision
 import yaml
-from conftest import OMNIGLOT, PATIENCE, ROOT, make_table
+from conftest import OMNIGLOT, PATIENCE, ROOT, make_table, slow_but
+from hangs import at_most
 from PIL import Image
 from small_data import BUILD, drawing
 
@@ -135,6 +135,20 @@ PLACES = {
     "run": lambda evil, at: ["report", str(in_folder(evil, "config.yaml")), f"--out={evil}.html"],
     "image": lambda evil, at: [*FOLDER, f"--folder={in_folder(evil, 'pictures/a/1.png').parents[0]}"],
 }
+READERS = ["generator", "learner backbone", "resume", "resume last", "test", "explore", "challenge", "challenge runs"]
+READERS += [
+    "replay",
+    "config",
+    "comparison",
+    "data",
+    "split",
+    "characters",
+    "font",
+    "zip of drawings",
+    "results",
+    "image",
+]
+"""A place for each piece of code that reads files; others read by the same."""
 OMNIGLOT_DATA = ["--config=configs/data/omniglot_minimal.yaml"]
 FOLDER = ["data", "prepare", "image_folder"]
 
@@ -172,7 +186,7 @@ def challenge_zip(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["torch", pytest.param("pickle", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", slow_but(READERS, PLACES))
 def test_a_file_that_would_run_code_is_refused_wherever_it_is_given(place, form, tmp_path, capsys):
     """Bug: one reader that forgets `weights_only`, or falls back to a plain unpickler."""
     evil = tmp_path / "evil.ckpt"
@@ -208,7 +222,10 @@ def test_aircraft_labels_that_would_run_code_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("class_path", ["venv.__main__.Net", "antigravity.Net", "idlelib.idle.Net", "torch.__main__.N"])
+@pytest.mark.parametrize(
+    "class_path",
+    slow_but(["venv.__main__.Net"], ["venv.__main__.Net", "antigravity.Net", "idlelib.idle.Net", "torch.__main__.N"]),
+)
 @pytest.mark.parametrize("kind", ["generator", "learner"])
 def test_a_checkpoint_cannot_have_programs_imported(kind, class_path, request, tmp_path, capsys):
     """Bug: `venv.__main__`, imported to look for a class in it, parses our command line and ends the process."""
@@ -292,7 +309,7 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but([NAMES[1], NAMES[2]], NAMES))
 def test_names_in_a_zip_lead_nowhere(name, tmp_path, capsys):
     """Bug: a reader that unpacks by the names that stand in the zip."""
     inner = tmp_path / "a" / "b"
@@ -571,21 +588,12 @@ YAML_COMMANDS = {
 
 
 @pytest.mark.parametrize("command", YAML_COMMANDS)
-@pytest.mark.parametrize("what", ["laughs", "deep"])
+@pytest.mark.parametrize("what", slow_but(["laughs"], ["laughs", "deep"]))
 def test_a_yaml_that_would_fill_the_memory_is_refused(command, what, tmp_path, capsys):
     """Bug: ten aliases of ten aliases of …, written out in full by whoever walks through them; or too deep brackets."""
     (tmp_path / "x.yaml").write_text(laughs() if what == "laughs" else "a: " + "[" * 5000)
-
-    def ring(*_):
-        raise TimeoutError(f"{command}: still at it after 20 s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(20)
-    try:
+    with at_most(20, command):
         code = main(YAML_COMMANDS[command](tmp_path / "x.yaml"))
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
     assert len(refused(capsys, code)) < 3000
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, slow_but
 
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
@@ -93,7 +93,7 @@ def test_a_grid_runs_all_names_the_best_and_runs_nothing_twice(run_sweep, capsys
     assert run_sweep(content)[2] == 3, "finished trials were run again"
 
 
-@pytest.mark.parametrize("method", ["random", "bayes"])
+@pytest.mark.parametrize("method", slow_but(["bayes"], ["random", "bayes"]))
 def test_a_stopped_search_goes_on_the_same_with_any_number_of_workers(run_sweep, method):
     pytest.importorskip("optuna")
     content = {"method": method, "parameters": {"x": {"min": 0.0, "max": 1.0}}}

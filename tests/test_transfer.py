@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, ToySource, make_table
+from conftest import ROOT, ToySource, make_table, slow_but
 from promises import permuted_labels_permute_logits
 from test_cli import DEBUG, assert_one_line, run
 from test_generator_training import gan, images_of
@@ -454,7 +454,11 @@ def glyphs_generator(folder) -> Path:
     return folder / "glyphs.ckpt"
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs" / "transfer").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    slow_but(["calibration", "finetuned_encoder"], sorted((ROOT / "configs" / "transfer").glob("*.yaml"))),
+    ids=lambda path: path.stem,
+)
 def test_every_yaml_runs(tmp_path, learner, glyphs_generator, redrawer, monkeypatch, config):
     """And what it trains is built again without the generator's file."""
     monkeypatch.chdir(ROOT)

@@ -92,8 +92,6 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
             raise UserError(f"--config: {config}: no such file")
     options.debug = lays_debug(options.config)
     options.runs = options.runs or str(RunSettings(debug=options.debug).root)
-    options.debug = lays_debug(options.config)
-    options.runs = options.runs or str(RunSettings(debug=options.debug).root)
     return options
 
 

@@ -22,16 +22,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 from genmeta.cli.grid_progress import GridProgress
 from genmeta.cli.run_folder import RUN_FILE, best_checkpoint, code_commit, read_run_file
+from genmeta.cli.warm import Warm, WarmRun
 from genmeta.errors import UserError
 from genmeta.modules.checkpoints import LAST, whole_checkpoint
 
-GENMETA = (sys.executable, "-m", "genmeta")
+_GENMETA = (sys.executable, "-m", "genmeta")
+GENMETA: Sequence[str] = _GENMETA
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,16 @@ def run_all(
         program: what stands before a run's `args`; `genmeta` of this Python by default.
         begin: where they run; in processes of this machine by default.
     """
-    runs, program, begin = list(runs), program or GENMETA, begin or _here
+    runs, program = list(runs), tuple(program or GENMETA)
     waiting = [run for run in runs if not run.finished]
     progress, running = GridProgress(runs, workers), dict[Future[str], Run]()
     _tell_other_code([run for run in runs if run.finished])
-    with ThreadPoolExecutor(workers) as pool:
+    with ExitStack() as stack:
+        warm = None
+        if begin is None:
+            warm = stack.enter_context(Warm()) if program == _GENMETA and len(waiting) > 1 else None
+            begin = _here(warm)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
         try:
             while True:
                 ready = [run for run in waiting if all(needed.finished for needed in run.after)]
@@ -154,21 +162,32 @@ def run_all(
             waiting.clear()
             progress.close()
             pool.shutdown(wait=False, cancel_futures=True)
+            if warm:
+                warm.stop()
             for process in list(_processes):  # if this one was interrupted, else there are none
                 process.terminate()
     return [run for run in runs if not run.finished]
 
 
-_processes: set[subprocess.Popen[str]] = set()
+_processes: set[subprocess.Popen[str] | WarmRun] = set()
 """That run now."""
 
 
-def _here(runs: Sequence[Run], program: Sequence[str]) -> list[Callable[[], str]]:
-    return [partial(run_one, run, program) for run in runs]
+def _here(warm: Warm | None) -> Begin:
+    def begin(runs: Sequence[Run], program: Sequence[str]) -> list[Callable[[], str]]:
+        return [partial(run_one, run, program, warm) for run in runs]
+
+    return begin
 
 
-def run_one(run: Run, program: Sequence[str]) -> str:
-    """Run a command to its end; return what it said to standard error."""
+def run_one(run: Run, program: Sequence[str], warm: Warm | None = None) -> str:
+    """Run a command to its end; return what it said to standard error.
+
+    Args:
+        run: whose command it is.
+        program: what stands before its `args`.
+        warm: begins it, in the place of `program`, which must be `genmeta` then.
+    """
     run.lock.parent.mkdir(parents=True, exist_ok=True)
     with run.lock.open("w") as file:
         # inherited by the process, which so holds it to its own end, also when this one is killed before
@@ -181,14 +200,20 @@ def run_one(run: Run, program: Sequence[str]) -> str:
         elif run.folder.exists():  # an earlier grid was stopped in it
             shutil.rmtree(run.folder)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            [*program, *run.args, *where],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            pass_fds=[file.fileno()],
-        ) as process:
+        args = [*run.args, *where]
+        process: subprocess.Popen[str] | WarmRun
+        if warm:
+            process = warm.begin(args, environment, file.fileno())
+        else:
+            process = subprocess.Popen(
+                [*program, *args],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                pass_fds=[file.fileno()],
+            )
+        with process:
             _processes.add(process)
             try:
                 return process.communicate()[1]
