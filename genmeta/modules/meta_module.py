@@ -1,9 +1,9 @@
 """Meta-training and meta-testing of a learner."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -18,15 +18,16 @@ from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.memory import HalvingLoss
+from genmeta.modules.trained_module import TrainedModule
 
 
-class MetaModule(LightningModule):
+class MetaModule(TrainedModule):
     """Minimises the learner's loss, usually the cross-entropy of the query images; evaluates on fixed episodes.
 
     Args:
         learner: episodes to query logits.
         optimizer: makes the outer loop's optimiser of the learner's parameters.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        lr_scheduler: makes a schedule, stepped once an epoch.
         halve_if_out_of_memory: compute half as many tasks at a time whenever memory is used up, the step at hand
             included; the gradient is that of the whole meta-batch but for rounding (`loss_in_parts`).
         compile: have `torch.compile` take the learner's backbone in training.
@@ -98,9 +99,18 @@ class MetaModule(LightningModule):
         if self.compiled:
             self.learner.backbone.compile()  # type: ignore[operator, union-attr]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.learner.parameters())
-        return optimizer if self.lr_scheduler is None else ([optimizer], [self.lr_scheduler(optimizer)])
+    def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
+        return [self.learner.parameters()]
+
+    def logged(self, data: EpisodicDataModule) -> set[str]:
+        tasks = data.train_tasks
+        made = tasks.provenances.support | tasks.provenances.query
+        return {
+            *("train/loss", "train/acc", "val/loss", "val/acc", "val/acc_ci95"),
+            *(f"train/acc_{name}" for name, number in PROVENANCE.items() if number in tasks.provenances.query),
+            *(f"train/{name}_share" for name in self.share_of if PROVENANCE[name] in made),
+            *(["train/made_up_share"] if tasks.latent_range[1] > 0 else []),
+        }
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         loss, logits = self.halving(self.learner, batch) if self.halving else self.learner.loss(batch)
@@ -201,7 +211,8 @@ class MetaModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.data
-        checkpoint[KEY] = {
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY] |= {
             **data.seen.state(),
             "generator": None if data.generator is None else str(data.generator.path),  # of the same split
             "redrawer": None if data.redrawer is None else str(data.redrawer.path),
@@ -214,6 +225,7 @@ class MetaModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that has seen the classes that it would be evaluated on; go on with an epoch's means."""
         self.check_checkpoint(checkpoint, self.data, self.trainer.state.fn or "fit", str(self.trainer.ckpt_path))
+        super().on_load_checkpoint(checkpoint)
         if self.trainer.state.fn == "fit" and self.trainer.is_global_zero:  # the sums of all processes
             for metric, (total, weight) in zip(self._means, checkpoint[KEY].get("means", ()), strict=False):
                 metric.update(0.0, 0.0)
