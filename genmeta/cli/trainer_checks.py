@@ -44,13 +44,12 @@ def check_trainer(trainer: Mapping[str, Any], model: TrainedModule, data: Any) -
     _check_monitors(trainer, model, data)
 
 
-def never_validates(trainer: Mapping[str, Any], steps_per_epoch: int, steps_of_batch: int = 1) -> str | None:
+def never_validates(trainer: Mapping[str, Any], steps_per_epoch: int) -> str | None:
     """Return why a training ends before its first validation, or None if it does not for all that is known.
 
     Args:
         trainer: options, as parsed.
         steps_per_epoch: batches of an epoch, before `limit_train_batches`.
-        steps_of_batch: what `max_steps` counts for each batch: the steps of all optimisers.
     """
     if trainer["limit_val_batches"] == 0:
         return "trainer.limit_val_batches is 0"
@@ -64,9 +63,15 @@ def never_validates(trainer: Mapping[str, Any], steps_per_epoch: int, steps_of_b
     if max_epochs is not None and 0 < max_epochs * per_epoch < first:
         return f"trainer.max_epochs is {max_epochs}, and the first validation comes after {first} batches"
     at_once = trainer["accumulate_grad_batches"] or 1
-    if 0 < max_steps * at_once < first * steps_of_batch:
+    if 0 < max_steps * at_once < first:  # it counts the steps of all optimisers: for a GAN it may be fewer batches
         return f"trainer.max_steps is {max_steps}, and the first validation comes after {first} batches"
     return None
+
+
+def check_ends_with_best(trainer: Mapping[str, Any], steps_per_epoch: int) -> None:
+    """Raise UserError if a training that others wait for would have no best checkpoint, which is what they take."""
+    if why := never_validates(trainer, steps_per_epoch):
+        raise UserError(f"{why}: without a validation there is no best checkpoint, which is what is used afterwards")
 
 
 def batches(limit: float | None, n: int) -> int:

@@ -44,7 +44,7 @@ from genmeta.cli.run_folder import (
     write_whole,
 )
 from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
-from genmeta.cli.trainer_checks import check_precision, check_trainer
+from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
@@ -232,6 +232,10 @@ class TrainingCLI(LightningCLI):
             skip_validation=True,  # of what has just been made
         )
 
+    def check_ends_with_best(self) -> None:
+        """Raise UserError if the training would have no best checkpoint (`fit` only)."""
+        check_ends_with_best(self.config["fit"].trainer, self.datamodule.steps_per_epoch)
+
     @property
     def inputs(self) -> dict[str, Any]:
         """The checkpoints that the run reads, by role."""
@@ -325,7 +329,7 @@ class TrainingCLI(LightningCLI):
         """What a run depends on besides its configuration, and what makes it comparable."""
         split = self.datamodule.split
         facts: dict[str, Any] = {
-            "split": {"name": split.name, "hash": split.hash},
+            "split": {"name": split.name, "hash": split.hash, "content": self.datamodule.table.content},
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "commit": code_commit(),
             **self.datamodule.facts,

@@ -257,7 +257,8 @@ class EpisodicDataModule(StepDataModule):
     def _load(self, path: str) -> LatentModel:
         model = load_generator(path)
         model.check_image_shape(self.image_shape)
-        model.check_split(self.split)
+        assert self.table is not None
+        model.check_split(self.split, self.table.content)
         return model
 
     def _encode(self, generator: LatentModel, pool: TaskPool) -> Encodings:
@@ -315,6 +316,11 @@ class EpisodicDataModule(StepDataModule):
                 f"checkpoint {path} was trained on split '{seen.split_name}' ({seen.split_hash}), but this run "
                 f"uses split '{self.split.name}' ({self.split.hash}); training goes on with the same split only"
             )
+        elif seen.content and seen.content != self.table.content:
+            raise UserError(
+                f"checkpoint {path} was trained on other pictures: content {seen.content} of '{seen.dataset}', but "
+                f"this run has {self.table.content} of '{self.table.name}'; training goes on with the same ones only"
+            )
 
     def shapes(self, stage: str) -> tuple[EpisodeShape, ...]:
         """Return the sizes of all episodes of a stage (`fit`, `validate`, `test`)."""
@@ -366,13 +372,18 @@ class EpisodicDataModule(StepDataModule):
         return [self._eval_batches(self.eval_plan(self.test_part, episodes)) for episodes in self.test]
 
     def eval_hashes(self, stage: str) -> dict[str, str]:
-        """Return the content hash of the evaluation episodes of a stage, by a name such as `test/5w1s`."""
+        """Return the hash of the evaluation episodes of a stage, by a name such as `test/5w1s`, and, as `images`, that
+        of the pictures that they are of: runs pair if both are the same.
+        """
         if stage == "test":
             # with generated support images, those of the real ones alone too, by which they pair with other tests
             alone = [replace(episodes, support=None) for episodes in self.test]
             tested = dict.fromkeys([*self.test, *alone])
-            return {f"test/{e.name}": plan_hash(self.eval_plan(self.test_part, e)) for e in tested}
-        return {"val": plan_hash(self.eval_plan("val", self.val))}
+            hashes = {f"test/{e.name}": plan_hash(self.eval_plan(self.test_part, e)) for e in tested}
+        else:
+            hashes = {"val": plan_hash(self.eval_plan("val", self.val))}
+        assert self.table is not None
+        return {**hashes, "images": self.table.content}
 
     def on_after_batch_transfer(self, batch: EpisodePlan, dataloader_idx: int) -> EpisodeBatch:
         """Render the plan from the table, which stays on the device unless it is large, by the frozen networks."""

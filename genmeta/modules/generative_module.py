@@ -59,6 +59,13 @@ class GenerativeModule(TrainedModule):
             raise UserError(f"{type(self).__name__} needs an ImageDataModule as data, found {type(data).__name__}")
         return data
 
+    @abstractmethod
+    def check(self, data: ImageDataModule, stage: str) -> None:
+        """Raise UserError if the networks are not for these data."""
+
+    def setup(self, stage: str) -> None:
+        self.check(self.data, stage)  # the command line has done so, who trains by the Trainer alone has not
+
     def on_fit_start(self) -> None:
         _ = self.data.features  # what can go wrong with it goes wrong before training
 
@@ -77,7 +84,9 @@ class GenerativeModule(TrainedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[KEY] |= describe_generator(self.networks(), self.prior(), self.data.split)
+        assert self.data.table is not None
+        content = self.data.table.content
+        checkpoint[KEY] |= describe_generator(self.networks(), self.prior(), self.data.split, content)
 
     @torch.no_grad()
     def sample_metrics(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Meta-training and meta-testing of a learner."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,9 +13,10 @@ from genmeta.data.table import gather
 from genmeta.episode import PROVENANCE, EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
-from genmeta.learners.checkpoint import describe_learner
+from genmeta.learners.checkpoint import describe_learner, load_learner
 from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
+from genmeta.models.made_with import made_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.memory import HalvingLoss
 from genmeta.modules.trained_module import TrainedModule
@@ -33,8 +34,8 @@ class MetaModule(TrainedModule):
         compile: have `torch.compile` take the learner's backbone in training.
 
     Attributes:
-        learner_config: `{class_path, init_args}` of the learner, which the command line knows; with it, `load_learner`
-            builds the learner from a checkpoint alone.
+        learner_config: `{class_path, init_args}` of the learner, which the command line knows; else that of `made_of`.
+            With it, `load_learner` builds the learner from a checkpoint alone.
     """
 
     monitor, monitor_mode = "val/acc", "max"
@@ -81,6 +82,7 @@ class MetaModule(TrainedModule):
             raise UserError(f"{type(self.learner).__name__} has nothing to train; use it with genmeta test")
 
     def setup(self, stage: str) -> None:
+        self.check(self.data, stage)  # the command line has done so, who trains by the Trainer alone has not
         self.test_accuracies = nn.ModuleList(EpisodeAccuracy() for _ in self.data.test)
         if self.learner.uses_base_classes:  # here, so that statistics of a checkpoint, which comes later, count
             assert self.data.table is not None
@@ -217,13 +219,15 @@ class MetaModule(TrainedModule):
             "generator": None if data.generator is None else str(data.generator.path),  # of the same split
             "redrawer": None if data.redrawer is None else str(data.redrawer.path),
             "image_shape": list(data.image_shape),
-            "learner": describe_learner(self.learner_config, self.learner),
+            "learner": describe_learner(self.learner_config or made_of(self.learner), self.learner),
             # Lightning forgets them in mid-epoch
             "means": [self._of_all(torch.stack([m.mean_value, m.weight])).tolist() for m in self._means],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that has seen the classes that it would be evaluated on; go on with an epoch's means."""
+        if self._trainer is None:  # by `load_from_checkpoint`: nothing is trained or tested yet
+            return
         self.check_checkpoint(checkpoint, self.data, self.trainer.state.fn or "fit", str(self.trainer.ckpt_path))
         super().on_load_checkpoint(checkpoint)
         if self.trainer.state.fn == "fit" and self.trainer.is_global_zero:  # the sums of all processes
@@ -234,6 +238,17 @@ class MetaModule(TrainedModule):
     def check_checkpoint(self, checkpoint: dict[str, Any], data: EpisodicDataModule, stage: str, path: str) -> None:
         """Raise UserError unless the checkpoint's record allows this stage on these data (`Seen.check_unseen`)."""
         data.check_seen(Seen.read(checkpoint.get(KEY, {}), path), stage, path)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Return the module of a checkpoint, with the learner built as the checkpoint says, unless one is given.
+
+        Raises:
+            UserError: the checkpoint does not say how to build it.
+        """
+        if "learner" not in kwargs:
+            kwargs["learner"] = load_learner(str(checkpoint_path)).learner.requires_grad_(True).train()
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     @property
     def data(self) -> EpisodicDataModule:
