@@ -89,7 +89,8 @@ def test_episodes_and_what_generators_share_are_not_in_one_yaml(tmp_path, data):
 
 
 def maml(n_way: int) -> dict:
-    return part("genmeta.learners.maml.MAML", backbone=CONV4, n_way=n_way)
+    backbone = {**CONV4, "init_args": {**CONV4["init_args"], "norm": "batch"}}
+    return part("genmeta.learners.maml.MAML", backbone=backbone, n_way=n_way)
 
 
 ARMS = {

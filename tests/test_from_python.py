@@ -11,8 +11,7 @@ from genmeta.errors import UserError
 from genmeta.learners.checkpoint import load_learner
 from genmeta.learners.maml import MAML
 from genmeta.learners.matching import MatchingNet
-from genmeta.learners.metric import ProtoNet
-from genmeta.learners.relation import RelationNet
+from genmeta.learners.metric import CosineProtoNet, ProtoNet
 from genmeta.models.backbones import AnyNetwork, Conv4
 from genmeta.models.gan_networks import FullyConnectedDiscriminator, FullyConnectedGenerator
 from genmeta.modules.gan_module import GANModule
@@ -96,5 +95,5 @@ def test_a_learner_of_parts_that_do_not_remember_says_so_when_it_is_loaded(tmp_p
 def test_other_learners_remember_what_they_were_made_with():
     from genmeta.models.made_with import made_of
 
-    for learner in (MatchingNet(conv4()), RelationNet(conv4())):
+    for learner in (MatchingNet(conv4()), CosineProtoNet(conv4())):
         assert made_of(learner)["init_args"]["backbone"]["init_args"]["hidden"] == 4
