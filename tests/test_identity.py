@@ -13,7 +13,7 @@ from small_runs import config, fit, newest, write
 from genmeta.data.image_folder import ImageFolder
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, check_same_episodes
+from genmeta.evaluation.comparison import Arm, check_same_episodes, hashes_of
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_runs_on_other_pictures_of_the_same_names_do_not_pair(tmp_path):
         yaml_file = write(tmp_path / "it.yaml", config("learner", pictures))
         assert fit(yaml_file, tmp_path / "runs", command="test") == 0
         summary = json.loads((newest(tmp_path / "runs") / "run.json").read_text())
-        arms.append(Arm(str(seed), summary["episode_accuracies"], summary["episodes"]))
+        arms.append(Arm(str(seed), summary["episode_accuracies"], hashes_of(summary)))
     assert arms[0].hashes["test/3w1s"] == arms[1].hashes["test/3w1s"], "classes and rows are the same"
     with pytest.raises(UserError, match="tested on different episodes"):
         check_same_episodes(arms)

@@ -97,7 +97,7 @@ def test_evaluation_episodes_do_not_depend_on_the_training_seed(toy_split_file, 
     assert other.eval_hashes("test") == toy_data.eval_hashes("test")
     assert other.eval_hashes("validate") == toy_data.eval_hashes("validate")
     assert plan_hash(other.train_plan(0)) != plan_hash(toy_data.train_plan(0))
-    assert len(set(toy_data.eval_hashes("test").values())) == 3  # of two shapes, and of the pictures
+    assert len(set(toy_data.eval_hashes("test").values())) == 2
 
 
 def test_splits_do_not_leak_into_each_other(toy_data):

@@ -12,7 +12,7 @@ from genmeta.cli.options import find_config
 from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm
+from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 
@@ -46,7 +46,7 @@ class Grid:
             arms[name] = SeedsOfArm(
                 title,
                 {
-                    seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], summary["episodes"])
+                    seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], hashes_of(summary))
                     for seed, summary in summaries.items()
                 },
             )

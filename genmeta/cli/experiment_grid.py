@@ -18,7 +18,7 @@ from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.run_folder import comparable
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm
+from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 
 MIXED = "mixed"
@@ -156,8 +156,8 @@ class Grid:
                 rows[row] = f"… and {n} {what} beside each support image" if plus else titles[arm]
                 entry = seeds.setdefault(row, {}).setdefault(seed, Arm(f"{row}, seed {seed}", {}, {}))
                 entry.accuracies[base] = accuracies  # type: ignore[index]
-                episodes = summary["episodes"]
-                entry.hashes.update({k: episodes[k] for k in (f"test/{base}", "images") if k in episodes})  # type: ignore
+                hashes = hashes_of(summary)
+                entry.hashes.update({k: hashes[k] for k in (f"test/{base}", "images") if k in hashes})  # type: ignore
         order = sorted(rows, key=lambda row: list(titles).index(row.partition("+")[0]))  # stable
         return {row: SeedsOfArm(rows[row], seeds[row]) for row in order}
 
