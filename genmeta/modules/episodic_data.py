@@ -372,8 +372,8 @@ class EpisodicDataModule(StepDataModule):
         return [self._eval_batches(self.eval_plan(self.test_part, episodes)) for episodes in self.test]
 
     def eval_hashes(self, stage: str) -> dict[str, str]:
-        """Return the hash of the evaluation episodes of a stage, by a name such as `test/5w1s`: of classes and rows, not
-        of the pictures in them, which have one of their own (`ImageTable.content`).
+        """Return the hash of the fixed episodes of a stage, by a name such as `test/5w1s`: of classes and rows, not
+        of the pictures, which have one of their own (`ImageTable.content`).
         """
         if stage == "test":
             # with generated support images, those of the real ones alone too, by which they pair with other tests
