@@ -18,7 +18,7 @@ class MadeWith:
             bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
         except TypeError:  # of a copy, which gets all that the original has; or the constructor tells what is wrong
             return made
-        arguments = {}
+        arguments: dict[str, Any] = {}
         for name, value in list(bound.arguments.items())[1:]:
             kind = bound.signature.parameters[name].kind
             arguments.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})

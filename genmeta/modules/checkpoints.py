@@ -78,7 +78,8 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if not trainer.fast_dev_run and self._last_global_step_saved != trainer.global_step:
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not quick and self._last_global_step_saved != trainer.global_step:
             self._save_checkpoint(trainer, str(self.last))
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:

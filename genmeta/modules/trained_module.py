@@ -81,7 +81,7 @@ class TrainedModule(LightningModule, ABC):
         for config in self.trainer.lr_scheduler_configs:  # Lightning leaves them to modules with several optimisers
             schedule = self.schedule(config.scheduler)
             if "monitor" not in schedule:
-                config.scheduler.step()
+                config.scheduler.step()  # type: ignore[call-arg]
             elif (self.trainer.current_epoch + 1) % schedule["frequency"] == 0:
                 config.scheduler.step(self.trainer.callback_metrics[schedule["monitor"]])  # type: ignore[arg-type]
 
