@@ -312,7 +312,7 @@ def test_a_collapsed_generator_is_reported_loudly_and_a_sound_one_is_not(toy_spl
     class Real(GenerativeModule):
         """Draws real images: as good as can be."""
 
-        networks = prior = configure_optimizers = None
+        networks = prior = check = logged = trained_parameters = None
 
         def __init__(self, data):
             super().__init__()

@@ -13,7 +13,7 @@ from genmeta.cli.options import find_config
 from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm
+from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 
@@ -48,7 +48,7 @@ class Grid:
             arms[name] = SeedsOfArm(
                 title,
                 {
-                    seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], summary["episodes"])
+                    seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], hashes_of(summary))
                     for seed, summary in summaries.items()
                 },
             )
@@ -76,6 +76,12 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
         # data and sizes of tasks by all arms whose generators need no training first, once; at other values by one
         _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at)
+        if value == values[0] and not of_test:  # arms that are trained with a generator are tested without
+            for name in (name for name in settings.arms if name not in trained_alone and not of_others[name]):
+                try:
+                    _check_test(settings, name, at)
+                except UserError as error:
+                    raise UserError(f"arms.{name}: {error}") from error
         label = f"-at-{value:g}" if value is not None else ""
         trained = {
             (role, seed): _generator(settings, role, seed, at, label, folder)
@@ -161,6 +167,8 @@ def _check_arm(settings: CompareSettings, name: str) -> set[str]:
     stage = "fit" if arm.train else "test"
     try:
         made = TrainingCLI([stage, *_options(settings, arm), *_last(0)], check_only=True, set_up=False)
+        if arm.train:
+            made.check_ends_with_best()
     except UserError as error:
         raise UserError(f"arms.{name}: {error}") from error
     if not isinstance(made.model, MetaModule) or not isinstance(made.datamodule, EpisodicDataModule):
@@ -175,14 +183,19 @@ def _test_roles(settings: CompareSettings) -> set[str]:
     return needed_roles(data, "test") if isinstance(data, EpisodicDataModule) else set()
 
 
+def _check_test(settings: CompareSettings, name: str, at: list[str]) -> None:
+    TrainingCLI(["test", *_options(settings, settings.arm(name)), *at, *_last(0), *_test(settings)], check_only=True)
+
+
 def _check_data(settings: CompareSettings, arms: list[str], at: list[str]) -> None:
-    """Check that the data are there and have the classes that training, and the tests of the first arm, ask for."""
+    """Check that the data are there and have the classes that training and tests ask for, and that the learner of each
+    arm can be tested.
+    """
     for name in arms:
         options = [*_options(settings, settings.arm(name)), *at, *_last(0)]
         try:
-            if trains := settings.arm(name).train:
+            if settings.arm(name).train:
                 TrainingCLI(["fit", *options], check_only=True)
-            if name == arms[0] or not trains:
-                TrainingCLI(["test", *options, *_test(settings)], check_only=True)
+            _check_test(settings, name, at)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from error

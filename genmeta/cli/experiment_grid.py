@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
+from genmeta.cli.experiment_episodes import beside_support, episodes_of, lay_over
 from genmeta.cli.grid import Run
 from genmeta.cli.options import CONFIGS
 from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.run_folder import comparable
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm
+from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 
 MIXED = "mixed"
@@ -57,6 +58,7 @@ class Settings:
         configs: options of each arm's runs, and of each generator's, by arm and role, but for seeds and checkpoints.
         resolved: whole configurations of all kinds of runs with the first seed.
         with_hands: arms that are tested with generated support images too.
+        beside: options of these tests.
     """
 
     options: argparse.Namespace
@@ -64,6 +66,7 @@ class Settings:
     configs: Mapping[str, list[str]]
     resolved: Mapping[str, dict[str, Any]]
     with_hands: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -91,30 +94,35 @@ def check_settings(options: argparse.Namespace) -> Settings:
         UserError: an option, a file or a size is wrong.
     """
     configs = {MIXED: _configs(options, options.learner, options.policy)}
-    data = TrainingCLI(["fit", *configs[MIXED]], check_only=True, set_up=False).datamodule
+    cli = TrainingCLI(["fit", *configs[MIXED]], check_only=True, set_up=False)
+    data = cli.datamodule
     if not isinstance(data, EpisodicDataModule):
         raise UserError(f"--learner: {options.learner} has no episodes")
+    cli.check_ends_with_best()
+    of_learner = yaml.safe_load(cli.resolved())["data"]["init_args"]
+    TrainingCLI(["test", *configs[MIXED]], check_only=True)  # sizes, and that the learner can be tested
     needed = needed_roles(data, "fit", "test")
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
     configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
-    configs |= {arm: _configs(options, CONFIGS / "baseline" / f"{arm}.yaml") for arm in _untrained(options)}
-    configs |= {role: _configs(options, config) for role, config in roles.items()}
+    for arm in _untrained(options):  # tested on the learner's episodes, whatever its own YAML says
+        configs[arm] = [*_configs(options, CONFIGS / "baseline" / f"{arm}.yaml"), *episodes_of(of_learner, arm)]
+    configs |= {role: _configs(options, config, of_generator=True) for role, config in roles.items()}
 
     seed = f"--seed_everything={options.seed}"
     resolved = {}
     for kind, of_kind in configs.items():
         command = "test" if kind in _UNTRAINED else "fit"
-        cli = TrainingCLI([command, *of_kind, seed], check_only=True, set_up=kind in _CONTROLS)
+        cli = TrainingCLI([command, *of_kind, seed], check_only=True, set_up=kind in _CONTROLS | _UNTRAINED)
         resolved[kind] = comparable(yaml.safe_load(cli.resolved()))
     for role, config in roles.items():
         check_role(role, config, configs[role])
     with_hands: tuple[str, ...] = ()
-    if "redrawer" in needed:
-        cli = TrainingCLI(["test", *configs[MIXED], f"--config={_BESIDE}", seed], check_only=True, set_up=False)
-        if all(replace(episodes, support=None) in data.test for episodes in cli.datamodule.test):
-            with_hands = tuple(TRAINED) if options.full else (MIXED,)
-            resolved["test_hands"] = comparable(yaml.safe_load(cli.resolved()))
-    return Settings(options, roles, configs, resolved, with_hands)
+    beside = beside_support(_BESIDE, of_learner) if "redrawer" in needed else []
+    if beside:
+        cli = TrainingCLI(["test", *configs[MIXED], *beside, seed], check_only=True, set_up=False)
+        with_hands = tuple(TRAINED) if options.full else (MIXED,)
+        resolved["test_hands"] = comparable(yaml.safe_load(cli.resolved()))
+    return Settings(options, roles, configs, resolved, with_hands, tuple(beside))
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,8 @@ class Grid:
                 rows[row] = f"… and {n} {what} beside each support image" if plus else titles[arm]
                 entry = seeds.setdefault(row, {}).setdefault(seed, Arm(f"{row}, seed {seed}", {}, {}))
                 entry.accuracies[base] = accuracies  # type: ignore[index]
-                entry.hashes[f"test/{base}"] = summary["episodes"][f"test/{base}"]  # type: ignore[index]
+                hashes = hashes_of(summary)
+                entry.hashes.update({k: hashes[k] for k in (f"test/{base}", "images") if k in hashes})  # type: ignore
         order = sorted(rows, key=lambda row: list(titles).index(row.partition("+")[0]))  # stable
         return {row: SeedsOfArm(rows[row], seeds[row]) for row in order}
 
@@ -187,7 +196,7 @@ def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -
             weights = (*given, f"--ckpt_path={fit.checkpoint}")
             tests[arm, seed, "test"] = make(arm, "test", fit.name, seed, "test", *weights, after=(fit,))
             if arm in settings.with_hands:
-                beside = (f"--config={_BESIDE}", *of_role.values(), f"--ckpt_path={fit.checkpoint}")
+                beside = (*settings.beside, *of_role.values(), f"--ckpt_path={fit.checkpoint}")
                 after = (fit, *made.values())
                 tests[arm, seed, "test_hands"] = make(arm, "test", fit.name, seed, "test_hands", *beside, after=after)
     for arm in _untrained(options):
@@ -201,10 +210,12 @@ def _untrained(options: argparse.Namespace) -> list[str]:
     return list(_UNTRAINED) if options.full else ["pixels"]
 
 
-def _configs(options: argparse.Namespace, first: Path, policy: Path | None = None) -> list[str]:
+def _configs(
+    options: argparse.Namespace, first: Path, policy: Path | None = None, of_generator: bool = False
+) -> list[str]:
     """Return the options of a run: its YAML, the data's, the policy's, one device, then what is laid over them."""
     configs = [first, options.data, *([policy] if policy else [])]
-    laid_over = [f"--config={path}" for path in options.config]
+    laid_over = [f"--config={path}" for path in lay_over(options.config, of_generator)]
     return [*(f"--config={path}" for path in configs), "--trainer.devices=1", *laid_over]
 
 

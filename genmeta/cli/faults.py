@@ -2,6 +2,9 @@
 
 import errno
 import re
+import traceback
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from genmeta.modules.memory import is_out_of_memory
 
@@ -35,3 +38,12 @@ def what_happened(error: BaseException) -> str | None:
             return f"a loader process died{by}, often for want of memory; lower data.n_workers"
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def refused_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself raised this, as it does for options that do not go together."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    where = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return isinstance(error, ValueError | TypeError | RuntimeError) and where.startswith("lightning.")

@@ -35,7 +35,12 @@ def check_role(role: str, config: Path, options: Sequence[str], set_up: bool = T
     Raises:
         UserError: its configuration is wrong, or it is of the other kind.
     """
-    model = TrainingCLI(["fit", *options], check_only=True, set_up=set_up).model
+    cli = TrainingCLI(["fit", *options], check_only=True, set_up=set_up)
+    try:
+        cli.check_ends_with_best()
+    except UserError as error:
+        raise UserError(f"--{role}: {error}") from error
+    model = cli.model
     if role == "generator" and not isinstance(model, CodesModule):
         raise UserError(
             f"--generator: {config} is a {type(model).__name__}, which draws given images again, not new classes "

@@ -173,7 +173,7 @@ def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:
                 same = isinstance(found, dict) and comparable(found) == wanted
             except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
                 continue
-            if same and best_checkpoint(folder).is_file():
+            if same and made_checkpoint(folder):
                 return folder
     return None
 
@@ -186,6 +186,14 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 def best_checkpoint(folder: Path) -> Path:
     """Return the path of a run's best checkpoint."""
     return folder / "checkpoints" / "best.ckpt"
+
+
+def made_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that a finished training has made: the best, the last where no validation chose one, or
+    None if it kept none.
+    """
+    best = best_checkpoint(folder)
+    return next((path for path in (best, best.with_name("last.ckpt")) if path.is_file()), None)
 
 
 def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`genmeta fit`, `validate`, `test`: LightningCLI with one-line errors, run folders and our loggers."""
 
 import contextlib
+import os
 import pkgutil
 import platform
 import shutil
@@ -21,7 +22,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from genmeta.cli.faults import what_happened
+from genmeta.cli.faults import refused_by_lightning, what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
@@ -38,10 +39,12 @@ from genmeta.cli.run_folder import (
     code_commit,
     find_same_run,
     goes_on,
+    made_checkpoint,
     write_run_file,
     write_whole,
 )
 from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
+from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
@@ -203,12 +206,9 @@ class TrainingCLI(LightningCLI):
         loggers += [] if isinstance(given, bool | None) else given if isinstance(given, list) else [given]
         try:
             trainer = super().instantiate_trainer(logger=loggers, **kwargs)
-        except MisconfigurationException as error:  # e.g. a GPU is asked for where there is none
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:  # e.g. a GPU, where is none
             finish_tracking()
-            if not self.went_on:
-                shutil.rmtree(self.run_folder)
-                with contextlib.suppress(OSError):  # other runs are in it
-                    self.run_folder.parent.rmdir()
+            self._remove_run_folder()
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for logger in loggers[1:]:  # the CSV logger would write what config.yaml and run.json say
             logger.log_hyperparams(resolved | self._facts | {"inputs": describe_inputs(self.inputs)})
@@ -232,6 +232,10 @@ class TrainingCLI(LightningCLI):
             skip_link_targets=False,
             skip_validation=True,  # of what has just been made
         )
+
+    def check_ends_with_best(self) -> None:
+        """Raise UserError if the training would have no best checkpoint (`fit` only)."""
+        check_ends_with_best(self.config["fit"].trainer, self.datamodule.steps_per_epoch)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -268,12 +272,8 @@ class TrainingCLI(LightningCLI):
             )
         if getattr(self.model, "optimizer", self) is None:
             raise UserError("model.optimizer: found null; expected a class such as torch.optim.Adam")
-        precision = self.config[self.subcommand].trainer.precision
-        if str(precision).endswith("-true") and precision != "32-true":
-            raise UserError(
-                f"trainer.precision: found {precision}, in which weights themselves are not float32; "
-                f"there are 32-true, bf16-mixed and 16-mixed"
-            )
+        trainer = self.config[self.subcommand].trainer
+        check_precision(trainer.precision)
         if self.subcommand == "test" and not isinstance(self.model, MetaModule):
             raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(self.model).__name__}")
         if self.config[self.subcommand].ckpt_path == "":  # of a variable that a script has not set
@@ -283,14 +283,12 @@ class TrainingCLI(LightningCLI):
         if table is not None and table.account and not self.check_only:
             rank_zero_only(say)(str(table.account))
         self.model.check(self.datamodule, self.subcommand)
-        trainer = self.config[self.subcommand].trainer
-        if self.subcommand == "fit" and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
-            raise UserError("trainer.max_epochs: found null, and no max_steps or max_time; expected when training ends")
         if self.subcommand == "fit":
             try:
                 self.model.configure_optimizers()
             except (TypeError, ValueError) as error:  # optimisers check their numbers when they are made
                 raise UserError(f"model.optimizer: {error}") from error
+            check_trainer(trainer, self.model, self.datamodule)
         if path := self.config[self.subcommand].ckpt_path:
             if self.subcommand == "fit":
                 path, checkpoint, note = whole_checkpoint(path)
@@ -301,6 +299,8 @@ class TrainingCLI(LightningCLI):
             else:
                 checkpoint = read_checkpoint(path)
             self._check_weights(path, checkpoint["state_dict"])
+            if self.subcommand == "fit":
+                self.model.check_going_on(checkpoint, str(path))
             if isinstance(self.datamodule, EpisodicDataModule):
                 self.model.check_checkpoint(checkpoint, self.datamodule, self.subcommand, path)
 
@@ -315,21 +315,22 @@ class TrainingCLI(LightningCLI):
                 )
 
     def _callbacks(self) -> list[Any]:
-        bar = LiveBar() if sys.stderr.isatty() else EpochLines()
+        with_bar = self.config[self.subcommand].trainer.enable_progress_bar is not False
+        bar = [LiveBar() if sys.stderr.isatty() else EpochLines()] if with_bar else []
         if self.subcommand == "test":
-            return [bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures")]
+            return [*bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures")]
         if self.subcommand != "fit":
-            return [bar]
+            return bar
         folder = self.run_folder / "checkpoints"
         checkpoints = Checkpoints(folder, self.model.monitor, self.model.monitor_mode)
-        return [bar, *picture_callbacks(self.model, self.run_folder), StopAtNonFinite(folder), checkpoints]
+        return [*bar, *picture_callbacks(self.model, self.run_folder), StopAtNonFinite(folder), checkpoints]
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         """What a run depends on besides its configuration, and what makes it comparable."""
         split = self.datamodule.split
         facts: dict[str, Any] = {
-            "split": {"name": split.name, "hash": split.hash},
+            "split": {"name": split.name, "hash": split.hash, "content": self.datamodule.table.content},
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "commit": code_commit(),
             **self.datamodule.facts,
@@ -359,11 +360,22 @@ class TrainingCLI(LightningCLI):
                 raise
             raise KeyboardInterrupt(self._how_to_go_on()) from None
         except Exception as error:
+            if refused_by_lightning(error) and not self.trainer.fit_loop.epoch_loop.total_batch_idx + 1:
+                finish_tracking()
+                self._remove_run_folder()
+                raise UserError(f"trainer: {' '.join(str(error).split())}") from error
             if (what := what_happened(error)) is None:
                 raise
             raise UserError(f"{what}; {self._how_to_go_on()}") from error
         finally:
             finish_tracking()
+
+    def _remove_run_folder(self) -> None:
+        """Remove the folder of a run that could not begin."""
+        if not self.went_on and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other runs are in it
+                self.run_folder.parent.rmdir()
 
     def _write_run_file(self, subcommand: str, report: dict[str, float]) -> None:
         """Write the run's summary, and say where its results are."""
@@ -377,9 +389,8 @@ class TrainingCLI(LightningCLI):
         }
         if subcommand == "fit":
             content["steps"] = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        if subcommand == "fit" and best_checkpoint(self.run_folder).is_file():
-            checkpoint = self.trainer.checkpoint_callback
-            content["best"] = {self.model.monitor: float(checkpoint.best_model_score)}  # type: ignore[union-attr]
+        if self._best:
+            content["best"] = self._best
         if isinstance(self.model, MetaModule) and subcommand == "test":
             content["episode_accuracies"] = self.model.episode_accuracies
         if experiment := self._experiment(self.trainer):
@@ -388,12 +399,28 @@ class TrainingCLI(LightningCLI):
             content["report"], content["features"] = report, self.datamodule.features.name
         write_run_file(self.run_folder, content)
         if subcommand == "fit":
-            say(f"           {best_checkpoint(self.run_folder)}, pictures in {self.run_folder / 'pictures'}")
+            pictures = self.run_folder / "pictures"
+            say(f"           {self._made()}{f', pictures in {pictures}' if pictures.is_dir() else ''}")
         else:
             for name, value in in_words(content["metrics"]).items():
                 say(f"           {name} {value}")
         if "debug" in content:
             say(f"           {DEBUG_NOTE}")
+
+    @property
+    def _best(self) -> dict[str, float]:
+        """What the best checkpoint was chosen by, if there is one."""
+        if self.subcommand != "fit" or not best_checkpoint(self.run_folder).is_file():
+            return {}
+        score = self.trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+        return {self.model.monitor: float(score)}  # type: ignore[arg-type]
+
+    def _made(self) -> str:
+        """Return which checkpoint the training has made."""
+        made = made_checkpoint(self.run_folder)
+        if made is None:
+            return "no checkpoint: trainer.fast_dev_run keeps none"
+        return str(made) if self._best else f"{made}, the last (there was no validation to choose the best by)"
 
     def _how_to_go_on(self) -> str:
         """Return where the run can be taken up again."""
@@ -407,22 +434,19 @@ class TrainingCLI(LightningCLI):
         return f"go on with: {command_line(*command)}"
 
     def _log_best(self) -> None:
-        """Name the best checkpoint to W&B as what the run has made."""
-        best = best_checkpoint(self.run_folder)
+        """Name the best checkpoint, or the last if there is no best, to W&B as what the run has made."""
+        made = made_checkpoint(self.run_folder)
         experiment = self._experiment(self.trainer)
-        if not experiment or self.subcommand != "fit" or not best.is_file():
+        if not experiment or self.subcommand != "fit" or not made:
             return
         if self.config["fit"].run.artifacts:
-            score = self.trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
             split = self.datamodule.split
-            metadata = {self.model.monitor: float(score), "split": split.name, "split_hash": split.hash}
-            log_checkpoint(experiment, best, metadata)
+            log_checkpoint(experiment, made, {**self._best, "split": split.name, "split_hash": split.hash})
 
     def _report(self, subcommand: str) -> dict[str, float]:
         """Measure the best weights of a generative model (after `fit`), or those at hand; print and log the table."""
-        best = best_checkpoint(self.run_folder)
-        if subcommand == "fit" and best.is_file():
-            self.model.load_state_dict(read_checkpoint(best)["state_dict"])
+        if self._best:  # else there was no validation, and the last weights are at hand
+            self.model.load_state_dict(read_checkpoint(best_checkpoint(self.run_folder))["state_dict"])
         if not self.trainer.is_global_zero:
             return {}
         report = self.model.report()

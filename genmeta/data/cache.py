@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genmeta.data.account import Account
-from genmeta.data.table import RESIDENT_LIMIT, ImageTable
+from genmeta.data.table import RESIDENT_LIMIT, ContentHash, ImageTable
 from genmeta.errors import UserError
 
 _MAGIC = b"genmeta table 1\n"
@@ -162,6 +162,7 @@ def read_table(path: Path, trust_stamp: bool = True) -> ImageTable:
             groups=tuple(about["groups"]),
             parts=None if about["parts"] is None else tuple(about["parts"]),
             account=None if about.get("account") is None else Account(**about["account"]),
+            known_content=about.get("content"),
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"table {path}: cut off or damaged ({error}); remove it, and it is made again") from error
@@ -178,7 +179,7 @@ def _read_if_whole(path: Path) -> ImageTable | None:
 
 def _write(file: Any, stream: TableStream) -> None:
     started = time.monotonic()
-    digest = hashlib.sha256()
+    digest, content_hash = hashlib.sha256(), ContentHash()
 
     def write(content: Any) -> None:
         digest.update(content)
@@ -203,6 +204,7 @@ def _write(file: Any, stream: TableStream) -> None:
             last = block.class_name
             counts[last] = counts.get(last, 0) + len(block.images)
             write(block.images.contiguous().numpy().data)
+            content_hash.update(block.images)
             bar.update(len(block.images))
     if not counts:
         raise UserError(f"{stream.name}: there are no images")
@@ -215,6 +217,7 @@ def _write(file: Any, stream: TableStream) -> None:
         "groups": [block.group for block in of_class],
         "parts": None if not of_class or of_class[0].part is None else [block.part for block in of_class],
         "account": None if account is None else account.state(),
+        "content": content_hash.of(stream.image_shape, list(counts.values())),
     }
     text = json.dumps(about).encode()
     write(text)

@@ -54,8 +54,8 @@ class ImageFolder(CachedSource):
     (`split: own`); otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
     `<group>/<class>`. Files of other kinds, hidden pictures, broken links and links in a circle are passed over; the
     table's `account` counts them by reason. What systems and archives leave (`.DS_Store`, `__MACOSX`, …) is not told. A
-    class with one image is a class; episodes that need more images than the smallest class has are refused before
-    training.
+    class with one image is a class, unless `min_images` leaves it out; episodes that need more images than the smallest
+    class has are refused before training.
 
     What becomes of a picture is told by `genmeta.data.decode.decode`: rotated by its EXIF orientation, 16 bits and CMYK
     converted, cut to the largest centred square and scaled. A broken, empty or animated picture stops the preparation
@@ -65,16 +65,18 @@ class ImageFolder(CachedSource):
         folder: of the pictures.
         size: side of the images in pixels.
         channels: 3 for colour, 1 for grey.
+        min_images: classes of fewer pictures are left out; the account names the first and counts their pictures.
     """
 
     folder: str
     size: int = 84
     channels: Literal[1, 3] = 3
+    min_images: int = 1
 
     table_name: ClassVar[str] = "image_folder"
 
     def __post_init__(self) -> None:
-        require_positive("ImageFolder", size=self.size)
+        require_positive("ImageFolder", size=self.size, min_images=self.min_images)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -114,7 +116,7 @@ class ImageFolder(CachedSource):
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected one with a folder of pictures for each class")
-        return list_folder(folder)
+        return list_folder(folder, self.min_images)
 
     def _blocks(self, classes: Sequence[FolderClass]) -> Iterator[Block]:
         bad: list[str] = []
@@ -139,12 +141,14 @@ def _refusal(bad: list[str]) -> UserError:
     return UserError(f"{bad[0]}; remove or replace it (pictures that cannot be used: {n}; nothing was prepared)")
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, min_images: int = 1) -> Listing:
     """Return the class folders below a folder, sorted by part, group and class, and the account of all files below it.
+
+    Classes of fewer than `min_images` pictures are passed over.
 
     Raises:
         UserError: there is no picture, one lies in no class folder or too deep, a class folder is empty, only some of
-            `train`, `val` and `test` are there, or a class is in two of them.
+            `train`, `val` and `test` are there, a class is in two of them, or no class has `min_images`.
     """
     tally = Tally(folder)
     inside = _look(folder, tally)
@@ -169,6 +173,16 @@ def list_folder(folder: Path) -> Listing:
                 "a class must be in one of them"
             )
         where[found.name] = found
+    small = [found for found in classes if len(found.files) < min_images]
+    for found in small:
+        tally.pass_over(f"in a class of fewer than {min_images}", found.name, len(found.files))
+    if len(small) == len(classes):
+        most = max(classes, key=lambda found: len(found.files))
+        raise UserError(
+            f"{folder}: no class has min_images = {min_images} pictures; the largest, '{most.name}', has "
+            f"{len(most.files)}"
+        )
+    classes = [found for found in classes if len(found.files) >= min_images]
     tally.used = sum(len(found.files) for found in classes)
     return Listing(tuple(classes), tally.account())
 

@@ -29,6 +29,7 @@ class Seen:
         groups: groups of both.
         train_images, val_images: int64, sorted, hashes of the images of these classes, at the size that the learner
             sees (`hash_images`).
+        content: of the pictures (`ImageTable.content`); "" if a checkpoint does not say.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class Seen:
     groups: tuple[str, ...]
     train_images: Tensor
     val_images: Tensor
+    content: str = ""
 
     @classmethod
     def of(cls, split: Split, table: ImageTable) -> Self:
@@ -53,6 +55,7 @@ class Seen:
             groups=tuple(sorted({table.groups[number] for number in [*train.tolist(), *val.tolist()]})),
             train_images=_hash_classes(table, train),
             val_images=_hash_classes(table, val),
+            content=table.content,
         )
 
     def state(self) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class Seen:
                 f"test is fair; expected a learner's checkpoint of genmeta fit (train it again)"
             )
         values: dict[str, Any] = {name: state[name] for name in (*_TEXTS, *_HASHES)}
+        values["content"] = str(state.get("content", ""))
         return cls(**(values | {name: tuple(state[name]) for name in _NAMES}))
 
     def check_unseen(self, table: ImageTable, split: Split, part: Part, path: str) -> None:

@@ -1,5 +1,7 @@
 """The one form in which images reach the rest of the project, wherever they come from."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +27,7 @@ class ImageTable:
         groups: one group name a class (its alphabet, its super-class).
         parts: `train`, `val` or `test` for each class, if the data set brings a split with it.
         account: of what the reader found, if it tells: what is used, and what is passed over for which reason.
+        known_content: `content`, where it is known already.
 
     Raises:
         UserError: the parts do not fit together.
@@ -37,12 +40,18 @@ class ImageTable:
     groups: tuple[str, ...]
     parts: tuple[str, ...] | None = None
     account: Account | None = None
+    known_content: str | None = None
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.images), len(self.class_names)
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
             raise UserError(
                 f"{self.name}: images must be uint8 [N, C, H, W], found {self.images.dtype} {list(self.images.shape)}"
+            )
+        if self.images.shape[1] > 4 >= self.images.shape[3]:
+            raise UserError(
+                f"{self.name}: images are {list(self.images.shape)}, which looks like channels last; expected "
+                f"[N, C, H, W]: images.permute(0, 3, 1, 2)"
             )
         if len(self.class_ids) != n or len(self.groups) != n_classes:
             raise UserError(
@@ -90,7 +99,17 @@ class ImageTable:
         """
         if not self.resident:
             raise UserError(f"{self.name}: is larger than memory, so images cannot be left out; remove their files")
-        return replace(self, images=self.images[rows], class_ids=self.class_ids[rows])
+        return replace(self, images=self.images[rows], class_ids=self.class_ids[rows], known_content=None)
+
+    @cached_property
+    def content(self) -> str:
+        """16 hex digits of what the pictures are: pixels, size, colour, how many of each class; not their names."""
+        if self.known_content:
+            return self.known_content
+        digest = ContentHash()
+        for chunk in self.images.split(4096):
+            digest.update(chunk)
+        return digest.of(self.image_shape, self.counts.tolist())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -112,6 +131,22 @@ class ImageTable:
     def starts(self) -> Tensor:
         """First row of each class, int64 `[n_classes]`."""
         return self.counts.cumsum(0) - self.counts
+
+
+class ContentHash:
+    """Of the pictures of a table, piece by piece: `ImageTable.content`."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=8)
+
+    def update(self, images: Tensor) -> None:
+        """Add uint8 images `[n, C, H, W]`."""
+        self._digest.update(images.contiguous().numpy().data)
+
+    def of(self, image_shape: tuple[int, int, int], counts: Sequence[int]) -> str:
+        """Return the hash of all images, with their shape and their number in each class."""
+        self._digest.update(json.dumps([list(image_shape), list(counts)]).encode())
+        return self._digest.hexdigest()
 
 
 def gather(images: Tensor, rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
@@ -56,11 +57,21 @@ class SeedsOfArm:
         return mean_and_ci95(over_episodes(self.accuracies(shape)))
 
 
+def hashes_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of what a run (content of `run.json`) was tested on: episodes, and `images`, the pictures that
+    these are of, if the run says.
+    """
+    content = summary.get("split", {}).get("content")
+    return {**summary["episodes"], **({"images": content} if content else {})}
+
+
 def check_same_episodes(arms: Sequence[Arm]) -> None:
-    """Raise UserError if two arms were not tested on the same episodes of the shapes that both were tested on."""
+    """Raise UserError if two arms were not tested on the same episodes of the shapes that both were tested on, or on
+    other pictures.
+    """
     for arm in arms[1:]:
         both = arm.hashes.keys() & arms[0].hashes.keys()
-        if not both or any(arm.hashes[name] != arms[0].hashes[name] for name in both):
+        if not both - {"images"} or any(arm.hashes[name] != arms[0].hashes[name] for name in both):
             raise UserError(f"'{arm.name}' and '{arms[0].name}' were tested on different episodes; they do not compare")
 
 

@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.models.made_with import MadeWith
 
 
-class Learner(nn.Module, ABC):
+class Learner(MadeWith, nn.Module, ABC):
     """Classifies the query images of each task from its support images.
 
     `forward` must work with gradients on, under `no_grad` and in inference mode (Lightning's test loop): learners that

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genmeta.errors import UserError, require_positive
+from genmeta.models.made_with import MadeWith
 
 Norm = Literal["running", "batch", "group"]
 """What features are normalised with in evaluation.
@@ -34,7 +35,7 @@ def normalisation(channels: int, norm: Norm) -> nn.Module:
     return nn.BatchNorm2d(channels, track_running_stats=norm == "running")
 
 
-class ConvBackbone(nn.Module, ABC):
+class ConvBackbone(MadeWith, nn.Module, ABC):
     """A convolutional network whose feature maps can be had too.
 
     Attributes:
@@ -168,7 +169,7 @@ class _ResidualBlock(nn.Module):
         return self.end(self.residual(x) + self.shortcut(x))
 
 
-class AnyNetwork(nn.Module):
+class AnyNetwork(MadeWith, nn.Module):
     """A network of another library as a backbone: what it puts out, flattened, are the features.
 
     It is run once on blank images to see how many features it has, for learners that must know, and that it takes

@@ -36,6 +36,7 @@ class LatentModel:
         path: of its checkpoint.
         networks: by role: `decoder` and, where there are such, `encoder` and `discriminator`; or `redrawer` and its
             `pair_encoder`.
+        content: of the pictures that it was trained on (`ImageTable.content`); "" if a checkpoint does not say.
     """
 
     prior: GaussianMixture
@@ -43,6 +44,7 @@ class LatentModel:
     split_hash: str
     path: Path
     networks: nn.ModuleDict
+    content: str = ""
 
     @property
     def latent_dim(self) -> int:
@@ -102,12 +104,23 @@ class LatentModel:
             raise UserError(f"generator {self.path} {otherwise}")
         return self.networks[role]
 
-    def check_split(self, split: Split) -> None:
-        """Raise UserError if the generator was trained on another split than the one given."""
+    def check_split(self, split: Split, content: str = "") -> None:
+        """Raise UserError if the generator was trained on another split than the one given, or on other pictures.
+
+        Args:
+            split: of the data.
+            content: of their table; "" if the pictures do not matter.
+        """
         if self.split_hash != split.hash:
             raise UserError(
                 f"generator {self.path} was trained on split '{self.split_name}' ({self.split_hash}), but this run "
                 f"uses split '{split.name}' ({split.hash}); train one on it with make train-gan or make train-vae"
+            )
+        if self.content and content and self.content != content:
+            raise UserError(
+                f"generator {self.path} was trained on other pictures of the same class names: content {self.content}, "
+                f"split '{self.split_name}'; this run has content {content}, split '{split.name}', so that it may "
+                f"have seen what is tested; train one on these with make train-gan or make train-vae"
             )
 
     def check_image_shape(self, image_shape: tuple[int, int, int]) -> None:
@@ -120,7 +133,7 @@ class LatentModel:
 
 
 def describe_generator(
-    networks: dict[str, tuple[nn.Module, str]], prior: GaussianMixture, split: Split
+    networks: dict[str, tuple[nn.Module, str]], prior: GaussianMixture, split: Split, content: str = ""
 ) -> dict[str, Any]:
     """Return the checkpoint's entry of a generative model.
 
@@ -129,10 +142,12 @@ def describe_generator(
             weights in the state dict.
         prior: what codes are drawn from.
         split: that it is trained on.
+        content: of its pictures (`ImageTable.content`).
     """
     return {
         "split_name": split.name,
         "split_hash": split.hash,
+        "content": content,
         "prior": {"weights": prior.weights, "means": prior.means, "scales": prior.scales},
         "networks": {
             role: {
@@ -239,7 +254,8 @@ def load_generator(path: str | Path) -> LatentModel:
             networks[role] = network
         prior = GaussianMixture(**entry["prior"])
         networks.requires_grad_(False).eval()
-        return LatentModel(prior, str(entry["split_name"]), str(entry["split_hash"]), Path(path), networks)
+        name, split_hash, content = str(entry["split_name"]), str(entry["split_hash"]), str(entry.get("content", ""))
+        return LatentModel(prior, name, split_hash, Path(path), networks, content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path}: what it says of its networks is damaged ({error!r:.120})") from error
 

@@ -10,9 +10,10 @@ from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import load_generator
 from genmeta.models.decoder import Discriminator, LatentEncoder
+from genmeta.models.made_with import MadeWith
 
 
-class PretrainedBackbone(nn.Module, ABC):
+class PretrainedBackbone(MadeWith, nn.Module, ABC):
     """A trained network as a learner's (initial) backbone: images `[n, C, H, W]` in [0, 1] to features `[n, d]`.
 
     Args:

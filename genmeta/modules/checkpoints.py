@@ -22,7 +22,8 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 class Checkpoints(ModelCheckpoint):
     """Keeps `best.ckpt`, `last.ckpt` and the one before that, `previous.ckpt`; saves on SIGTERM too.
 
-    The last is written after every validation. (Lightning's `save_last` writes it only where the best is written too.)
+    The last is written after every validation, and when training ends otherwise: in an epoch without one, or without
+    any. (Lightning's `save_last` writes it only where the best is written too.)
 
     Each is written to another file in the same folder, which is renamed when it is whole: a process that is killed, or
     a disk that is full, leaves the old one. (Lightning writes to the folder for temporary files and moves it, which
@@ -75,8 +76,15 @@ class Checkpoints(ModelCheckpoint):
         if self._should_save_on_train_epoch_end(trainer) and self._all_agree(trainer):
             self._stop(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not quick and self._last_global_step_saved != trainer.global_step:
+            self._save_checkpoint(trainer, str(self.last))
+
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if self.monitor in monitor_candidates:  # else there was no validation, and so is no best
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.save()  # a run that goes on from here keeps its numbers until here

@@ -92,6 +92,9 @@ class ClassifierModule(MetaModule):
                 f"set model.learner.max_classes to at least that"
             )
 
+    def logged(self, data: EpisodicDataModule) -> set[str]:
+        return {"train/loss", "train/acc", "val/loss", "val/acc", "val/acc_ci95"}
+
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         data, learner = self.data, self.learner
         assert isinstance(batch, ClassBatch)

@@ -270,7 +270,8 @@ class EpisodicDataModule(StepDataModule):
     def _load(self, path: str) -> LatentModel:
         model = load_generator(path)
         model.check_image_shape(self.image_shape)
-        model.check_split(self.split)
+        assert self.table is not None
+        model.check_split(self.split, self.table.content)
         return model
 
     def _encode(self, generator: LatentModel, pool: TaskPool) -> Encodings:
@@ -328,6 +329,11 @@ class EpisodicDataModule(StepDataModule):
                 f"checkpoint {path} was trained on split '{seen.split_name}' ({seen.split_hash}), but this run "
                 f"uses split '{self.split.name}' ({self.split.hash}); training goes on with the same split only"
             )
+        elif seen.content and seen.content != self.table.content:
+            raise UserError(
+                f"checkpoint {path} was trained on other pictures: content {seen.content} of '{seen.dataset}', but "
+                f"this run has {self.table.content} of '{self.table.name}'; training goes on with the same ones only"
+            )
 
     def shapes(self, stage: str) -> tuple[EpisodeShape, ...]:
         """Return the sizes of all episodes of a stage (`fit`, `validate`, `test`)."""
@@ -379,7 +385,9 @@ class EpisodicDataModule(StepDataModule):
         return [self._eval_batches(self.eval_plan(self.test_part, episodes)) for episodes in self.test]
 
     def eval_hashes(self, stage: str) -> dict[str, str]:
-        """Return the content hash of the evaluation episodes of a stage, by a name such as `test/5w1s`."""
+        """Return the hash of the fixed episodes of a stage, by a name such as `test/5w1s`: of classes and rows, not
+        of the pictures, which have one of their own (`ImageTable.content`).
+        """
         if stage == "test":
             # with generated support images, those of the real ones alone too, by which they pair with other tests
             alone = [replace(episodes, support=None) for episodes in self.test]

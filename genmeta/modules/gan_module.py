@@ -1,10 +1,10 @@
 """Pretraining of a GAN."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -14,7 +14,7 @@ from genmeta.models.diff_augment import DiffAugment
 from genmeta.models.gan_networks import Generator
 from genmeta.models.gan_objectives import GANObjective, NonSaturating, gradient_penalty, r1_penalty
 from genmeta.models.vae import log_normal
-from genmeta.modules.generative_module import CodesModule
+from genmeta.modules.generative_module import OF_SAMPLES, CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
 from genmeta.rng import Rng
 from genmeta.tasks.prior import GaussianMixture
@@ -46,6 +46,7 @@ class GANModule(CodesModule):
         gradient_clip: largest norm of the gradient of each network; none by default.
         accumulate: parts that a batch is computed in, one after the other: the same step with less memory.
         optimizer: makes an optimiser of parameters; called once for each network.
+        lr_scheduler: makes a schedule of an optimiser, stepped once an epoch; called once for each.
         compile: have `torch.compile` take the networks in training; not with penalties, whose gradients it cannot
             differentiate.
     """
@@ -67,6 +68,7 @@ class GANModule(CodesModule):
         gradient_clip: float | None = None,
         accumulate: int = 1,
         optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class GANModule(CodesModule):
         self.objective, self.augment = objective or NonSaturating(), augment
         self.r1, self.gradient_penalty, self.penalty_every = r1, gradient_penalty, penalty_every
         self.discriminator_steps, self.accumulate, self.gradient_clip = discriminator_steps, accumulate, gradient_clip
-        self.optimizer = optimizer
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.average = (
             AveragedModel(generator, multi_avg_fn=_moving_average(ema_decay), use_buffers=True) if ema_decay else None
         )
@@ -147,9 +149,13 @@ class GANModule(CodesModule):
             for network in (self.generator, self.discriminator, *([self.encoder] if self.encoder else [])):
                 network.compile()
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+    def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
         networks = [self.generator, self.discriminator, *([self.encoder] if self.encoder else [])]
-        return [self.optimizer(network.parameters()) for network in networks], []
+        return [network.parameters() for network in networks]
+
+    def logged(self, data: ImageDataModule) -> set[str]:
+        names = ["loss_d", "loss_g", *(["loss_e"] if self.encoder else []), "acc_d_real", "acc_d_fake"]
+        return {f"train/{name}" for name in names} | OF_SAMPLES
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
         optimizers: Sequence[Any] = self.optimizers()  # type: ignore[assignment]
@@ -190,7 +196,8 @@ class GANModule(CodesModule):
                     self.manual_backward(encoder_loss / len(parts))
                 self._step(optimizers[2], self.encoder)
 
-        if (number + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined] # `log` costs time
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (number + 1) % every == 0:  # `log` costs time
             values = {"train/loss_d": discriminator_loss}
             if generator_too:
                 values["train/loss_g"] = generator_loss

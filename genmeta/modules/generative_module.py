@@ -1,11 +1,10 @@
 """What pretraining all generative models has in common: metrics of samples, the checkpoint's entry, the report."""
 
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from genmeta.errors import UserError
@@ -13,6 +12,7 @@ from genmeta.evaluation.samples import nearest_distance, recognisability, sample
 from genmeta.models.checkpoint import KEY, describe_generator
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.trained_module import TrainedModule
 from genmeta.rng import make_rng
 from genmeta.tasks.policies import RandomOther
 from genmeta.tasks.prior import GaussianMixture
@@ -20,19 +20,17 @@ from genmeta.tasks.space import LatentSpace
 
 N_SAMPLES = 1000  # at most, for each metric of samples; as many real and generated images
 N_CLASSES, N_INSTANCES, N_WAY = 100, 8, 20  # generated classes for recognisability
+OF_SAMPLES = {f"val/{name}" for name in ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")}
 COLLAPSED = 0.5
 """Samples whose mean distance is under this share of real images' are called collapsed."""
 
 
-class GenerativeModule(LightningModule, ABC):
+class GenerativeModule(TrainedModule):
     """Measures samples at each validation, and everything at the end.
 
     Samples are compared with the held-out images of the meta-train classes on features of `data.features`: `val/fid`,
     `val/kid`, `val/precision`, `val/recall`, `val/density`, `val/coverage`, `val/diversity`.
     """
-
-    monitor: str
-    monitor_mode: str
 
     @abstractmethod
     def networks(self) -> dict[str, tuple[nn.Module, str]]:
@@ -61,6 +59,13 @@ class GenerativeModule(LightningModule, ABC):
             raise UserError(f"{type(self).__name__} needs an ImageDataModule as data, found {type(data).__name__}")
         return data
 
+    @abstractmethod
+    def check(self, data: ImageDataModule, stage: str) -> None:
+        """Raise UserError if the networks are not for these data."""
+
+    def setup(self, stage: str) -> None:
+        self.check(self.data, stage)  # the command line has done so, who trains by the Trainer alone has not
+
     def on_fit_start(self) -> None:
         _ = self.data.features  # what can go wrong with it goes wrong before training
 
@@ -78,7 +83,10 @@ class GenerativeModule(LightningModule, ABC):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = describe_generator(self.networks(), self.prior(), self.data.split)
+        super().on_save_checkpoint(checkpoint)
+        assert self.data.table is not None
+        content = self.data.table.content
+        checkpoint[KEY] |= describe_generator(self.networks(), self.prior(), self.data.split, content)
 
     @torch.no_grad()
     def sample_metrics(self) -> dict[str, float]:

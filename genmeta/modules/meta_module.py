@@ -1,9 +1,9 @@
 """Meta-training and meta-testing of a learner."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -13,27 +13,29 @@ from genmeta.data.table import gather
 from genmeta.episode import PROVENANCE, EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
-from genmeta.learners.checkpoint import describe_learner
+from genmeta.learners.checkpoint import describe_learner, load_learner
 from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY
+from genmeta.models.made_with import made_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.memory import HalvingLoss
+from genmeta.modules.trained_module import TrainedModule
 
 
-class MetaModule(LightningModule):
+class MetaModule(TrainedModule):
     """Minimises the learner's loss, usually the cross-entropy of the query images; evaluates on fixed episodes.
 
     Args:
         learner: episodes to query logits.
         optimizer: makes the outer loop's optimiser of the learner's parameters.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        lr_scheduler: makes a schedule, stepped once an epoch.
         halve_if_out_of_memory: compute half as many tasks at a time whenever memory is used up, the step at hand
             included; the gradient is that of the whole meta-batch but for rounding (`loss_in_parts`).
         compile: have `torch.compile` take the learner's backbone in training.
 
     Attributes:
-        learner_config: `{class_path, init_args}` of the learner, which the command line knows; with it, `load_learner`
-            builds the learner from a checkpoint alone.
+        learner_config: `{class_path, init_args}` of the learner, which the command line knows; else that of `made_of`.
+            With it, `load_learner` builds the learner from a checkpoint alone.
     """
 
     monitor, monitor_mode = "val/acc", "max"
@@ -80,6 +82,7 @@ class MetaModule(LightningModule):
             raise UserError(f"{type(self.learner).__name__} has nothing to train; use it with genmeta test")
 
     def setup(self, stage: str) -> None:
+        self.check(self.data, stage)  # the command line has done so, who trains by the Trainer alone has not
         self.test_accuracies = nn.ModuleList(EpisodeAccuracy() for _ in self.data.test)
         if self.learner.uses_base_classes:  # here, so that statistics of a checkpoint, which comes later, count
             assert self.data.table is not None
@@ -98,9 +101,18 @@ class MetaModule(LightningModule):
         if self.compiled:
             self.learner.backbone.compile()  # type: ignore[operator, union-attr]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.learner.parameters())
-        return optimizer if self.lr_scheduler is None else ([optimizer], [self.lr_scheduler(optimizer)])
+    def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
+        return [self.learner.parameters()]
+
+    def logged(self, data: EpisodicDataModule) -> set[str]:
+        tasks = data.train_tasks
+        made = tasks.provenances.support | tasks.provenances.query
+        return {
+            *("train/loss", "train/acc", "val/loss", "val/acc", "val/acc_ci95"),
+            *(f"train/acc_{name}" for name, number in PROVENANCE.items() if number in tasks.provenances.query),
+            *(f"train/{name}_share" for name in self.share_of if PROVENANCE[name] in made),
+            *(["train/made_up_share"] if tasks.latent_range[1] > 0 else []),
+        }
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         loss, logits = self.halving(self.learner, batch) if self.halving else self.learner.loss(batch)
@@ -203,19 +215,23 @@ class MetaModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.data
-        checkpoint[KEY] = {
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY] |= {
             **data.seen.state(),
             "generator": None if data.generator is None else str(data.generator.path),  # of the same split
             "redrawer": None if data.redrawer is None else str(data.redrawer.path),
             "image_shape": list(data.image_shape),
-            "learner": describe_learner(self.learner_config, self.learner),
+            "learner": describe_learner(self.learner_config or made_of(self.learner), self.learner),
             # Lightning forgets them in mid-epoch
             "means": [self._of_all(torch.stack([m.mean_value, m.weight])).tolist() for m in self._means],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that has seen the classes that it would be evaluated on; go on with an epoch's means."""
+        if self._trainer is None:  # by `load_from_checkpoint`: nothing is trained or tested yet
+            return
         self.check_checkpoint(checkpoint, self.data, self.trainer.state.fn or "fit", str(self.trainer.ckpt_path))
+        super().on_load_checkpoint(checkpoint)
         if self.trainer.state.fn == "fit" and self.trainer.is_global_zero:  # the sums of all processes
             for metric, (total, weight) in zip(self._means, checkpoint[KEY].get("means", ()), strict=False):
                 metric.update(0.0, 0.0)
@@ -224,6 +240,17 @@ class MetaModule(LightningModule):
     def check_checkpoint(self, checkpoint: dict[str, Any], data: EpisodicDataModule, stage: str, path: str) -> None:
         """Raise UserError unless the checkpoint's record allows this stage on these data (`Seen.check_unseen`)."""
         data.check_seen(Seen.read(checkpoint.get(KEY, {}), path), stage, path)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Return the module of a checkpoint, with the learner built as the checkpoint says, unless one is given.
+
+        Raises:
+            UserError: the checkpoint does not say how to build it.
+        """
+        if "learner" not in kwargs:
+            kwargs["learner"] = load_learner(str(checkpoint_path)).learner.requires_grad_(True).train()
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     @property
     def data(self) -> EpisodicDataModule:

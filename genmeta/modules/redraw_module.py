@@ -1,7 +1,9 @@
 """Pretraining of a VAE conditioned on an image."""
 
+from collections.abc import Iterable
+
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -17,7 +19,7 @@ from genmeta.models.redraw import (
     roughness,
 )
 from genmeta.models.vae import kl_to_prior, sample_posterior, warmup
-from genmeta.modules.generative_module import GenerativeModule, evenly
+from genmeta.modules.generative_module import OF_SAMPLES, GenerativeModule, evenly
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
 from genmeta.modules.vae_module import adam
 from genmeta.rng import make_rng
@@ -37,6 +39,7 @@ class RedrawModule(GenerativeModule):
         redrawer: p(x' | x, z).
         warmup_steps: over these the weight of the KL term grows from 0.
         optimizer: makes the optimiser of the parameters.
+        lr_scheduler: makes its schedule, stepped once an epoch.
     """
 
     monitor, monitor_mode = "val/loss", "min"
@@ -47,6 +50,7 @@ class RedrawModule(GenerativeModule):
         redrawer: Redrawer,
         warmup_steps: int = 0,
         optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
         if encoder.latent_dim != redrawer.latent_dim:
@@ -58,7 +62,8 @@ class RedrawModule(GenerativeModule):
             raise UserError(f"model.redrawer: no loss is known for a {type(redrawer).__name__}")
         if warmup_steps < 0:
             raise UserError(f"model.warmup_steps must be at least 0, found {warmup_steps}")
-        self.encoder, self.redrawer, self.warmup_steps, self.optimizer = encoder, redrawer, warmup_steps, optimizer
+        self.encoder, self.redrawer, self.warmup_steps = encoder, redrawer, warmup_steps
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.likelihood = Bernoulli()
         self.val_loss, self.val_kl = MeanMetric(), MeanMetric()
 
@@ -75,8 +80,11 @@ class RedrawModule(GenerativeModule):
         if int(data.counts.max()) < 2:
             raise UserError("model: pairs of images of a class are needed, but no meta-train class has two to train on")
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters())
+    def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
+        return [self.parameters()]
+
+    def logged(self, data: ImageDataModule) -> set[str]:
+        return {"train/loss", "train/error", "train/kl", "val/loss", "val/kl"} | OF_SAMPLES
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         error, kl = self._terms(batch)

@@ -4,6 +4,7 @@ Neither is a torch DataLoader, so that Lightning shards nothing (what they hold 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class StepLoader:
-    """Yields `plan(t)` for t = 0, 1, 2, …, in epochs of a fixed number of steps.
+    """Yields `plan(t)` for t = 0, 1, 2, …, each time it is asked the next epoch's steps.
+
+    After a resume in mid-epoch Lightning takes what is left of the epoch only; an epoch that `max_steps` or a limit of
+    batches has cut short is over, and the next is a whole one.
 
     It has `state_dict` **and** `__len__`, so that Lightning saves the step, prefetches nothing and resumes in mid-
     epoch.
@@ -34,8 +38,7 @@ class StepLoader:
         return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[Any]:
-        end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        steps = range(self.step, end)
+        steps = range(self.step, self.step + self.steps_per_epoch)
         # the loader draws a seed for its workers, from this generator instead of the global one
         source = (
             DataLoader(
@@ -72,8 +75,16 @@ class StepDataModule(LightningDataModule):
     _first_step = 0
 
     def step_loader(self, plan: Callable[[int], Any], steps_per_epoch: int, n_workers: int = 0) -> StepLoader:
-        """Return the loader of the training batches, which goes on where a checkpoint left off."""
-        self._loader = StepLoader(plan, steps_per_epoch, n_workers, self._first_step)
+        """Return the loader of the training batches, which goes on where a checkpoint left off.
+
+        With `trainer.overfit_batches` its first batches come again every epoch. A loader that the trainer asks for in
+        mid-training (`reload_dataloaders_every_n_epochs`) goes on after the one before.
+        """
+        if self.trainer and (share := self.trainer.overfit_batches):  # type: ignore[attr-defined]
+            plan = partial(_again, plan, share if isinstance(share, int) else max(1, int(share * steps_per_epoch)))
+        going_on = self._loader is not None and self.trainer is not None and self.trainer.current_epoch > 0
+        first = self._loader.step if going_on and self._loader else self._first_step
+        self._loader = StepLoader(plan, steps_per_epoch, n_workers, first)
         return self._loader
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,7 +93,7 @@ class StepDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the batches of a saved state."""
-        self._first_step = state_dict["step"]
+        self._first_step, self._loader = state_dict["step"], None
 
 
 class FixedLoader:
@@ -96,6 +107,10 @@ class FixedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
+
+
+def _again(plan: Callable[[int], Any], n: int, step: int) -> Any:
+    return plan(step % n)
 
 
 class _Plans(Dataset[Any]):

@@ -1,10 +1,11 @@
 """Pretraining of a VAE."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -13,7 +14,7 @@ from genmeta.models.decoder import LatentDecoder, LatentEncoder
 from genmeta.models.likelihoods import Bernoulli, Likelihood
 from genmeta.models.vae import importance_bound, sample_posterior, warmup, with_free_bits
 from genmeta.models.vae_priors import ClassPrior, Prior, StandardNormal
-from genmeta.modules.generative_module import CodesModule
+from genmeta.modules.generative_module import OF_SAMPLES, CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
 from genmeta.rng import make_rng
 from genmeta.tasks.prior import GaussianMixture
@@ -42,6 +43,7 @@ class VAEModule(CodesModule):
         free_bits: nats a latent dimension that cost nothing (Kingma et al., NeurIPS 2016).
         importance_samples: k of the bound by importance weighting (Burda et al., ICLR 2016) in the final report.
         optimizer: makes the optimiser of the parameters.
+        lr_scheduler: makes its schedule, stepped once an epoch.
         compile: have `torch.compile` take encoder and decoder in training.
     """
 
@@ -59,6 +61,7 @@ class VAEModule(CodesModule):
         free_bits: float = 0.0,
         importance_samples: int = 100,
         optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class VAEModule(CodesModule):
         self.encoder, self.decoder_network = encoder, decoder
         self.likelihood, self.latent_prior = likelihood or Bernoulli(), latent_prior or StandardNormal()
         self.second_stage, self.beta, self.warmup_steps, self.free_bits = second_stage, beta, warmup_steps, free_bits
-        self.importance_samples, self.optimizer = importance_samples, optimizer
+        self.importance_samples, self.optimizer, self.lr_scheduler = importance_samples, optimizer, lr_scheduler
         self._fitted: tuple[int, GaussianMixture] | None = None
 
     @property
@@ -129,8 +132,11 @@ class VAEModule(CodesModule):
                 f"model.second_stage is {self.second_stage} components, but there are {len(data.train_rows)} images"
             )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters())
+    def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
+        return [self.parameters()]
+
+    def logged(self, data: ImageDataModule) -> set[str]:
+        return {"train/loss", "train/elbo", "train/kl", "val/elbo", "val/kl"} | OF_SAMPLES
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
