@@ -147,7 +147,9 @@ def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, 
         (given,) = [a for a in test.args if a.startswith("--model.learner=")]
         found = json.loads(given.removeprefix("--model.learner="))["init_args"]["members"]
         assert [m["init_args"]["checkpoint"] for m in found] == [str(run.checkpoint) for run in test.after]
-    assert len(grid.runs) == 2 + 4
+    assert len(grid.runs) == 2 + 3, "the ensemble is the same for all seeds, and is tested once"
+    members[1]["init_args"]["checkpoint"] = "{plain}"
+    assert len(make_grid(read_settings(written(tmp_path, arms=arms)), tmp_path).runs) == 2 + 4, "this one is not"
     members[1]["init_args"]["checkpoint"] = "{plain@7}"
     with pytest.raises(UserError, match=r"found '\{plain@7\}', but the seeds are 0, 1"):
         read_settings(written(tmp_path, arms=arms))

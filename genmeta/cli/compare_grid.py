@@ -107,7 +107,10 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
                 fit = Run(label_of_run, ("fit", *options), str(folder), after)
                 trained[name, seed] = fits[value, name, seed] = fit
                 test, after = (*test, f"--ckpt_path={fit.checkpoint}"), (fit,)
-            tests[value, name, seed] = Run(f"{label_of_run}-test", test, str(folder), after)
+            of_all_seeds = not arm.train and all("@" in reference for reference in of_others[name]) and not used
+            first = tests.get((value, name, settings.seeds[0]))
+            # what is not trained, and uses no training of its own seed, is tested once for all
+            tests[value, name, seed] = (of_all_seeds and first) or Run(f"{label_of_run}-test", test, str(folder), after)
     order = list(product(values, settings.seeds, settings.arms))  # all arms of a seed first
     return Grid(
         {(v, name, seed): fits[v, name, seed] for v, seed, name in order if (v, name, seed) in fits},

@@ -45,7 +45,8 @@ class ArmSettings:
             best checkpoint of the arm `proto`, an earlier one, of the same seed, and `{redrawer}` or `{generator}` for
             the generator's. `{proto@1}` is that of seed 1, whatever the arm's own seed: an ensemble of all seeds is
             the same for each, so its spread over seeds says nothing.
-        train: whether it is trained; if not, its learner is tested as the options make it, of trained parts for one.
+        train: whether it is trained; if not, its learner is tested as the options make it, of trained parts for one:
+            once, with the first seed, unless it uses checkpoints of its own seed.
     """
 
     title: str = ""
