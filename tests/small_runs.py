@@ -1,5 +1,6 @@
 """Trainings of a second on fifteen classes of small pictures, one of each kind of module."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def config(kind: str, pictures: Path) -> dict[str, Any]:
         data = part("genmeta.modules.image_data.ImageDataModule", **common, **more)
     return {
         "run": {"name": kind, "wandb": "off"},
-        "model": MODELS[kind],
+        "model": copy.deepcopy(MODELS[kind]),  # tests change what they are given
         "data": data,
         "trainer": {"max_epochs": 1, "log_every_n_steps": 1, "accelerator": "cpu"},
     }
