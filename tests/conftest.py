@@ -241,3 +241,19 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ProtoNet's checkpoint, trained on real tasks."""
     configs = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml"]
     return _three_steps(tmp_path_factory.mktemp("learner"), *configs)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small pictures, fifteen classes."""
+    from small_data import image_folder  # here: SciPy takes long to import
+
+    root = tmp_path_factory.mktemp("pictures")
+    image_folder(root)
+    return root
+
+
+@pytest.fixture
+def cache_of_session(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tables are prepared once for all tests of a process, apart from the user's."""
+    monkeypatch.setenv("GENMETA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -7,21 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import image_folder
 from small_runs import MODELS, config, fit, newest, part, write
 
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    image_folder(root)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("GENMETA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
+pytestmark = pytest.mark.usefixtures("cache_of_session")
 
 ALL = tuple(MODELS)
 STOP = "lightning.pytorch.callbacks.EarlyStopping"
