@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from genmeta.cli.cluster import jobs_of, read_cluster
@@ -11,7 +12,7 @@ from genmeta.cli.compare_grid import make_grid
 from genmeta.cli.compare_results import write_results
 from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.grid import run_all
-from genmeta.cli.options import OptionParser
+from genmeta.cli.options import OptionParser, find_config
 from genmeta.cli.output import command_line
 from genmeta.cli.run_folder import RunSettings, lays_debug
 from genmeta.errors import UserError
@@ -29,6 +30,9 @@ def compare(args: Sequence[str]) -> int:
     """
     options = _parse(args)
     settings = read_settings(options.config)
+    if options.data:
+        data = find_config("data", options.data).stem
+        settings = replace(settings, data=options.data, name=f"{settings.name}-{data}")
     debug = lays_debug([*settings.budget, *settings.generator_budget])
     folder = (options.runs or RunSettings(debug=debug).root / "compare") / settings.name
     workers, begin = options.workers, None
@@ -52,6 +56,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OptionParser("genmeta compare", compare.__doc__)
     add = parser.add_argument
     add("--config", required=True, type=Path, help="a YAML of configs/compare, or your own")
+    add("--data", help="in place of the YAML's data, a YAML of configs/data or a path; part of the comparison's name then")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
     add("--cluster", type=Path, help="a YAML of configs/cluster: runs are jobs of a cluster; --workers does not count")
