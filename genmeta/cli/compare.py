@@ -56,7 +56,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OptionParser("genmeta compare", compare.__doc__)
     add = parser.add_argument
     add("--config", required=True, type=Path, help="a YAML of configs/compare, or your own")
-    add("--data", help="in place of the YAML's data, a YAML of configs/data or a path; part of the comparison's name then")
+    add("--data", help="a YAML of configs/data or a path, in place of the comparison's; becomes part of its name")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
     add("--cluster", type=Path, help="a YAML of configs/cluster: runs are jobs of a cluster; --workers does not count")
