@@ -1,8 +1,9 @@
 """A finished comparison by group (alphabet) of the test classes: python scripts/by_group.py runs/compare/record
 
 Each of its test episodes must be within one group. Says each arm's error in each group, mean over seeds, and how many
-errors fewer or more it makes than each control, with p of Student's paired t-test over groups × seeds: another
-question than p over seeds alone, which is of these groups' episodes together.
+errors fewer or more it makes than each control, with p of Student's paired t-test over groups × seeds (another
+question than p over seeds alone, which is of these groups' episodes together) and over episodes (means over seeds).
+Where both were tested once for all seeds, as ensembles are, there is one value a group.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 
@@ -40,7 +42,7 @@ def main(args: list[str] | None = None) -> None:
         errors = {name: by_group(arm["accuracies"][shape], groups) for name, arm in arms.items()}
         print(f"{shape}: error in %, mean over seeds\n\n{table(errors, arms)}\n")
         for control in controls:
-            print(f"held to '{arms[control]['title']}', over groups × seeds\n\n{held_to(errors, arms, control)}\n")
+            print(f"held to '{arms[control]['title']}'\n\n{held_to(errors, arms, control, shape)}\n")
 
 
 def groups_of_episodes(config: Path, shape: str) -> list[str]:
@@ -79,16 +81,22 @@ def table(errors: Mapping[str, Errors], arms: Mapping[str, Mapping[str, str]]) -
     return markdown_table(rows)
 
 
-def held_to(errors: Mapping[str, Errors], arms: Mapping[str, Mapping[str, str]], control: str) -> str:
+def held_to(errors: Mapping[str, Errors], arms: Mapping[str, Mapping[str, Any]], control: str, shape: str) -> str:
     """Return each arm's change of the error against a control, as a Markdown table."""
-    rows = [["arm", "difference in points", "errors, % of the control's", "p"]]
+    rows = [["arm", "difference in points", "errors, % of the control's", "p (groups × seeds)", "p (episodes)"]]
     for name, of_arm in errors.items():
         if name == control:
             continue
-        differences = torch.tensor([value - errors[control][key] for key, value in of_arm.items()])
+        by_test = {  # an arm that was tested once has the same test for all seeds
+            (group, arms[name]["tests"][seed], arms[control]["tests"][seed]): value - errors[control][group, seed]
+            for (group, seed), value in of_arm.items()
+        }
+        differences = torch.tensor(list(by_test.values()))
         change = 100 * float(differences.mean()) / mean(errors[control].values())
-        p = paired_t_test(differences)
-        rows.append([arms[name]["title"], f"{100 * differences.mean():+.1f}", f"{change:+.0f}", f"{p:.2g}"])
+        accuracies = [torch.tensor(list(arms[key]["accuracies"][shape].values())).mean(0) for key in (control, name)]
+        p_values = [paired_t_test(differences), paired_t_test(accuracies[0] - accuracies[1])]
+        cells = [f"{100 * differences.mean():+.1f}", f"{change:+.0f}", *(f"{p:.2g}" for p in p_values)]
+        rows.append([arms[name]["title"], *cells])
     return markdown_table(rows)
 
 

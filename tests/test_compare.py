@@ -171,7 +171,23 @@ def test_a_comparison_with_an_ensemble_has_its_results(tmp_path, program):
     results = json.loads((tmp_path / "three" / "results.json").read_text())["arms"]
     assert (len(results["plain"]["fits"]), len(results["plain"]["tests"])) == (2, 2)
     assert (results["pixels"]["fits"], len(results["pixels"]["tests"])) == ({}, 2)
+    assert (results["plain"]["training_seconds"], results["pixels"]["training_seconds"]) == (2, 0)
+    table = (tmp_path / "three" / "results.md").read_text()
+    (row,) = [line for line in table.splitlines() if line.startswith("| pixels ")][:1]
+    assert " ± – ± " in row, "one test for all seeds says nothing of a spread over seeds"
     assert main(["report", str(tmp_path / "three"), "--out", str(tmp_path / "report.html")]) == 0
+
+
+def test_another_data_set_is_another_comparison(tmp_path, program, capsys):
+    """Bug: the same folder, so that runs of two data sets stand in one table."""
+    path = written(tmp_path, tests=[{"n_way": 2, "n_shot": 1, "n_query": 1, "n_episodes": 5}])
+    options = ["--config", str(path), "--runs", str(tmp_path)]
+    assert main(["compare", *options, "--data", "digts"]) == 2
+    assert "--data: 'digts' is no file and none of" in capsys.readouterr().err
+    assert main(["compare", *options, "--data", "glyphs_full"]) == 0
+    results = json.loads((tmp_path / "three-glyphs_full" / "results.json").read_text())
+    assert (results["name"], results["data"]) == ("three-glyphs_full", "glyphs_full")
+    assert not (tmp_path / "three").exists()
 
 
 def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from genmeta.cli.compare_settings import ROLES, ArmSettings, CompareSettings, references, referring
@@ -44,15 +45,30 @@ class Grid:
         """Return what the tests of finished runs found at a value of the axis, by arm."""
         arms = {}
         for name, title in titles.items():
-            summaries = {seed: self.tests[value, name, seed].summary for seed in seeds}
+            tests = {seed: self.tests[value, name, seed] for seed in seeds}
+            summaries = {seed: test.summary for seed, test in tests.items()}
             arms[name] = SeedsOfArm(
                 title,
                 {
                     seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], hashes_of(summary))
                     for seed, summary in summaries.items()
                 },
+                once=len(seeds) > 1 and len(set(tests.values())) == 1,
+                training_seconds=round(mean(_training_seconds(test) for test in tests.values()), 1),
             )
         return arms
+
+
+def _training_seconds(test: Run) -> float:
+    """Return what the trainings took that a test's learner is made of: its own, those of its members, generators."""
+    found: dict[Run, float] = {}
+    new = list(test.after)
+    while new:
+        run = new.pop()
+        if run not in found:
+            found[run] = run.summary["seconds"]
+            new += run.after
+    return sum(found.values())
 
 
 def make_grid(settings: CompareSettings, folder: Path) -> Grid:

@@ -75,6 +75,7 @@ def _results(
         {
             name: {
                 "title": arm.title,
+                "training_seconds": arm.training_seconds,
                 "accuracies": {
                     shape: dict(zip(map(str, arm.seeds), arm.accuracies(shape), strict=True)) for shape in arm.shapes
                 },
@@ -117,7 +118,8 @@ def _notes(settings: CompareSettings, results: dict[str, Any]) -> str:
         f"({'of learners; one generator for all' if one_generator else 'of generators and learners alike'}). "
         f"Accuracies in % on {'test' if settings.part == 'test' else 'validation'} classes{split}, the same episodes "
         f"in all rows: {episodes}. After the first ± half the 95 % interval over seeds (Student's t: how trainings "
-        f"differ), after the second that over episodes. p: paired t-test over episodes (means over seeds); Holm: "
+        f"differ), after the second that over episodes; training: minutes of one core for a "
+        f"seed, all that an arm is made of included. p: paired t-test over episodes (means over seeds); Holm: "
         f"corrected for all {len(results['comparisons'])} rows; bootstrap: paired, 10,000 resamples; seeds: paired "
         f"t-test over seeds; d_z: mean difference in standard deviations of the episodes' differences. All runs took "
         f"{results['seconds'] / 60:.0f} minutes of one core; code {results['commit']}."

@@ -34,10 +34,15 @@ class SeedsOfArm:
     Attributes:
         title: what a table says.
         seeds: what each seed's test found.
+        once: whether it was tested once for all seeds, so that it has no spread over them.
+        training_seconds: mean over seeds of what its training took, that of all it was made of included; None if that
+            is not known.
     """
 
     title: str
     seeds: Mapping[int, Arm]
+    once: bool = False
+    training_seconds: float | None = None
 
     @property
     def shapes(self) -> list[str]:
@@ -49,8 +54,11 @@ class SeedsOfArm:
         return [arm.accuracies[shape] for arm in self.seeds.values()]
 
     def over_seeds(self, shape: str) -> tuple[float, float]:
-        """Return the mean accuracy and the half width of its 95 % interval over seeds; infinite for one seed."""
-        return mean_and_t95([mean(values) for values in self.accuracies(shape)])
+        """Return the mean accuracy and the half width of its 95 % interval over seeds; infinite for one seed, and
+        for an arm that was tested once.
+        """
+        means = [mean(values) for values in self.accuracies(shape)]
+        return mean_and_t95(means[:1] if self.once else means)
 
     def over_episodes(self, shape: str) -> tuple[float, float]:
         """Return the mean accuracy and the half width of its 95 % interval over episodes, of the seeds' means."""

@@ -23,7 +23,8 @@ def draw_arms(arms: Mapping[str, SeedsOfArm], control: str, path: Path) -> None:
         for row, (name, arm) in enumerate(arms.items()):
             colour = _COLOURS[0 if name == control else 1]
             middle, half = arm.over_seeds(shape)
-            half = half if isfinite(half) else arm.over_episodes(shape)[1]
+            if not isfinite(half):  # of one seed; what was tested once among arms of several has none
+                half = 0 if arm.once else arm.over_episodes(shape)[1]
             of_seeds = [100 * mean(values) for values in arm.accuracies(shape)]
             panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
             panel.errorbar(100 * middle, row, xerr=100 * half, fmt="o", color=colour, capsize=3, markersize=5)

@@ -18,13 +18,19 @@ _LATEX = {"±": r"$\pm$", "−": "--", "–": "--", "…": r"\dots{}", "×": r"$
 
 
 def accuracy_rows(found: Points, axis: str) -> list[list[str]]:
-    """Return a head and a row for each arm (and value of the axis): mean ± over seeds ± over episodes, in percent."""
+    """Return a head and a row for each arm (and value of the axis): mean ± over seeds ± over episodes, in percent,
+    and what training took.
+    """
     shapes = _shapes(found)
-    rows = [[*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes)]]
+    timed = any(arm.training_seconds is not None for arms in found.values() for arm in arms.values())
+    head = [*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes)]
+    rows = [[*head, *(["training (min)"] if timed else [])]]
     for value, arms in found.items():
         for arm in arms.values():
             cells = [accuracy_cell(arm, shape) for shape in shapes]
-            rows.append([*([f"{value:g}"] if value is not None else []), arm.title, *cells])
+            took = "–" if arm.training_seconds is None else f"{arm.training_seconds / 60:.1f}"
+            where = [f"{value:g}"] if value is not None else []
+            rows.append([*where, arm.title, *cells, *([took] if timed else [])])
     return rows
 
 
@@ -70,7 +76,7 @@ def as_csv(found: Points, differences: Sequence[Difference]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     of_accuracy = ["accuracy", "accuracy_ci95_seeds", "accuracy_ci95_episodes", *(f"seed_{seed}" for seed in seeds)]
     of_difference = [field if field.startswith("difference") else f"difference_{field}" for field in fields]
-    writer.writerow(["value", "arm", "title", "shape", *of_accuracy, *of_difference])
+    writer.writerow(["value", "arm", "title", "shape", *of_accuracy, *of_difference, "training_seconds"])
     for value, arms in found.items():
         for name, arm in arms.items():
             for shape in arm.shapes:
@@ -79,7 +85,7 @@ def as_csv(found: Points, differences: Sequence[Difference]) -> str:
                 numbers = [middle, over_seeds if isfinite(over_seeds) else None, arm.over_episodes(shape)[1], *of_seeds]
                 d = by_place.get((value, name, shape))
                 more = [getattr(d, field) if d else None for field in fields]
-                writer.writerow([value, name, arm.title, shape, *numbers, *more])
+                writer.writerow([value, name, arm.title, shape, *numbers, *more, arm.training_seconds])
     return buffer.getvalue()
 
 
