@@ -73,7 +73,7 @@ meta-train: $(STAMP) ## the whole experiment: generator, meta-training with and 
 explore: $(STAMP) ## look into a generator (CKPT=..., default: the newest): clusters, maps, walks between and beyond, a page
 	$(GENMETA) explore $(if $(CKPT),--ckpt $(CKPT)) --tsne $(ARGS)
 
-figures: $(STAMP) ## write README's table and the pictures beside it from an experiment (RUN=runs/<name>/<version>)
+figures: $(STAMP) ## write the table of the quick start and the pictures beside it from an experiment (RUN=runs/<name>/<version>)
 	@test -n "$(filter command,$(origin RUN))" || { echo "give RUN=runs/<name>/<version> of a finished make meta-train" >&2; exit 2; }
 	$(BIN)/python scripts/figures.py $(RUN) $(ARGS)
 
@@ -103,7 +103,7 @@ compare: $(STAMP) ## arms x seeds of COMPARE (a YAML) on the same test episodes:
 	$(GENMETA) compare --config configs/compare/$(COMPARE).yaml $(ARGS)
 
 record: $(STAMP) ## do learners that infer a deformation at meta-test pay? five seeds, some three hours on two cores (QUICK=1: one seed, 800 steps)
-	$(GENMETA) compare --config configs/compare/record$(if $(QUICK),_quick).yaml $(ARGS)
+	$(GENMETA) compare --config configs/compare/record$(if $(QUICK),_quick).yaml $(if $(filter command,$(origin DATA)),--data $(DATA)) $(ARGS)
 
 curves: $(STAMP) ## accuracy against the number of real OVER (classes, groups, images_per_class) that are trained on
 	$(GENMETA) compare --config configs/compare/low_data_$(OVER).yaml $(ARGS)

@@ -1,9 +1,9 @@
 """Write the figures that documents show of one experiment: make figures RUN=runs/glyphs-protonet-vae_deformation/001
 
-The table in README ("What you will see"), what the header of configs/learner/protonet.yaml says to expect, and the
-pictures docs/pictures/episodes.png and report.png, all of one finished run of `make meta-train`; and docs/figures.json,
-by which a test sees that none of them was changed alone. The picture of the report needs Chromium; where there is none,
---no_report leaves it out, and the documents show none.
+The table in docs/quick_start.md ("What comes out"), what the header of configs/learner/protonet.yaml says to expect,
+and the pictures docs/pictures/episodes.png and report.png, all of one finished run of `make meta-train`; and
+docs/figures.json, by which a test sees that none of them was changed alone. The picture of the report needs Chromium;
+where there is none, --no_report leaves it out, and the documents show none.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from typing import Any
 from genmeta.cli.report.command import report
 from genmeta.errors import UserError
 
-README, LEARNER, RECORD = Path("README.md"), Path("configs/learner/protonet.yaml"), Path("docs/figures.json")
+TABLE, LEARNER, RECORD = Path("docs/quick_start.md"), Path("configs/learner/protonet.yaml"), Path("docs/figures.json")
 PICTURES = Path("docs/pictures")
-SHOWS_REPORT = {README: "docs/pictures/report.png", Path("docs/report.md"): "pictures/report.png"}
+REPORT = Path("docs/report.md")  # shows the picture
 FIRST_ROW = "with the generator"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WIDTH = 150  # of a line of text below the table
@@ -83,16 +83,15 @@ def write(run: Path, with_report: bool) -> None:
 
 def documents(facts: Mapping[str, Any]) -> dict[Path, str]:
     """Return the documents as they are with the figures of a run (the content of docs/figures.json)."""
-    shown = {path: path.read_text(encoding="utf-8") for path in (*SHOWS_REPORT, LEARNER)}
-    for path, target in SHOWS_REPORT.items():
-        link = f"![a report]({target})\n" if "report.png" in facts["pictures"] else ""
-        shown[path] = put(shown[path], "report", link, path)
+    shown = {path: path.read_text(encoding="utf-8") for path in (TABLE, REPORT, LEARNER)}
+    link = "![a report](pictures/report.png)\n" if "report.png" in facts["pictures"] else ""
+    shown[REPORT] = put(shown[REPORT], "report", link, REPORT)
     lines = [
         part
         for line in facts["results"]
         for part in ([line] if line.startswith("|") or len(line) <= WIDTH else textwrap.wrap(line, WIDTH))
     ]
-    shown[README] = put(shown[README], "table", "\n".join(["```", *lines, "```", ""]), README)
+    shown[TABLE] = put(shown[TABLE], "table", "\n".join(["```text", *lines, "```", ""]), TABLE)
     shown[LEARNER], n = re.subn(r"(?m)^# Expect .*$", lambda _: expectation(facts), shown[LEARNER])
     if n != 1:
         raise UserError(f"{LEARNER}: expected one line that begins with '# Expect', found {n}")
@@ -127,7 +126,7 @@ def expectation(facts: Mapping[str, Any]) -> str:
     if row is None:
         raise UserError(f"RUN: results.md has no row '{FIRST_ROW}'")
     cells = [f"{value} % {shape}" for value, shape in zip(row[1:], header[1:], strict=False) if value]
-    return f"# Expect {', '.join(cells)} (README's table; make figures)."
+    return f"# Expect {', '.join(cells)} (docs/quick_start.md; make figures)."
 
 
 def photograph(run: Path, browser: str, folder: Path) -> Path:

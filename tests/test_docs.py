@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -231,3 +232,20 @@ def test_the_tests_that_the_page_of_faults_names_exist():
     for path, name in named:
         file = path or file
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
+
+
+def test_the_lines_of_python_in_readme_train_and_test_a_learner(tmp_path, monkeypatch):
+    """Two steps in the place of five epochs, 20 test episodes in the place of 600."""
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.count("\n") <= 120, "README is read in half a minute; the rest has pages of its own"
+    [code] = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    small = {"max_epochs=5": "max_steps=2, limit_val_batches=1, enable_progress_bar=False", ", 600)": ", 20)"}
+    for words, fewer in small.items():
+        assert words in code
+        code = code.replace(words, fewer)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README", "exec"), names)
+    metrics = names["trainer"].callback_metrics
+    assert 0.2 < metrics["test/acc_5w1s"] < 1, metrics
+    assert metrics["test/acc_5w1s_ci95"] > 0

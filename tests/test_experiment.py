@@ -222,7 +222,7 @@ def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
 
 @pytest.mark.slow  # a minute or two
 def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
-    """From nothing to the table, processes and all; then README's commands on its folders, as they are printed."""
+    """From nothing to the table, processes and all; then commands of docs/swap.md on its folders, as printed."""
     base = [sys.executable, "-m", "genmeta", *arguments(tmp_path / "whole"), "--n_seeds", "1"]
     done = subprocess.run(base, capture_output=True, text=True, timeout=2 * PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -248,9 +248,9 @@ def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
     assert (killed / "results.md").read_bytes() == (whole / "results.md").read_bytes()
 
     generator = tmp_path / "whole" / "vae_deformation-glyphs" / "001" / "checkpoints" / "best.ckpt"
-    readme = (ROOT / "README.md").read_text()
+    swap = (ROOT / "docs" / "swap.md").read_text()
     for what in ("continue a run that was stopped", "more support images at meta-test"):
-        [row] = [line for line in readme.splitlines() if line.startswith(f"| {what}")]
+        [row] = [line for line in swap.splitlines() if line.startswith(f"| {what}")]
         command = re.search(r"`(genmeta [^`]*)`", row)[1]
         command = command.replace("RUN/", f"{whole}/mixed-seed0/fit/").replace("CHECKPOINT", str(generator))
         words = [sys.executable, "-m", *shlex.split(command), "--config", DEBUG]

@@ -1,4 +1,4 @@
-"""README's table, what protonet.yaml says to expect and the pictures are of one run."""
+"""The table of the quick start, what protonet.yaml says to expect and the pictures are of one run."""
 
 import importlib.util
 import json
@@ -46,7 +46,7 @@ def test_the_documents_show_one_run(figures: ModuleType):
 
 @pytest.fixture
 def documents(figures, tmp_path, monkeypatch):
-    for name in ("README.md", "docs/report.md", "docs/figures.json", "configs/learner/protonet.yaml"):
+    for name in ("docs/quick_start.md", "docs/report.md", "docs/figures.json", "configs/learner/protonet.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "docs" / "pictures").mkdir()
@@ -61,14 +61,16 @@ def documents(figures, tmp_path, monkeypatch):
 
 def test_the_command_writes_all_of_them(figures, documents):
     assert figures.main(["run", "--no_report"]) == 0
-    readme = Path("README.md").read_text(encoding="utf-8")
-    assert "| with the generator | 12.34 ± 0.50 | 56.78 ± 0.20 |" in readme
-    assert readme.count("| with the generator") == 1
+    page = Path("docs/quick_start.md").read_text(encoding="utf-8")
+    assert "| with the generator | 12.34 ± 0.50 | 56.78 ± 0.20 |" in page
+    assert page.count("| with the generator") == 1
     assert "92.73" not in Path("configs/learner/protonet.yaml").read_text(encoding="utf-8")
-    expected = "# Expect 12.34 ± 0.50 % 5-way 1-shot, 56.78 ± 0.20 % 5-way 5-shot (README's table; make figures).\n"
+    expected = (
+        "# Expect 12.34 ± 0.50 % 5-way 1-shot, 56.78 ± 0.20 % 5-way 5-shot (docs/quick_start.md; make figures).\n"
+    )
     assert expected in Path("configs/learner/protonet.yaml").read_text(encoding="utf-8")
     assert Path("docs/pictures/episodes.png").read_bytes() == b"a picture"
-    before = {path: path.read_text(encoding="utf-8") for path in (figures.README, figures.RECORD)}
+    before = {path: path.read_text(encoding="utf-8") for path in (figures.TABLE, figures.RECORD)}
     assert figures.main(["run", "--no_report"]) == 0, "again, and nothing grows"
     assert before == {path: path.read_text(encoding="utf-8") for path in before}
 
@@ -77,11 +79,10 @@ def test_the_picture_of_the_report_comes_and_goes_with_its_links(figures, docume
     monkeypatch.setattr(figures.shutil, "which", lambda name: name)
     monkeypatch.setattr(figures, "photograph", lambda run, browser, folder: run / "results.md")
     assert figures.main(["run"]) == 0
-    assert "![a report](docs/pictures/report.png)" in Path("README.md").read_text(encoding="utf-8")
     assert "![a report](pictures/report.png)" in Path("docs/report.md").read_text(encoding="utf-8")
     assert set(json.loads(figures.RECORD.read_text())["pictures"]) == {"episodes.png", "report.png"}
     assert figures.main(["run", "--no_report"]) == 0
-    assert "![a report]" not in Path("README.md").read_text(encoding="utf-8")
+    assert "![a report]" not in Path("docs/report.md").read_text(encoding="utf-8")
     assert not Path("docs/pictures/report.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Every row of README's table "Swap a part" works as it is printed: with three steps of training, and on small data."""
+"""Every row of the table in docs/swap.md works as it is printed: with three steps of training, and on small data."""
 
 import os
 import re
@@ -50,9 +50,8 @@ QUICK = ("learner", "everything of a run, an experiment or several in one HTML p
 
 
 def table() -> dict[str, str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    part = text.split("## Swap a part\n", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\| (.*?) \| (.*) \|$", part, re.MULTILINE)
+    text = (ROOT / "docs" / "swap.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", text, re.MULTILINE)
     return {re.sub(r" \(\[.*", "", what): how for what, how in rows if what != "what"}
 
 
