@@ -67,7 +67,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         "--seed",
         type=int,
         default=0,
-        help="the first, of initial weights, training tasks and noise; test episodes are always the same",
+        help="first seed: it decides initial weights, training tasks and noise; test episodes never change",
     )
     add("--n_seeds", type=int, default=2, help="trainings of each arm: with the first seed, the next one, …")
     add("--full", action="store_true", help="learning from scratch too, and generated support images for all arms")

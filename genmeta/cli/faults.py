@@ -14,8 +14,8 @@ _MEMORY = ("data.tasks_per_step", "data.train.n_query", "data.batch_size", "data
 def what_happened(error: BaseException) -> str | None:
     """Return what to tell about an exception, or None for one that is not of these: then it is a bug.
 
-    Knows a full disk, memory that is used up (of the machine or of a GPU), loader processes that died, and a metric to
-    stop early by that there is not; looks into the exceptions that it came from too.
+    Knows a full disk, exhausted memory (of the machine or of a GPU), dead loader processes, and early stopping on a
+    metric that is never logged. Looks into the exceptions that caused it too.
     """
     seen: BaseException | None = error
     while seen is not None:

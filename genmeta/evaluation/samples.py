@@ -42,7 +42,7 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
     Bińkowski et al., "Demystifying MMD GANs", ICLR 2018. Unbiased, so that it can be slightly negative.
     """
     size = min(len(real), len(generated), 200)
-    with warnings.catch_warnings():  # it keeps the features: that is meant, there are few
+    with warnings.catch_warnings():  # torchmetrics warns that it keeps all features: there are few
         warnings.simplefilter("ignore")
         metric = KernelInceptionDistance(feature=_AsGiven(real.shape[1]), subsets=20, subset_size=size)
     return float(_torchmetric(metric, real, generated)[0])

@@ -59,7 +59,7 @@ class Learner(MadeWith, nn.Module, ABC):
             labels: int64 `[n]`, number of the class, `0 … n_classes - 1`.
 
         Raises:
-            UserError: they do not do for it.
+            UserError: the learner cannot be fitted to these images, e.g. too few of a class.
         """
 
 
