@@ -52,6 +52,7 @@ from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
 from genmeta.modules.checkpoints import LAST, PREVIOUS, Checkpoints, batches_seen, whole_checkpoint
+from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE, ClassFiles, lowest_classes
 from genmeta.modules.episode_panels import EpisodePanels
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import GenerativeModule
@@ -303,6 +304,8 @@ class TrainingCLI(LightningCLI):
                 self.model.check_going_on(checkpoint, str(path))
             if isinstance(self.datamodule, EpisodicDataModule):
                 self.model.check_checkpoint(checkpoint, self.datamodule, self.subcommand, path)
+        elif isinstance(self.datamodule, EpisodicDataModule):
+            self.model.check_new_classes(self.datamodule, None, "")
 
     def _check_weights(self, path: str, weights: dict[str, torch.Tensor]) -> None:
         expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}
@@ -318,7 +321,7 @@ class TrainingCLI(LightningCLI):
         with_bar = self.config[self.subcommand].trainer.enable_progress_bar is not False
         bar = [LiveBar() if sys.stderr.isatty() else EpochLines()] if with_bar else []
         if self.subcommand == "test":
-            return [*bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures")]
+            return [*bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures"), ClassFiles(self.run_folder)]
         if self.subcommand != "fit":
             return bar
         folder = self.run_folder / "checkpoints"
@@ -404,8 +407,16 @@ class TrainingCLI(LightningCLI):
         else:
             for name, value in in_words(content["metrics"]).items():
                 say(f"           {name} {value}")
+        if isinstance(self.model, MetaModule) and subcommand == "test":
+            self._say_classes()
         if "debug" in content:
             say(f"           {DEBUG_NOTE}")
+
+    def _say_classes(self) -> None:
+        """Say which classes are the hardest, and where the rest stands."""
+        for name, found in self.model.confusions.items():
+            say(f"           hardest classes of {name}: {lowest_classes(found)}")
+        say(f"           all classes in {self.run_folder}: {PER_CLASS_FILE}, {CONFUSION_FILE}, pictures/confusion.png")
 
     @property
     def _best(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmeta.data.seen import Seen
+from genmeta.data.seen import Origin, Seen
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.learners.learner import Learner
@@ -87,13 +87,13 @@ def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
 class LearnerBackbone(PretrainedBackbone):
     """The backbone of a meta-trained learner's checkpoint, e.g. of a ProtoNet."""
 
-    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
+    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], Origin]:
         loaded = load_learner(checkpoint)
         network = getattr(loaded.learner, "backbone", None)
         if not isinstance(network, nn.Module):
             raise UserError(f"checkpoint {checkpoint}: a {type(loaded.learner).__name__} has no backbone of its own")
         description = read_checkpoint(checkpoint)[KEY]["learner"]["init_args"]["backbone"]
-        return network, description, loaded.seen.split_name, loaded.seen.split_hash
+        return network, description, loaded.seen.origin
 
     def features(self, x: Tensor) -> Tensor:
         return self.network(x)
