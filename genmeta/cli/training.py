@@ -44,7 +44,7 @@ from genmeta.cli.run_folder import (
     write_whole,
 )
 from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
-from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer
+from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer, never_validates
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
@@ -236,7 +236,7 @@ class TrainingCLI(LightningCLI):
 
     def check_ends_with_best(self) -> None:
         """Raise UserError if the training would have no best checkpoint (`fit` only)."""
-        check_ends_with_best(self.config["fit"].trainer, self.datamodule.steps_per_epoch)
+        check_ends_with_best(self.config["fit"].trainer, self.model, self.datamodule.steps_per_epoch)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -290,6 +290,9 @@ class TrainingCLI(LightningCLI):
             except (TypeError, ValueError) as error:  # optimisers check their numbers when they are made
                 raise UserError(f"model.optimizer: {error}") from error
             check_trainer(trainer, self.model, self.datamodule)
+            why = never_validates(trainer, self.model, self.datamodule.steps_per_epoch)
+            if why and not self.check_only:
+                rank_zero_only(_note)(f"{why}: no checkpoint can be chosen as the best, and the last is the result")
         if path := self.config[self.subcommand].ckpt_path:
             if self.subcommand == "fit":
                 path, checkpoint, note = whole_checkpoint(path)
@@ -476,6 +479,10 @@ class TrainingCLI(LightningCLI):
             kwargs["verbose"] = False
         # of `_check`, which may have taken another than was given
         return {**kwargs, "ckpt_path": self.config[subcommand].ckpt_path, "weights_only": True}
+
+
+def _note(line: str) -> None:
+    print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def _device(device: torch.device, n: int) -> str:

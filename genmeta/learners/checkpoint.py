@@ -1,6 +1,6 @@
 """A learner rebuilt from its checkpoint alone, without running code in it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,24 @@ def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
         return {name: described(value) for name, value in node.items()}
 
     return described(config)
+
+
+def differences(old: Any, new: Any, option: str) -> Iterator[tuple[str, Any, Any, bool]]:
+    """Yield what two descriptions of a learner say differently, where both say something: the option, the old value,
+    the new one, and whether learned parameters only begin with it (`Learner.begins_with`).
+    """
+    if isinstance(old, list) and isinstance(new, list):
+        for number, (one, other) in enumerate(zip(old, new, strict=False)):
+            yield from differences(one, other, f"{option}.{number}")
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("class_path") == new.get("class_path")):
+        return
+    before, after = old.get("init_args") or {}, new.get("init_args") or {}
+    begins_with: frozenset[str] = getattr(class_named(new.get("class_path"), option), "begins_with", frozenset())
+    for name, value in after.items():
+        if name in before and isinstance(value, list | Mapping):
+            yield from differences(before[name], value, f"{option}.{name}")
+        elif name in before and before[name] != value:
+            yield f"{option}.{name}", before[name], value, name in begins_with
 
 
 class LearnerBackbone(PretrainedBackbone):

@@ -1,6 +1,6 @@
 """Meta-training and meta-testing of a learner."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -14,7 +14,7 @@ from genmeta.episode import PROVENANCE, EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
 from genmeta.evaluation.confusion import ClassConfusion, Confusion
-from genmeta.learners.checkpoint import describe_learner, load_learner
+from genmeta.learners.checkpoint import describe_learner, differences, load_learner
 from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY, FromCheckpoint
 from genmeta.models.made_with import made_of
@@ -261,6 +261,22 @@ class MetaModule(TrainedModule):
             mean, half = mean_and_ci95(accuracies)
             self.log(f"test/acc_{name}", mean)
             self.log(f"test/acc_{name}_ci95", half)
+
+    def check_going_on(self, checkpoint: Mapping[str, Any], path: str) -> None:
+        super().check_going_on(checkpoint, path)
+        for option, old, new, only_begins in self._differences(checkpoint):
+            if only_begins:
+                raise UserError(
+                    f"{option}: found {new}, but checkpoint {path} was trained with {old}: learned parameters only "
+                    f"begin with it, and go on from what the checkpoint has learned; leave it at {old}"
+                )
+
+    def changes_since(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        return [f"{option} {new} in place of {old}" for option, old, new, _ in self._differences(checkpoint)]
+
+    def _differences(self, checkpoint: Mapping[str, Any]) -> list[tuple[str, Any, Any, bool]]:
+        mine = describe_learner(self.learner_config or made_of(self.learner), self.learner)
+        return list(differences(checkpoint[KEY].get("learner"), mine, "model.learner"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.data
