@@ -12,8 +12,13 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        """Return the message on one line: names from files may hold line breaks, or codes that change a terminal."""
-        return "".join(c if c.isprintable() else " " for c in super().__str__())
+        """Return the message on one line."""
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, without codes that change a terminal: names from files may hold both."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def require_positive(owner: str, **sizes: int) -> None:

@@ -532,6 +532,7 @@ def test_drop_duplicates_writes_a_split_that_trains_and_tests_without_them(tmp_p
     assert show(root, tmp_path / "out", "--drop-duplicates") == 0
     said = capsys.readouterr().out
     assert "left out: 23 images that an earlier part has too" in said
+    assert f"{root / test / '7.png'} (test) is {root / train / '3.png'} (train)" in said
     assert f"class '{whole}' (test) has no other images and is left out as a whole" in said
     assert "no image is in two parts" in said
     path = tmp_path / "out" / "split.json"
@@ -550,6 +551,12 @@ def test_drop_duplicates_writes_a_split_that_trains_and_tests_without_them(tmp_p
     *_, (table, again) = outline_and_table(source, load_split(str(path)))
     assert again.hash == cleaned["hash"]
     assert table.counts[table.class_names.index(test)] == 19
+    assert set(root.rglob("*.png")) - set(table.files) == {
+        root / test / "5.png",
+        root / test / "7.png",
+    }
+    ids = [table.class_names[number] for number in table.class_ids.tolist()]
+    assert ids == [file.parent.name for file in table.files], "files go with their images"
     assert table.counts[table.class_names.index(train)] == 21
     assert table.account.used + sum(table.account.passed_over.values()) == 630
 

@@ -8,12 +8,16 @@ import pytest
 import torch
 from conftest import make_table
 from small_data import encoded, pixels
-from small_runs import config, fit, newest, write
+from small_runs import config, fit, newest, part, write
 
+from genmeta.cli.main import main
 from genmeta.data.image_folder import ImageFolder
+from genmeta.data.seen import Origin
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.evaluation.comparison import Arm, check_same_episodes, hashes_of
+from genmeta.learners.latent_likelihood import LatentLikelihood
+from genmeta.models.redraw import DeformationRedrawer, PairEncoder
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +106,36 @@ def test_a_generator_and_a_learner_of_other_pictures_of_the_same_names_are_refus
     said = capsys.readouterr().err
     assert f"was trained on other pictures: content {contents['one']}" in said
     assert contents["other"] in said
+
+
+@pytest.mark.parametrize("kind", ["learner", "vae"])
+def test_trained_parts_and_explore_hold_to_the_pictures(kind, tmp_path, capsys):
+    one, other = folder(tmp_path / "one", 0), folder(tmp_path / "other", 1)
+    assert fit(write(tmp_path / "it.yaml", config(kind, one)), tmp_path / "runs") == 0
+    checkpoint = str(newest(tmp_path / "runs") / "checkpoints" / "best.ckpt")
+    backbone = "learners.checkpoint.LearnerBackbone" if kind == "learner" else "models.transfer.EncoderBackbone"
+    learners = [part("genmeta.learners.metric.ProtoNet", backbone=part(f"genmeta.{backbone}", checkpoint=checkpoint))]
+    if kind == "learner":
+        trained = part("genmeta.learners.fused.Trained", checkpoint=checkpoint)
+        learners.append(part("genmeta.learners.fused.Fused", members=[trained]))
+    for number, made in enumerate(learners):
+        content = config("learner", other)
+        content["model"]["init_args"]["learner"] = made
+        assert fit(write(tmp_path / f"{number}.yaml", content), tmp_path / "runs", command="test") == 2
+        assert f"but this run uses content {content_of(other)}" in capsys.readouterr().err
+    if kind == "vae":
+        data = write(tmp_path / "data.yaml", {"data": config("vae", other)["data"]})
+        out = tmp_path / "explored"
+        assert main(["explore", "--ckpt", checkpoint, "--data", str(data), "--out", str(out), "--wandb", "off"]) == 2
+        assert f"but these data have content {content_of(other)}" in capsys.readouterr().err
+
+
+def test_the_search_in_a_redrawers_space_holds_to_its_pictures():
+    learner = LatentLikelihood(
+        redrawer=DeformationRedrawer(4, (1, 16, 16), channels=4), encoder=PairEncoder(4, (1, 16, 16), channels=(4, 8))
+    )
+    learner.checkpoint, learner.origin = "a.ckpt", Origin("s", "0" * 16, "one")
+    learner.check_origin(Origin("s", "0" * 16, "one"))
+    learner.check_origin(Origin("s", "0" * 16))
+    with pytest.raises(UserError, match=r"LatentLikelihood a\.ckpt was trained on other pictures .* content other"):
+        learner.check_origin(Origin("s", "0" * 16, "other"))

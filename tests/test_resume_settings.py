@@ -1,10 +1,13 @@
 """A training that goes on with other settings uses them and says so, or is refused before it begins."""
 
+import ast
+import importlib
 import itertools
 import json
 
 import pytest
 import torch
+from conftest import ROOT
 from small_runs import MODELS, config, fit, newest, part, write
 
 pytestmark = pytest.mark.usefixtures("cache_of_session")
@@ -31,6 +34,14 @@ def begun(tmp_path_factory, pictures):
         return made[key]
 
     return make
+
+
+META_SGD = part(
+    "genmeta.learners.maml.MetaSGD",
+    backbone=part("genmeta.models.backbones.Conv4", hidden=4, norm="batch"),
+    n_way=3,
+    inner_lr=0.1,
+)
 
 
 def go_on(tmp_path, begun_with, *options):
@@ -124,3 +135,28 @@ def test_a_state_that_means_nothing_to_another_is_refused_before_training(kind, 
 def test_the_same_settings_go_on_without_a_word(tmp_path, begun, capsys):
     assert go_on(tmp_path, begun("learner")) == 0
     assert "in place of" not in capsys.readouterr().err
+
+
+def test_what_learned_parameters_only_begin_with_is_refused_and_what_is_used_is_told(tmp_path, begun, capsys):
+    begun_with = begun("learner", scheduled=False, learner=META_SGD)
+    assert go_on(tmp_path, begun_with, "--model.learner.inner_lr=0.2") == 2
+    said = capsys.readouterr().err
+    assert "model.learner.inner_lr: found 0.2, but checkpoint" in said
+    assert "leave it at 0.1" in said
+    assert not (tmp_path / "runs").exists()
+    assert go_on(tmp_path, begun_with, "--model.learner.eval_inner_steps=2") == 0
+    assert "with model.learner.eval_inner_steps 2 in place of None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", sorted(p.stem for p in (ROOT / "genmeta" / "learners").glob("*.py")))
+def test_every_argument_that_only_learned_parameters_begin_with_says_so(module):
+    """A parameter that is made of a number among the arguments, which is kept nowhere else."""
+    tree = ast.parse((ROOT / "genmeta" / "learners" / f"{module}.py").read_text(encoding="utf-8"))
+    for found in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for made in (n for n in ast.walk(found) if isinstance(n, ast.Call) and ast.unparse(n.func) == "nn.Parameter"):
+            init = next(n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+            numbers = {a.arg for a in init.args.args if a.annotation and ast.unparse(a.annotation) == "float"}
+            used = {n.id for n in ast.walk(made) if isinstance(n, ast.Name)} & numbers
+            used |= {"inner_lr"} if "self.inner_lr" in ast.unparse(found) else set()
+            learner = getattr(importlib.import_module(f"genmeta.learners.{module}"), found.name)
+            assert used <= learner.begins_with

@@ -66,6 +66,16 @@ def test_a_generator_without_a_validation_is_its_last(kind, tmp_path, pictures, 
     assert json.loads((folder / "run.json").read_text())["report"]["fid"] > 0
 
 
+@pytest.mark.parametrize(("max_steps", "validates"), [(4, False), (5, True)])
+def test_that_no_validation_will_come_is_told_before_training(max_steps, validates, tmp_path, pictures, capsys):
+    """Two optimisers take six steps in the three batches until the validation; the fifth step is in the third batch."""
+    yaml_file = write(tmp_path / "gan.yaml", config("gan", pictures))
+    assert fit(yaml_file, tmp_path / "runs", "--trainer.max_epochs=-1", f"--trainer.max_steps={max_steps}") == 0
+    told = "no checkpoint can be chosen as the best, and the last is the result" in capsys.readouterr().err
+    assert told != validates
+    assert (newest(tmp_path / "runs") / "checkpoints" / "best.ckpt").is_file() == validates
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [

@@ -102,4 +102,4 @@ def test_a_test_draws_its_stages_and_the_report_shows_them(tmp_path, toy_split_f
     assert "decisions of the test" in (tmp_path / "report.html").read_text()
     nothing = ["--config=configs/baseline/pixels.yaml", "--run.name=pixels"]
     assert main(["test", *nothing, *data, *quick[:-1]]) == 0
-    assert not (tmp_path / "pixels" / "001" / "pictures").exists()
+    assert not (tmp_path / "pixels" / "001" / "pictures" / "stages.png").exists()

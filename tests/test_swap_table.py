@@ -76,7 +76,7 @@ def test_no_row_is_left_out():
 
 
 @pytest.fixture
-def prepared(project, vae, redrawer, learner, monkeypatch):  # noqa: F811
+def prepared(project, vae, redrawer, learner, pictures, monkeypatch):  # noqa: F811
     """The runs that the rows name: of an experiment, its learners; `RUN` is one of them."""
     experiment = Path("runs/glyphs-protonet-vae_deformation/001")
     shutil.copytree(learner.parents[1], experiment / "mixed" / "fit")
@@ -87,6 +87,7 @@ def prepared(project, vae, redrawer, learner, monkeypatch):  # noqa: F811
         "VAE": str(vae),
         "REDRAWER": str(redrawer),
         "LEARNER": str(learner.parents[1]),
+        "FOLDER": str(pictures),
     }
 
 
@@ -122,6 +123,7 @@ def run_as_printed(line: str, what: str, names: dict[str, str]) -> None:
     """Run a line with the paths that its capitals stand for."""
     backbone = names["VAE"] if "transfer/" in line else names["REDRAWER"]
     line = line.replace("RUN=...", f"RUN={names['LEARNER']}").replace("RUN/", f"{names['LEARNER']}/")
+    line = line.replace("--data.source.folder FOLDER", f"--data.source.folder {names['FOLDER']}")
     line = line.replace("CHECKPOINT", backbone).replace("--data.generator VAE", f"--data.generator {names['VAE']}")
     words = shlex.split(line)
     if words[0] == "genmeta":

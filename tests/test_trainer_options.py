@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from small_runs import MODELS, config, fit, newest, part, write
 
 pytestmark = pytest.mark.usefixtures("cache_of_session")
@@ -40,6 +41,16 @@ REFUSED = {
         [callback("val/acc", mode="max"), "--trainer.limit_val_batches=0"],
         "there is no 'val/acc' without a validation, and trainer.limit_val_batches is 0",
     ),
+    "stop by what is not logged, beside a callback that logs nothing": (
+        ["learner"],
+        [f"--trainer.callbacks=[{json.dumps(part(STOP, monitor='val/axc'))}, test_trainer_options.Silent]"],
+        "trainer.callbacks.0.monitor: 'val/axc' is not logged",
+    ),
+    "stop a GAN by a validation that its steps do not reach": (
+        ["gan"],
+        [callback("val/fid"), "--trainer.max_epochs=-1", "--trainer.max_steps=4"],
+        "trainer.max_steps is 4 (it counts each optimiser's steps, 4 until then), and the first validation comes",
+    ),
     "schedule by what is not logged": (ALL, [plateau("val/axc", "min")], "model.lr_scheduler.monitor: 'val/axc'"),
     "schedule the wrong way": (["learner"], [plateau("val/acc", "min")], "set mode: max"),
     "no batches": (ALL, ["--trainer.limit_train_batches=0"], "nothing would be trained"),
@@ -69,6 +80,25 @@ def test_what_cannot_be_honoured_is_refused_in_one_line_and_leaves_no_folder(wha
     assert len(said) == 1
     assert told in said[0]
     assert not list((tmp_path / "runs").glob("*/*"))
+
+
+class Silent(Callback):
+    """Logs nothing."""
+
+
+class Talking(Callback):
+    """Logs a metric of its own."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.log("mine/metric", 1.0)
+
+
+def test_a_metric_that_another_callback_may_log_is_told_and_can_be_waited_for(tmp_path, pictures, capsys):
+    yaml_file = write(tmp_path / "it.yaml", config("learner", pictures))
+    stop = part(STOP, monitor="mine/metric", check_on_train_epoch_end=True)
+    callbacks = f"[test_trainer_options.Talking, {json.dumps(stop)}]"
+    assert fit(yaml_file, tmp_path / "runs", f"--trainer.callbacks={callbacks}") == 0
+    assert "'mine/metric' is not logged by the model; if test_trainer_options.Talking" in capsys.readouterr().err
 
 
 WORK = {

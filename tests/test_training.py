@@ -19,6 +19,7 @@ from genmeta.learners.metric import ProtoNet
 from genmeta.models.backbones import Conv4
 from genmeta.models.gan_networks import FullyConnectedDiscriminator, FullyConnectedGenerator
 from genmeta.models.vae_networks import ConvDecoder, ConvEncoder
+from genmeta.modules.class_files import ClassFiles
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.image_data import ImageDataModule
@@ -276,14 +277,24 @@ def test_two_processes_equal_one(tmp_path, toy_data, toy_split_file):
         )
         module = maml()
         options = {"devices": 2, "strategy": "ddp_fork"} if devices == 2 else {}
-        trainer = trainer_for(tmp_path, max_epochs=2, **options)
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        trainer = trainer_for(tmp_path, max_epochs=2, callbacks=[ClassFiles(folder)], **options)
         with warnings.catch_warnings():  # of forking with threads (Python 3.12)
             warnings.simplefilter("ignore")
             trainer.fit(module, data)
             tested = trainer.test(module, data, verbose=False)[0]
-        results.append((weights(module), tested, float(trainer.callback_metrics.get("val/acc", 0))))
+        results.append(
+            (weights(module), tested, [(folder / n).read_text() for n in ("per_class.csv", "confusion.csv")])
+        )
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-10, rtol=1e-10)
     assert results[1][1] == pytest.approx(results[0][1], abs=1e-12)
+    assert results[1][2] == results[0][2], "counts by class are exact sums"
+    rows = list(csv.DictReader(results[0][2][0].splitlines()))
+    for name, n_queries in (("5w1s", 21 * 5 * 5), ("5w5s", 13 * 5 * 5)):
+        queries, right = (sum(int(row[c]) for row in rows if row["episodes"] == name) for c in ("queries", "right"))
+        assert queries == n_queries
+        assert right / n_queries == pytest.approx(results[0][1][f"test/acc_{name}"])
 
 
 def test_a_learner_of_another_split_is_refused(tmp_path, toy_data, toy_split_file):

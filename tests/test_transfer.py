@@ -14,6 +14,7 @@ from test_learners import Smooth, make_batch, replaced
 from test_training import trainer_for
 from torch import nn
 
+from genmeta.data.seen import Origin
 from genmeta.data.splits import load_split
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
@@ -435,8 +436,8 @@ def test_a_learner_is_built_again_without_its_generators_file(tmp_path, split_fi
     # and a learner's backbone can be the next one's
     nested = LearnerBackbone(str(tmp_path / "learner.ckpt"))
     torch.testing.assert_close(nested(batch.query_x[0]), module.learner.backbone(batch.query_x[0]))
-    assert nested.split_hash == module.data.split.hash
-    nested.check_split(module.data.split)
+    assert nested.origin == Origin.of(module.data.split, module.data.table)
+    nested.check_origin(Origin.of(module.data.split, module.data.table))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from genmeta.cli.read_yaml import check_extent
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import drop_duplicates, find_duplicates
 from genmeta.data.source import CachedSource, DataSource, outline_and_table
-from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, read_split, write_split
+from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, Wanted, read_split, write_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 
@@ -66,7 +66,7 @@ def data(args: Sequence[str]) -> None:
             print(f"use it with --data.split {out / 'split.json'}")
 
 
-def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, Split | DrawnSplit | None]:
+def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, Wanted]:
     """Return the source that a YAML of `configs/data` names, and the split that it wants.
 
     Args:
@@ -129,6 +129,9 @@ def _show(table: ImageTable, split: Split, out: Path) -> None:
         print(f"split {split.name}, hash {split.hash}: {out / 'split.json'}")
         for part in PARTS:
             ids = split.class_ids(table, part)
+            if not len(ids):
+                print(f"  {part:5}  no classes")
+                continue
             counts = table.counts[ids]
             groups = {table.groups[i] for i in ids.tolist()}
             contact_sheet(table, ids).save(out / f"{part}.png")

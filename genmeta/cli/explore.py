@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,18 +147,35 @@ def _seen_classes(model: LatentModel, split: Split, table: ImageTable) -> tuple[
     it, else by the split that its run wrote, or a committed one of its name.
 
     Raises:
-        UserError: its split is not to be found.
+        UserError: its split is not to be found, or is of other pictures.
     """
     if model.split_hash == split.hash:
+        _check_pictures(model, table)
         return split.train
     for path in (model.path.parent.parent / SPLIT_FILE, SPLITS_FOLDER / f"{model.split_name}.json"):
         if path.is_file():
             own = load_split(str(path))
             # the run's file says the hash of a split with fewer images too, which its class names alone do not give
             if model.split_hash in (own.hash, json.loads(path.read_text(encoding="utf-8")).get("hash")):
-                return own.train if own.dataset == table.name else ()
+                if own.dataset != table.name:
+                    return ()
+                if not (own.left_out or split.left_out):  # else the pictures are not all of the data set's
+                    _check_pictures(model, table)
+                return own.train
     model.check_split(split)
     return ()
+
+
+def _check_pictures(model: LatentModel, table: ImageTable) -> None:
+    """Raise UserError if the table has other pictures than those that the generator was trained on, of the same class
+    names: what it has seen would be told wrong.
+    """
+    model.origin.check(
+        replace(model.origin, content=table.content),
+        f"generator {model.path}",
+        "these data have",
+        "give its own with --data",
+    )
 
 
 def _facts(options: argparse.Namespace, model: LatentModel, looked: Looked, split: Split) -> list[str]:

@@ -1,12 +1,19 @@
 """Options of Lightning's Trainer that a training cannot honour, told before it begins."""
 
+import inspect
 import math
+import pkgutil
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from genmeta.errors import UserError, nearest
 from genmeta.modules.trained_module import TrainedModule
 
+_LOGS = re.compile(r"\.log(_dict|_metrics)?\(|callback_metrics")
 _OURS = {"gradient_clip_val": "model.gradient_clip", "accumulate_grad_batches": "model.accumulate"}
 
 
@@ -44,11 +51,12 @@ def check_trainer(trainer: Mapping[str, Any], model: TrainedModule, data: Any) -
     _check_monitors(trainer, model, data)
 
 
-def never_validates(trainer: Mapping[str, Any], steps_per_epoch: int) -> str | None:
+def never_validates(trainer: Mapping[str, Any], model: TrainedModule, steps_per_epoch: int) -> str | None:
     """Return why a training ends before its first validation, or None if it does not for all that is known.
 
     Args:
         trainer: options, as parsed.
+        model: to be trained.
         steps_per_epoch: batches of an epoch, before `limit_train_batches`.
     """
     if trainer["limit_val_batches"] == 0:
@@ -62,15 +70,16 @@ def never_validates(trainer: Mapping[str, Any], steps_per_epoch: int) -> str | N
     first = in_epoch if every is None else (every - 1) * per_epoch + in_epoch
     if max_epochs is not None and 0 < max_epochs * per_epoch < first:
         return f"trainer.max_epochs is {max_epochs}, and the first validation comes after {first} batches"
-    at_once = trainer["accumulate_grad_batches"] or 1
-    if 0 < max_steps * at_once < first:  # it counts the steps of all optimisers: for a GAN it may be fewer batches
-        return f"trainer.max_steps is {max_steps}, and the first validation comes after {first} batches"
+    before = model.steps_of((first - 1) // (trainer["accumulate_grad_batches"] or 1))
+    if 0 < max_steps <= before:
+        several = "" if model.automatic_optimization else f" (it counts each optimiser's steps, {before} until then)"
+        return f"trainer.max_steps is {max_steps}{several}, and the first validation comes after {first} batches"
     return None
 
 
-def check_ends_with_best(trainer: Mapping[str, Any], steps_per_epoch: int) -> None:
+def check_ends_with_best(trainer: Mapping[str, Any], model: TrainedModule, steps_per_epoch: int) -> None:
     """Raise UserError if a training that others wait for would have no best checkpoint, which is what they take."""
-    if why := never_validates(trainer, steps_per_epoch):
+    if why := never_validates(trainer, model, steps_per_epoch):
         raise UserError(f"{why}: without a validation there is no best checkpoint, which is what is used afterwards")
 
 
@@ -117,16 +126,40 @@ def _check_monitors(trainer: Mapping[str, Any], model: TrainedModule, data: Any)
     """Check that metrics that are waited for are logged: those of schedules and of Lightning's own callbacks."""
     callbacks = trainer["callbacks"] or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    if not all(callback["class_path"].startswith("lightning.") for callback in callbacks):
-        return  # others may log metrics of their own
+    others = [callback["class_path"] for callback in callbacks if _may_log(callback["class_path"])]
     known = model.logged(data)
     for option, monitor in [*_schedules(model), *_monitors(callbacks)]:
-        if monitor not in known:
+        if monitor not in known and others:
+            rank_zero_only(_tell)(
+                f"{option}: '{monitor}' is not logged by the model; if {others[0]} does not log it either, training "
+                f"stops when it is first waited for{nearest(monitor, known)}"
+            )
+        elif monitor not in known:
             raise UserError(
                 f"{option}: '{monitor}' is not logged; there are {', '.join(sorted(known))}{nearest(monitor, known)}"
             )
-        if monitor.startswith("val/") and (why := never_validates(trainer, data.steps_per_epoch)):
+        if monitor.startswith("val/") and (why := never_validates(trainer, model, data.steps_per_epoch)):
             raise UserError(f"{option}: there is no '{monitor}' without a validation, and {why}")
+
+
+def _may_log(class_path: str) -> bool:
+    """Whether a callback may log metrics of its own: it is neither Lightning's nor ours, and its code has a place where
+    something is logged, or cannot be read.
+    """
+    for part in pkgutil.resolve_name(class_path).__mro__:
+        if part is object or part.__module__.split(".")[0] in ("lightning", "genmeta", "abc"):
+            continue
+        try:
+            source = inspect.getsource(part)
+        except (OSError, TypeError):
+            return True
+        if _LOGS.search(source):
+            return True
+    return False
+
+
+def _tell(line: str) -> None:
+    print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def _schedules(model: TrainedModule) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,7 @@ from genmeta.cli.run_folder import (
     write_whole,
 )
 from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
-from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer
+from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer, never_validates
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
 from genmeta.errors import UserError
@@ -52,6 +52,7 @@ from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
 from genmeta.modules.checkpoints import LAST, PREVIOUS, Checkpoints, batches_seen, whole_checkpoint
+from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE, ClassFiles, lowest_classes
 from genmeta.modules.episode_panels import EpisodePanels
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import GenerativeModule
@@ -235,7 +236,7 @@ class TrainingCLI(LightningCLI):
 
     def check_ends_with_best(self) -> None:
         """Raise UserError if the training would have no best checkpoint (`fit` only)."""
-        check_ends_with_best(self.config["fit"].trainer, self.datamodule.steps_per_epoch)
+        check_ends_with_best(self.config["fit"].trainer, self.model, self.datamodule.steps_per_epoch)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -289,6 +290,9 @@ class TrainingCLI(LightningCLI):
             except (TypeError, ValueError) as error:  # optimisers check their numbers when they are made
                 raise UserError(f"model.optimizer: {error}") from error
             check_trainer(trainer, self.model, self.datamodule)
+            why = never_validates(trainer, self.model, self.datamodule.steps_per_epoch)
+            if why and not self.check_only:
+                rank_zero_only(_note)(f"{why}: no checkpoint can be chosen as the best, and the last is the result")
         if path := self.config[self.subcommand].ckpt_path:
             if self.subcommand == "fit":
                 path, checkpoint, note = whole_checkpoint(path)
@@ -303,6 +307,8 @@ class TrainingCLI(LightningCLI):
                 self.model.check_going_on(checkpoint, str(path))
             if isinstance(self.datamodule, EpisodicDataModule):
                 self.model.check_checkpoint(checkpoint, self.datamodule, self.subcommand, path)
+        elif isinstance(self.datamodule, EpisodicDataModule):
+            self.model.check_new_classes(self.datamodule, None, "")
 
     def _check_weights(self, path: str, weights: dict[str, torch.Tensor]) -> None:
         expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}
@@ -318,7 +324,7 @@ class TrainingCLI(LightningCLI):
         with_bar = self.config[self.subcommand].trainer.enable_progress_bar is not False
         bar = [LiveBar() if sys.stderr.isatty() else EpochLines()] if with_bar else []
         if self.subcommand == "test":
-            return [*bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures")]
+            return [*bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures"), ClassFiles(self.run_folder)]
         if self.subcommand != "fit":
             return bar
         folder = self.run_folder / "checkpoints"
@@ -404,8 +410,16 @@ class TrainingCLI(LightningCLI):
         else:
             for name, value in in_words(content["metrics"]).items():
                 say(f"           {name} {value}")
+        if isinstance(self.model, MetaModule) and subcommand == "test":
+            self._say_classes()
         if "debug" in content:
             say(f"           {DEBUG_NOTE}")
+
+    def _say_classes(self) -> None:
+        """Say which classes are the hardest, and where the rest stands."""
+        for name, found in self.model.confusions.items():
+            say(f"           hardest classes of {name}: {lowest_classes(found)}")
+        say(f"           all classes in {self.run_folder}: {PER_CLASS_FILE}, {CONFUSION_FILE}, pictures/confusion.png")
 
     @property
     def _best(self) -> dict[str, float]:
@@ -465,6 +479,10 @@ class TrainingCLI(LightningCLI):
             kwargs["verbose"] = False
         # of `_check`, which may have taken another than was given
         return {**kwargs, "ckpt_path": self.config[subcommand].ckpt_path, "weights_only": True}
+
+
+def _note(line: str) -> None:
+    print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def _device(device: torch.device, n: int) -> str:

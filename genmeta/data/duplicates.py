@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genmeta.data.splits import PARTS, Part, Split, image_digest
 from genmeta.data.table import ImageTable
+from genmeta.errors import printable
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,18 @@ def find_duplicates(table: ImageTable, class_ids: Mapping[Part, Tensor]) -> list
             start, name = int(table.starts[class_id]), table.class_names[class_id]
             for number, image in enumerate(table.images[start : start + int(table.counts[class_id])]):
                 digest = image_digest(image)
-                here = f"image {number} of '{name}' ({part})"
+                here = f"{_place(table, class_id, number)} ({part})"
                 its_part, its_place = first.setdefault(digest, (part, here))
                 if its_part != part:
                     found.append(Double(name, digest, f"{here} is {its_place}"))
     return found
+
+
+def _place(table: ImageTable, class_id: int, number: int) -> str:
+    """Return an image's file, in words that a terminal shows; where it has none, class and number."""
+    if table.files is None:
+        return f"image {number} of '{table.class_names[class_id]}'"
+    return printable(str(table.files[int(table.starts[class_id]) + number]))
 
 
 def drop_duplicates(split: Split, table: ImageTable, doubles: list[Double]) -> Split:

@@ -97,7 +97,8 @@ class ImageFolder(CachedSource):
         listing = self._listing()
         table = cached_table(self.table_name, self._recipe(listing.classes), lambda: self._stream(listing))
         # what is passed over now, which may be other than when the table was made: it is not made again for that
-        return replace(table, account=listing.account)
+        files = [file for found in listing.classes for file in found.files]
+        return replace(table, account=listing.account, files=files)
 
     def _recipe(self, classes: Sequence[FolderClass]) -> dict[str, object]:
         return {

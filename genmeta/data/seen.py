@@ -19,6 +19,45 @@ _HASHES = ("train_images", "val_images")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a network was trained on: a split and its pictures.
+
+    Attributes:
+        split_name, split_hash: of the split.
+        content: of the pictures (`ImageTable.content`); "" if a checkpoint does not say.
+    """
+
+    split_name: str
+    split_hash: str
+    content: str = ""
+
+    @classmethod
+    def of(cls, split: Split, table: ImageTable) -> Self:
+        """Return that of a run on a split of a table."""
+        return cls(split.name, split.hash, table.content)
+
+    def check(self, other: "Origin", what: str, whose: str, remedy: str) -> None:
+        """Raise UserError if it is not of the same split and pictures as another: it may know classes that are tested.
+
+        Args:
+            other: where it is to be used.
+            what: the network and its checkpoint, for the message.
+            whose: whose split the other is: `this run uses`.
+            remedy: what would work.
+        """
+        if self.split_hash != other.split_hash:
+            raise UserError(
+                f"{what} was trained on split '{self.split_name}' ({self.split_hash}), but {whose} split "
+                f"'{other.split_name}' ({other.split_hash}): it may have seen the classes that are tested; {remedy}"
+            )
+        if self.content and other.content and self.content != other.content:
+            raise UserError(
+                f"{what} was trained on other pictures of the same class names: content {self.content}, split "
+                f"'{self.split_name}', but {whose} content {other.content}: it may have seen what is tested; {remedy}"
+            )
+
+
+@dataclass(frozen=True)
 class Seen:
     """What a learner has seen. Its generator has seen the same: it must be of the same split, by hash.
 
@@ -41,6 +80,11 @@ class Seen:
     train_images: Tensor
     val_images: Tensor
     content: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """Split and pictures."""
+        return Origin(self.split_name, self.split_hash, self.content)
 
     @classmethod
     def of(cls, split: Split, table: ImageTable) -> Self:

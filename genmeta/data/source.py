@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from genmeta.data.cache import TableStream, cached_table, table_path
-from genmeta.data.splits import DrawnSplit, Split, find_split
+from genmeta.data.splits import Split, Wanted, find_split
 from genmeta.data.table import ImageTable
 
 
@@ -90,7 +90,7 @@ class CachedSource(DataSource):
         return table_path(self.table_name, self.recipe())
 
 
-def outline_and_table(source: DataSource, wanted: Split | DrawnSplit | None) -> Iterator[tuple[ImageTable, Split]]:
+def outline_and_table(source: DataSource, wanted: Wanted) -> Iterator[tuple[ImageTable, Split]]:
     """Yield the outline with its split, if there is one, and then the table with its split.
 
     So whoever checks both tells before the long work all that a listing tells. The table is without the images that the

@@ -1,4 +1,6 @@
-"""Which classes are train, val and test: from JSON, brought by the data set, or drawn; with a content hash."""
+"""Which classes are train, val and test: from JSON, brought by the data set, drawn, or all of them test; with a content
+hash.
+"""
 
 import hashlib
 import json
@@ -16,12 +18,13 @@ from genmeta.rng import make_rng
 SPLITS_FOLDER = Path(__file__).with_name("splits")
 Part = Literal["train", "val", "test"]
 OWN = "own"  # the setting that means: the split that the data set brings with it
+ALL_TEST = "all_test"  # the setting that means: all classes are test classes
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Class names of the three parts.
+    """Class names of the three parts. Train and val may be empty together: a split for tests alone.
 
     Attributes:
         images: which images of the train classes are used, if not all; a part of the hash.
@@ -43,12 +46,26 @@ class Split:
         seen: dict[str, str] = {}
         for part in PARTS:
             classes: tuple[str, ...] = getattr(self, part)
-            if not classes:
+            if not classes and (part == "test" or not self.test_only):
                 raise UserError(f"split {self.name}: part '{part}' has no classes")
             for name in classes:
                 if name in seen:
                     raise UserError(f"split {self.name}: class '{name}' is in '{seen[name]}' and in '{part}'")
                 seen[name] = part
+
+    @property
+    def test_only(self) -> bool:
+        """Whether there is nothing to train or to choose on."""
+        return not self.train and not self.val
+
+    def check_has(self, *parts: Part) -> None:
+        """Raise UserError if one of these parts, which something needs, has no classes."""
+        for part in parts:
+            if not getattr(self, part):
+                raise UserError(
+                    f"data.split: '{self.name}' has test classes only, but this needs {part} classes; give {{seed: 0}} "
+                    f"to have a split drawn, the name of a committed one, or a JSON file"
+                )
 
     @property
     def hash(self) -> str:
@@ -73,7 +90,7 @@ class Split:
                 f"split '{self.name}': {len(missing)} of the {part} classes are not in data set '{table.name}', "
                 f"the first is '{missing[0]}'{nearest(missing[0], ids)}"
             )
-        return torch.tensor([ids[name] for name in getattr(self, part)])
+        return torch.tensor([ids[name] for name in getattr(self, part)], dtype=torch.long)
 
     def without_left_out(self, table: ImageTable) -> ImageTable:
         """Return the table without the images that the split leaves out.
@@ -160,18 +177,34 @@ class DrawnSplit:
         return Split(f"drawn-{self.seed}", table.name, train, val, test)
 
 
-def read_split(wanted: str | DrawnSplit) -> Split | DrawnSplit | None:
-    """Return what `find_split` takes for a setting: `own` is the split that the data set brings with it.
+@dataclass(frozen=True)
+class AllTest:
+    """The split that has all classes of a table as test classes, for a learner that was trained on others."""
+
+    def draw(self, table: ImageTable) -> Split:
+        """Return the split of a table."""
+        return Split(ALL_TEST, table.name, (), (), tuple(sorted(table.class_names)))
+
+
+Wanted = Split | DrawnSplit | AllTest | None
+"""What split is wanted of a table: this one, one that is made for it, or (None) the one that the data set brings."""
+
+
+def read_split(wanted: str | DrawnSplit) -> Wanted:
+    """Return what `find_split` takes for a setting: `own` is the split that the data set brings with it, with
+    `all_test` all classes are test classes.
 
     Raises:
         UserError: there is no split of that name.
     """
     if not isinstance(wanted, str):
         return wanted
+    if wanted == ALL_TEST:
+        return AllTest()
     return None if wanted == OWN else load_split(wanted)
 
 
-def find_split(wanted: Split | DrawnSplit | None, table: ImageTable) -> Split:
+def find_split(wanted: Wanted, table: ImageTable) -> Split:
     """Return the split of a table: as given, drawn, or (None) the one that the data set brings with it.
 
     Raises:
@@ -184,7 +217,7 @@ def find_split(wanted: Split | DrawnSplit | None, table: ImageTable) -> Split:
     elif table.parts is None:
         raise UserError(
             f"data.split is '{OWN}', but data set '{table.name}' brings none with it; give the name of a committed "
-            "split, a JSON file, or {seed: 0} to have one drawn"
+            f"split, a JSON file, {{seed: 0}} to have one drawn, or {ALL_TEST} to test on all classes"
         )
     else:
         pairs = list(zip(table.class_names, table.parts, strict=True))
@@ -208,7 +241,8 @@ def write_split(split: Split, path: Path) -> None:
 def load_split(name_or_path: str) -> Split:
     """Read a split by the name of a committed file (`glyphs_minimal`) or from a JSON file of your own.
 
-    The JSON holds `dataset` and the lists of class names `train`, `val` and `test`; `left_out`, if it is there, the
+    The JSON holds `dataset` and the lists of class names `train`, `val` and `test`, the first two empty for tests
+    alone; `left_out`, if it is there, the
     images that `genmeta data show --drop-duplicates` left out of some classes.
 
     Raises:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class ImageTable:
         parts: `train`, `val` or `test` for each class, if the data set brings a split with it.
         account: of what the reader found, if it tells: what is used, and what is passed over for which reason.
         known_content: `content`, where it is known already.
+        files: the file of each image, if each has one.
 
     Raises:
         UserError: the parts do not fit together.
@@ -41,6 +43,7 @@ class ImageTable:
     parts: tuple[str, ...] | None = None
     account: Account | None = None
     known_content: str | None = None
+    files: Sequence[Path] | None = None
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.images), len(self.class_names)
@@ -58,6 +61,8 @@ class ImageTable:
                 f"{self.name}: {n} images with {len(self.class_ids)} class ids; "
                 f"{n_classes} class names with {len(self.groups)} groups"
             )
+        if self.files is not None and len(self.files) != n:
+            raise UserError(f"{self.name}: {n} images with {len(self.files)} files")
         if self.parts is not None and len(self.parts) != n_classes:
             raise UserError(f"{self.name}: {n_classes} class names with {len(self.parts)} parts")
         if len(set(self.class_names)) != n_classes:
@@ -99,7 +104,8 @@ class ImageTable:
         """
         if not self.resident:
             raise UserError(f"{self.name}: is larger than memory, so images cannot be left out; remove their files")
-        return replace(self, images=self.images[rows], class_ids=self.class_ids[rows], known_content=None)
+        files = None if self.files is None else [self.files[row] for row in rows.tolist()]
+        return replace(self, images=self.images[rows], class_ids=self.class_ids[rows], known_content=None, files=files)
 
     @cached_property
     def content(self) -> str:

@@ -1,13 +1,13 @@
 """A learner rebuilt from its checkpoint alone, without running code in it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genmeta.data.seen import Seen
+from genmeta.data.seen import Origin, Seen
 from genmeta.errors import UserError
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.learners.learner import Learner
@@ -84,16 +84,34 @@ def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
     return described(config)
 
 
+def differences(old: Any, new: Any, option: str) -> Iterator[tuple[str, Any, Any, bool]]:
+    """Yield what two descriptions of a learner say differently, where both say something: the option, the old value,
+    the new one, and whether learned parameters only begin with it (`Learner.begins_with`).
+    """
+    if isinstance(old, list) and isinstance(new, list):
+        for number, (one, other) in enumerate(zip(old, new, strict=False)):
+            yield from differences(one, other, f"{option}.{number}")
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("class_path") == new.get("class_path")):
+        return
+    before, after = old.get("init_args") or {}, new.get("init_args") or {}
+    begins_with: frozenset[str] = getattr(class_named(new.get("class_path"), option), "begins_with", frozenset())
+    for name, value in after.items():
+        if name in before and isinstance(value, list | Mapping):
+            yield from differences(before[name], value, f"{option}.{name}")
+        elif name in before and before[name] != value:
+            yield f"{option}.{name}", before[name], value, name in begins_with
+
+
 class LearnerBackbone(PretrainedBackbone):
     """The backbone of a meta-trained learner's checkpoint, e.g. of a ProtoNet."""
 
-    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
+    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], Origin]:
         loaded = load_learner(checkpoint)
         network = getattr(loaded.learner, "backbone", None)
         if not isinstance(network, nn.Module):
             raise UserError(f"checkpoint {checkpoint}: a {type(loaded.learner).__name__} has no backbone of its own")
         description = read_checkpoint(checkpoint)[KEY]["learner"]["init_args"]["backbone"]
-        return network, description, loaded.seen.split_name, loaded.seen.split_hash
+        return network, description, loaded.seen.origin
 
     def features(self, x: Tensor) -> Tensor:
         return self.network(x)

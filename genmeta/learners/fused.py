@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmeta.data.splits import Split
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.learners.checkpoint import load_learner
 from genmeta.learners.learner import Learner, check_image_shape
-from genmeta.models.checkpoint import KEY, read_checkpoint
+from genmeta.models.checkpoint import KEY, FromCheckpoint, read_checkpoint
 
 
-class Trained(Learner):
+class Trained(FromCheckpoint, Learner):
     """A trained learner from its checkpoint, as it is: evaluation mode, no gradient.
 
     Args:
@@ -36,12 +35,12 @@ class Trained(Learner):
         super().__init__()
         if (checkpoint is None) == (learner is None):
             raise UserError("Trained: expected the path of a learner's checkpoint, or the learner itself")
-        self.checkpoint, self.split_hash, self.split_name = checkpoint, "", ""
+        self.checkpoint = checkpoint
         self.without_file: dict[str, Any] = {}
         if checkpoint is not None:
             loaded = load_learner(checkpoint)
             learner, self.image_shape = loaded.learner, loaded.image_shape
-            self.split_name, self.split_hash = loaded.seen.split_name, loaded.seen.split_hash
+            self.origin = loaded.seen.origin
             self.without_file = {"checkpoint": None, "learner": read_checkpoint(checkpoint)[KEY]["learner"]}
         assert learner is not None
         self.learner = learner.requires_grad_(False).train()  # as any new network, until it is used
@@ -50,14 +49,6 @@ class Trained(Learner):
         check_image_shape(self, image_shape)
         assert isinstance(self.learner, Learner)
         self.learner.check(shape, image_shape)
-
-    def check_split(self, split: Split) -> None:
-        """Raise UserError if it was trained on another split: it may know the classes that are tested."""
-        if self.checkpoint is not None and self.split_hash != split.hash:
-            raise UserError(
-                f"the learner {self.checkpoint} was trained on split '{self.split_name}' ({self.split_hash}), but this "
-                f"run uses split '{split.name}' ({split.hash}); train it on the same split"
-            )
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         self.learner.eval()  # whatever mode the module around it is in

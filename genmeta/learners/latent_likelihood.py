@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from genmeta.data.splits import Split
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.learner import Learner, check_image_shape
-from genmeta.models.checkpoint import load_generator
+from genmeta.models.checkpoint import FromCheckpoint, load_generator
 from genmeta.models.redraw import ERROR_WEIGHT, DeformationRedrawer, PairEncoder, blurred_error
 from genmeta.rng import make_rng
 
 
-class LatentLikelihood(Learner):
+class LatentLikelihood(FromCheckpoint, Learner):
     """Logits are `ℓ(q|s) + ℓ(s|q)`, with `ℓ(x'|x) = max_z log p(x' | x, z) + log p(z)`, less what any image would get.
 
     The search begins at the mean of q(z | x, x') (amortised) and goes on with `steps` steps of Adam, all pairs at once,
@@ -72,11 +71,11 @@ class LatentLikelihood(Learner):
                 f"LatentLikelihood: steps and n_background must be at least 0, step_size above 0; "
                 f"found {steps}, {n_background}, {step_size}"
             )
-        self.checkpoint, self.split_name, self.split_hash = checkpoint, "", ""
+        self.checkpoint = checkpoint
         self.without_file: dict[str, Any] = {}
         if checkpoint is not None:
             model = load_generator(checkpoint)
-            self.split_name, self.split_hash = model.split_name, model.split_hash
+            self.origin = model.origin
             found = dict(model.networks.items())
             redrawer, encoder = found.get("redrawer"), found.get("pair_encoder")
             networks = {"redrawer": redrawer, "encoder": encoder}
@@ -102,14 +101,6 @@ class LatentLikelihood(Learner):
 
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
         check_image_shape(self, image_shape)
-
-    def check_split(self, split: Split) -> None:
-        """Raise UserError if the redrawer was trained on another split: it may know the classes that are tested."""
-        if self.checkpoint is not None and self.split_hash != split.hash:
-            raise UserError(
-                f"the redrawer {self.checkpoint} was trained on split '{self.split_name}' "
-                f"({self.split_hash}), but this run uses split '{split.name}' ({split.hash}); they must be the same"
-            )
 
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
         """Choose the background images, at random but the same for everyone."""

@@ -1,6 +1,7 @@
 """The one interface of all learners."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,8 +22,11 @@ class Learner(MadeWith, nn.Module, ABC):
             `fit_statistics`.
         compiles: whether `torch.compile` can take its `backbone`: it calls it as a module, and not within gradients of
             its own.
+        begins_with: arguments that learned parameters begin with, and that nothing else uses: a training that goes on
+            has no use for others.
     """
 
+    begins_with: ClassVar[frozenset[str]] = frozenset()
     uses_base_classes = False
     compiles = True
 

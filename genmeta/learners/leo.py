@@ -73,6 +73,8 @@ class LEO(Learner):
         UserError: a size or weight is out of range, or the backbone uses batch statistics.
     """
 
+    begins_with = frozenset({"latent_lr", "finetuning_lr"})
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -182,6 +182,8 @@ class MetaSGD(MAML):
     `MAML`.
     """
 
+    begins_with = frozenset({"inner_lr"})
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         rates = [torch.full_like(p, self.inner_lr) for p in self.network.parameters()]

@@ -45,6 +45,8 @@ class MAMLPlusPlus(MAML):
 
     steps_done: Tensor
 
+    begins_with = frozenset({"inner_lr"})
+
     def __init__(self, *args: Any, anneal_steps: int = 500, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.inner_steps < 1 or anneal_steps < 1:

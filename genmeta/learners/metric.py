@@ -86,6 +86,8 @@ class CosineProtoNet(ProtoNet):
         UserError: the backbone uses batch statistics, or the scale is not positive.
     """
 
+    begins_with = frozenset({"scale"})
+
     def __init__(self, backbone: nn.Module, scale: float = 10.0) -> None:
         super().__init__(backbone)
         if scale <= 0:

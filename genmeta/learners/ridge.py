@@ -56,6 +56,8 @@ class R2D2(Learner):
         UserError: a number is not positive, or the backbone uses batch statistics.
     """
 
+    begins_with = frozenset({"penalty", "scale"})
+
     def __init__(self, backbone: nn.Module, penalty: float = 1.0, scale: float = 5.0) -> None:
         super().__init__()
         feature_size("R2D2", backbone)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genmeta.data.seen import Origin
 from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
@@ -45,6 +46,11 @@ class LatentModel:
     path: Path
     networks: nn.ModuleDict
     content: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """What it was trained on."""
+        return Origin(self.split_name, self.split_hash, self.content)
 
     @property
     def latent_dim(self) -> int:
@@ -111,17 +117,12 @@ class LatentModel:
             split: of the data.
             content: of their table; "" if the pictures do not matter.
         """
-        if self.split_hash != split.hash:
-            raise UserError(
-                f"generator {self.path} was trained on split '{self.split_name}' ({self.split_hash}), but this run "
-                f"uses split '{split.name}' ({split.hash}); train one on it with make train-gan or make train-vae"
-            )
-        if self.content and content and self.content != content:
-            raise UserError(
-                f"generator {self.path} was trained on other pictures of the same class names: content {self.content}, "
-                f"split '{self.split_name}'; this run has content {content}, split '{split.name}', so that it may "
-                f"have seen what is tested; train one on these with make train-gan or make train-vae"
-            )
+        self.origin.check(
+            Origin(split.name, split.hash, content),
+            f"generator {self.path}",
+            "this run uses",
+            "train one on it with make train-gan or make train-vae",
+        )
 
     def check_image_shape(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the generator draws images of another size than the data."""
@@ -130,6 +131,29 @@ class LatentModel:
                 f"generator {self.path} draws images of shape {list(self.image_shape)}, "
                 f"but the data have {list(image_shape)} (channels, height, width)"
             )
+
+
+class FromCheckpoint:
+    """A part of a learner that begins with, or is, what another training has made.
+
+    Attributes:
+        checkpoint: the path; None if the part is built again from the checkpoint of a learner that contains it.
+        origin: what that was trained on; None without `checkpoint`: the learner's own is the same.
+    """
+
+    checkpoint: str | None
+    origin: Origin | None = None
+
+    def check_origin(self, other: Origin, whose: str = "this run uses") -> None:
+        """Raise UserError if it was trained on another split or on other pictures: it may know classes that are tested.
+
+        Args:
+            other: what the run, or the learner, is of.
+            whose: whose that is, for the message.
+        """
+        if self.origin is not None:
+            what = f"the learner's {type(self).__name__} {self.checkpoint}"
+            self.origin.check(other, what, whose, "train it on the same split and pictures")
 
 
 def describe_generator(

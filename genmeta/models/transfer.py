@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genmeta.data.splits import Split
+from genmeta.data.seen import Origin
 from genmeta.errors import UserError
-from genmeta.models.checkpoint import load_generator
+from genmeta.models.checkpoint import FromCheckpoint, load_generator
 from genmeta.models.decoder import Discriminator, LatentEncoder
 from genmeta.models.made_with import MadeWith
 
 
-class PretrainedBackbone(MadeWith, nn.Module, ABC):
+class PretrainedBackbone(FromCheckpoint, MadeWith, nn.Module, ABC):
     """A trained network as a learner's (initial) backbone: images `[n, C, H, W]` in [0, 1] to features `[n, d]`.
 
     Args:
@@ -26,7 +26,6 @@ class PretrainedBackbone(MadeWith, nn.Module, ABC):
     Attributes:
         image_shape: `(C, H, W)` of the images.
         n_features: size of the features.
-        split_name, split_hash: the split that the network was trained on; None if it came without a checkpoint.
         without_file: arguments that build the backbone again without the checkpoint's file, and without weights.
 
     Raises:
@@ -45,11 +44,9 @@ class PretrainedBackbone(MadeWith, nn.Module, ABC):
                 else f"{type(self).__name__}: found both checkpoint and network; expected one of them"
             )
         self.checkpoint, self.frozen = checkpoint, frozen
-        self.split_name: str | None = None
-        self.split_hash: str | None = None
         self.without_file: dict[str, Any] = {}
         if checkpoint is not None:
-            network, description, self.split_name, self.split_hash = self.read(checkpoint)
+            network, description, self.origin = self.read(checkpoint)
             self.without_file = {"checkpoint": None, "network": description}
         assert network is not None
         self.network = network.requires_grad_(not frozen)
@@ -62,8 +59,8 @@ class PretrainedBackbone(MadeWith, nn.Module, ABC):
         network.train()  # as any new network
 
     @abstractmethod
-    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
-        """Return the network of a checkpoint, what builds it again, and name and hash of its split."""
+    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], Origin]:
+        """Return the network of a checkpoint, what builds it again, and what it was trained on."""
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -77,15 +74,6 @@ class PretrainedBackbone(MadeWith, nn.Module, ABC):
         with torch.no_grad():  # `torch.func.grad` sees constants here, so that MAML's inner loop adapts the head alone
             return self.features(x)
 
-    def check_split(self, split: Split) -> None:
-        """Raise UserError if the network was trained on another split than the one given: it may know test classes."""
-        if self.split_hash is not None and self.split_hash != split.hash:
-            raise UserError(
-                f"the learner's {type(self).__name__} {self.checkpoint} was trained on split '{self.split_name}' "
-                f"({self.split_hash}), but this run uses split '{split.name}' ({split.hash}): it may have seen the "
-                f"classes that are tested; train it on the same split"
-            )
-
 
 class EncoderBackbone(PretrainedBackbone):
     """The encoder of a VAE, or of a GAN that has one: features are the posterior means of the codes.
@@ -93,7 +81,7 @@ class EncoderBackbone(PretrainedBackbone):
     The layer before them does as well on validation classes, not better, with eight times the entries.
     """
 
-    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
+    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], Origin]:
         return _network_of(checkpoint, "encoder", "has no encoder; expected a VAE's, or a GAN's with model.encoder")
 
     def features(self, x: Tensor) -> Tensor:
@@ -109,7 +97,7 @@ class DiscriminatorBackbone(PretrainedBackbone):
     places with its classes, and a mean has few enough entries for a covariance.
     """
 
-    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], str, str]:
+    def read(self, checkpoint: str) -> tuple[nn.Module, dict[str, Any], Origin]:
         return _network_of(checkpoint, "discriminator", "has no discriminator; expected a GAN's")
 
     def features(self, x: Tensor) -> Tensor:
@@ -117,10 +105,10 @@ class DiscriminatorBackbone(PretrainedBackbone):
         return self.network.trunk(x * 2 - 1)
 
 
-def _network_of(checkpoint: str, role: str, otherwise: str) -> tuple[nn.Module, dict[str, Any], str, str]:
+def _network_of(checkpoint: str, role: str, otherwise: str) -> tuple[nn.Module, dict[str, Any], Origin]:
     generator = load_generator(checkpoint)
     if role not in generator.networks:
         raise UserError(f"generator {checkpoint} {otherwise}")
     network: Any = generator.networks[role]
     description = {"class_path": f"{type(network).__module__}.{type(network).__qualname__}"}
-    return network, {**description, "init_args": network.init_args}, generator.split_name, generator.split_hash
+    return network, {**description, "init_args": network.init_args}, generator.origin

@@ -101,8 +101,9 @@ class EpisodicDataModule(StepDataModule):
 
     Args:
         source: where the images come from.
-        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, or `own` for the one
-            that the data set brings with it.
+        split: name of a committed split, path of a JSON file, `{seed: 0}` for one that is drawn, `own` for the one that
+            the data set brings with it, or `all_test`: all classes are test classes, for a learner that was trained on
+            others.
         train_tasks: draws the training tasks.
         train: size of a training episode.
         tasks_per_step: tasks in a meta-batch, over all processes.
@@ -177,9 +178,11 @@ class EpisodicDataModule(StepDataModule):
             # a wrong name is told before the table is made, which may take long
             wanted = read_split(self.split_name)
             for table, split in outline_and_table(self.source, wanted):
+                self._check_parts(split, stage)
                 self._arrange(table, split)
                 self._check_real_episodes(stage)
             self.table = table
+        self._check_parts(self.split, stage)  # of a later stage, too
         needs = {need for sampler in self.samplers(stage) for need in sampler.needs}
         if "redrawer" in needs and self.redrawer is None:
             self._load_redrawer()
@@ -205,17 +208,25 @@ class EpisodicDataModule(StepDataModule):
             if needs & {"turns", "mirrors"}:
                 self._prepare_turns("turns" in needs, "mirrors" in needs)
 
+    def _check_parts(self, split: Split, stage: str) -> None:
+        """Check that a stage has classes to work on."""
+        if stage == "test":
+            split.check_has(self.test_part)
+        else:
+            split.check_has(*(("train", "val") if stage == "fit" else ("val",)))
+
     def _arrange(self, table: ImageTable, split: Split) -> None:
         """Set all that follows from names and counts; of the outline, to check it before the long work."""
         self.whole_split: Split = split
-        self.split: Split = self.low_data.keep_classes(split, table)
+        low_data = LowData() if split.test_only else self.low_data  # which is of the train part
+        self.split: Split = low_data.keep_classes(split, table)
         self.images = table.images
         self.pools = {part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")}
         self.facts: dict[str, Any] = {"pictures": table.account.facts()} if table.account else {}
-        if self.low_data:
-            rows = self.low_data.keep_images(table, self.split.class_ids(table, "train"))
+        if low_data:
+            rows = low_data.keep_images(table, self.split.class_ids(table, "train"))
             self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), rows)
-            self.facts["low_data"] = self.low_data.facts(self.split, rows)
+            self.facts["low_data"] = low_data.facts(self.split, rows)
 
     def _check_real_episodes(self, stage: str) -> None:
         """Check what needs neither pixels nor a generator."""
@@ -268,6 +279,11 @@ class EpisodicDataModule(StepDataModule):
         self.pools = {part: replace(pool, hand_dim=self.redrawer.latent_dim) for part, pool in self.pools.items()}
 
     def _load(self, path: str) -> LatentModel:
+        if self.split.test_only:
+            raise UserError(
+                f"data.split: '{self.split.name}' has test classes only, and {path} does not say whether it has seen "
+                f"them; test without generated support images"
+            )
         model = load_generator(path)
         model.check_image_shape(self.image_shape)
         assert self.table is not None
@@ -293,10 +309,13 @@ class EpisodicDataModule(StepDataModule):
             self.images = table_of_turns(self.images, n)
 
     def _check(self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape) -> None:
+        pool = self.pools[part]
         try:
-            sampler.check(self.pools[part], shape)
+            sampler.check(pool, shape)
         except UserError as error:
-            raise UserError(f"{option}: {error} (split '{self.split.name}', part '{part}')") from error
+            few = shape.n_images > int(pool.counts.min())
+            smallest = f": '{getattr(self.split, part)[int(pool.counts.argmin())]}'" if few else ""
+            raise UserError(f"{option}: {error} (split '{self.split.name}', part '{part}'{smallest})") from error
 
     @property
     def images_per_step(self) -> int:
@@ -371,6 +390,23 @@ class EpisodicDataModule(StepDataModule):
         """Return all evaluation episodes of a part and name: the same for every run on this split, low data or not."""
         rng = make_rng(EVALUATION_SEED, part, self.whole_split.hash, episodes.base_name, episodes.n_query)
         return episodes.tasks.sample(self.pools[part], episodes.shape, episodes.n_episodes, 0, rng)
+
+    def test_classes(self, episodes: Episodes) -> Tensor:
+        """Return the class of each label in the test episodes of a name, int64 `[episode, way]`: its place among the
+        classes of the tested part.
+        """
+        assert self.table is not None
+        plan = self.eval_plan(self.test_part, episodes)
+        ids = self.split.class_ids(self.table, self.test_part)
+        place = torch.full((len(self.table.class_names),), -1)
+        place[ids] = torch.arange(len(ids))
+        classes = place[self.table.class_ids[plan.rows[..., -1]]]  # the last image of a slot is a query, a real one
+        return torch.empty_like(classes).scatter(1, plan.labels, classes)
+
+    def groups_of(self, part: Part) -> tuple[str, ...]:
+        """Return the group of each class of a part (after `setup`)."""
+        assert self.table is not None
+        return tuple(self.table.groups[number] for number in self.split.class_ids(self.table, part).tolist())
 
     def train_dataloader(self) -> StepLoader:
         rank, world = self._rank_and_world()

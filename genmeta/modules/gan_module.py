@@ -153,6 +153,9 @@ class GANModule(CodesModule):
         networks = [self.generator, self.discriminator, *([self.encoder] if self.encoder else [])]
         return [network.parameters() for network in networks]
 
+    def steps_of(self, n_batches: int) -> int:
+        return n_batches + n_batches // self.discriminator_steps * (1 if self.encoder is None else 2)
+
     def logged(self, data: ImageDataModule) -> set[str]:
         names = ["loss_d", "loss_g", *(["loss_e"] if self.encoder else []), "acc_d_real", "acc_d_fake"]
         return {f"train/{name}" for name in names} | OF_SAMPLES

@@ -126,6 +126,7 @@ class ImageDataModule(StepDataModule):
         # a wrong name is told before the table is made, which may take long
         wanted = read_split(self.split_name)
         for table, split in outline_and_table(self.source, wanted):
+            split.check_has("train", "val")
             self._arrange(table, split)
         self.table = table
 

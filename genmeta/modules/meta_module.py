@@ -1,6 +1,6 @@
 """Meta-training and meta-testing of a learner."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -8,14 +8,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from genmeta.data.seen import Seen
+from genmeta.data.seen import Origin, Seen
 from genmeta.data.table import gather
 from genmeta.episode import PROVENANCE, EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
-from genmeta.learners.checkpoint import describe_learner, load_learner
+from genmeta.evaluation.confusion import ClassConfusion, Confusion
+from genmeta.learners.checkpoint import describe_learner, differences, load_learner
 from genmeta.learners.learner import Learner, cross_entropy
-from genmeta.models.checkpoint import KEY
+from genmeta.models.checkpoint import KEY, FromCheckpoint
 from genmeta.models.made_with import made_of
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.memory import HalvingLoss
@@ -64,16 +65,20 @@ class MetaModule(TrainedModule):
         self.acc_real_classes, self.acc_made_up, self.made_up_share = MeanMetric(), MeanMetric(), MeanMetric()
         self.val_accuracy, self.val_loss = EpisodeAccuracy(), MeanMetric()
         self.test_accuracies = nn.ModuleList()  # of EpisodeAccuracy, one for each shape
+        self.test_confusions = nn.ModuleList()  # of ClassConfusion, the same
+        self._test_classes: list[Tensor] = []  # of each label of their episodes
         self.episode_accuracies: dict[str, list[float]] = {}
+        self.confusions: dict[str, Confusion] = {}
 
     def check(self, data: EpisodicDataModule, stage: str) -> None:
         """Raise UserError if the learner cannot work with the episodes of a stage."""
         for shape in data.shapes(stage):
             self.learner.check(shape, data.image_shape)
-        pretrained = [part for part in self.learner.modules() if hasattr(part, "check_split")]
-        for part in pretrained:
-            part.check_split(data.split)  # type: ignore[operator]
-        if stage == "test" and data.test_part == "train" and (pretrained or self.learner.uses_base_classes):
+        if not data.split.test_only:  # else `check_new_classes`
+            assert data.table is not None
+            for part in self.pretrained:
+                part.check_origin(Origin.of(data.split, data.table))
+        if stage == "test" and data.test_part == "train" and (self.pretrained or self.learner.uses_base_classes):
             raise UserError(
                 f"data.test_part is 'train', but {type(self.learner).__name__} knows the train classes, by its "
                 f"pretrained parts or their statistics; test on unseen classes: test, or val to choose settings"
@@ -81,10 +86,41 @@ class MetaModule(TrainedModule):
         if stage == "fit" and not any(p.requires_grad for p in self.learner.parameters()):
             raise UserError(f"{type(self.learner).__name__} has nothing to train; use it with genmeta test")
 
+    @property
+    def pretrained(self) -> list[FromCheckpoint]:
+        """The parts of the learner that come from checkpoints."""
+        return [part for part in self.learner.modules() if isinstance(part, FromCheckpoint)]
+
+    def check_new_classes(self, data: EpisodicDataModule, seen: Seen | None, path: str) -> None:
+        """Raise UserError if the learner cannot be tested on a split of test classes only: nobody can tell whether its
+        pretrained parts have seen them, or there are no base classes for its statistics.
+
+        Args:
+            data: of the test.
+            seen: the record of the learner's checkpoint. What its parts have seen is in it if they are of its split.
+                None: there is no checkpoint.
+            path: of the checkpoint.
+        """
+        if not data.split.test_only:
+            return
+        if seen is None and (self.pretrained or self.learner.uses_base_classes):
+            raise UserError(
+                f"data.split: '{data.split.name}' has test classes only, but {type(self.learner).__name__} has "
+                f"statistics of base classes, or parts that are trained already; give the checkpoint of a learner that "
+                f"was trained with them (ckpt_path), or a split with train classes"
+            )
+        for part in self.pretrained if seen is not None else ():
+            part.check_origin(seen.origin, f"the learner's checkpoint {path} is of")  # type: ignore[union-attr]
+
     def setup(self, stage: str) -> None:
         self.check(self.data, stage)  # the command line has done so, who trains by the Trainer alone has not
         self.test_accuracies = nn.ModuleList(EpisodeAccuracy() for _ in self.data.test)
-        if self.learner.uses_base_classes:  # here, so that statistics of a checkpoint, which comes later, count
+        if stage == "test":
+            n_classes = len(getattr(self.data.split, self.data.test_part))
+            self._test_classes = [self.data.test_classes(episodes) for episodes in self.data.test]
+            self.test_confusions = nn.ModuleList(ClassConfusion(n_classes) for _ in self.data.test)
+        # here, so that statistics of a checkpoint, which comes later, count
+        if self.learner.uses_base_classes and not self.data.split.test_only:
             assert self.data.table is not None
             pool = self.data.pools["train"]
             labels = torch.repeat_interleave(pool.counts)
@@ -195,23 +231,52 @@ class MetaModule(TrainedModule):
         """Return what a metric has collected in this epoch, NaN if nothing."""
         return float(metric.compute()) if metric.update_called else float("nan")
 
+    def on_test_start(self) -> None:
+        if not self.trainer.ckpt_path:  # which is known from here on
+            self.check_new_classes(self.data, None, "")
+
     def test_step(self, batch: EpisodeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        metric = self.test_accuracies[dataloader_idx]
+        metric, confusion = self.test_accuracies[dataloader_idx], self.test_confusions[dataloader_idx]
         assert isinstance(metric, EpisodeAccuracy)
+        assert isinstance(confusion, ClassConfusion)
         logits = self.learner(batch)
         metric.update(logits, batch.query_y)
+        classes = self._test_classes[dataloader_idx][batch.first_task :][: len(logits)]
+        confusion.update(logits, batch.query_y, classes.to(logits.device))
         return {"logits": logits}  # for pictures
 
     def on_test_epoch_end(self) -> None:
-        for episodes, metric in zip(self.data.test, self.test_accuracies, strict=True):
+        names = getattr(self.data.split, self.data.test_part)
+        groups = self.data.groups_of(self.data.test_part)
+        for episodes, metric, confusion in zip(self.data.test, self.test_accuracies, self.test_confusions, strict=True):
             assert isinstance(metric, EpisodeAccuracy)
+            assert isinstance(confusion, ClassConfusion)
             accuracies = metric.compute().reshape(-1)
             metric.reset()
             name = episodes.name
+            offered, chosen = (counts.cpu().clone() for counts in confusion.compute())
+            confusion.reset()
+            self.confusions[name] = Confusion(names, groups, offered, chosen)
             self.episode_accuracies[name] = accuracies.tolist()
             mean, half = mean_and_ci95(accuracies)
             self.log(f"test/acc_{name}", mean)
             self.log(f"test/acc_{name}_ci95", half)
+
+    def check_going_on(self, checkpoint: Mapping[str, Any], path: str) -> None:
+        super().check_going_on(checkpoint, path)
+        for option, old, new, only_begins in self._differences(checkpoint):
+            if only_begins:
+                raise UserError(
+                    f"{option}: found {new}, but checkpoint {path} was trained with {old}: learned parameters only "
+                    f"begin with it, and go on from what the checkpoint has learned; leave it at {old}"
+                )
+
+    def changes_since(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        return [f"{option} {new} in place of {old}" for option, old, new, _ in self._differences(checkpoint)]
+
+    def _differences(self, checkpoint: Mapping[str, Any]) -> list[tuple[str, Any, Any, bool]]:
+        mine = describe_learner(self.learner_config or made_of(self.learner), self.learner)
+        return list(differences(checkpoint[KEY].get("learner"), mine, "model.learner"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.data
@@ -239,7 +304,16 @@ class MetaModule(TrainedModule):
 
     def check_checkpoint(self, checkpoint: dict[str, Any], data: EpisodicDataModule, stage: str, path: str) -> None:
         """Raise UserError unless the checkpoint's record allows this stage on these data (`Seen.check_unseen`)."""
-        data.check_seen(Seen.read(checkpoint.get(KEY, {}), path), stage, path)
+        seen = Seen.read(checkpoint.get(KEY, {}), path)
+        shape = checkpoint[KEY].get("image_shape")
+        if stage != "fit" and shape is not None and list(shape) != list(data.image_shape):
+            raise UserError(
+                f"checkpoint {path} is of images of shape {list(shape)}, but the data have {list(data.image_shape)} "
+                f"(channels, height, width), so that nobody can tell whether it has seen them; read them at that size "
+                f"(data.source.size {shape[1]}, data.source.channels {shape[0]})"
+            )
+        data.check_seen(seen, stage, path)
+        self.check_new_classes(data, seen, path)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]

@@ -48,6 +48,16 @@ class TrainedModule(LightningModule, ABC):
     def logged(self, data: Any) -> set[str]:
         """Return the names of all metrics that a training with validation logs on these data."""
 
+    def steps_of(self, n_batches: int) -> int:
+        """Return how many steps `trainer.max_steps` counts in so many batches: one each, unless there are several
+        optimisers.
+        """
+        return n_batches
+
+    def changes_since(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """Return what else is configured otherwise than in a checkpoint, and is used; one text each."""
+        return []
+
     def configure_optimizers(self) -> Any:
         optimizers = [self.optimizer(parameters) for parameters in self.trained_parameters()]
         if self.lr_scheduler is None:
@@ -121,6 +131,7 @@ class TrainedModule(LightningModule, ABC):
         path = str(self.trainer.ckpt_path)
         self.check_going_on(checkpoint, path)
         changes = _carry_over(checkpoint, self.settings) + _keep_settings_of_callbacks(checkpoint, self.trainer)
+        changes += self.changes_since(checkpoint)
         if changes:
             rank_zero_only(_tell)(f"going on from {path} with {', '.join(dict.fromkeys(changes))}")
 

@@ -14,6 +14,8 @@ import yaml
 from genmeta.cli.read_yaml import check_extent
 from genmeta.cli.run_folder import CONFIG_FILE, RUN_FILE
 from genmeta.errors import UserError
+from genmeta.evaluation.confusion import PER_CLASS
+from genmeta.modules.class_files import PER_CLASS_FILE
 
 RESULTS_FILE, EXPLORE_FILE = "results.json", "report.json"
 _PICTURES = ("*.png", "*.jpg", "*.jpeg")
@@ -61,6 +63,18 @@ class Run:
                     step, value = _number(row.get("step")), _number(text)
                     if name not in (None, "epoch", "step") and step is not None and value is not None:
                         found.setdefault(name, []).append((step, value))
+        return found
+
+    @cached_property
+    def classes(self) -> dict[str, list[dict[str, str]]]:
+        """Rows of `per_class.csv`, by kind of test episodes; none if it is not there or of another form."""
+        found: dict[str, list[dict[str, str]]] = {}
+        path = self.path / PER_CLASS_FILE
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                for row in csv.DictReader(file):
+                    if set(PER_CLASS) <= row.keys() and _number(row["accuracy"]) is not None:
+                        found.setdefault(row["episodes"], []).append(row)
         return found
 
     @property

@@ -24,6 +24,9 @@ CAPTIONS = {
     "stages": "decisions of the test, a row each: support image, moved onto the query after each stage, the query, "
     "what is left (red: only the moved image has ink, blue: only the query); framed green: right; red: wrong, below it "
     "in grey the class that it should have been",
+    "confusion": "what test queries were taken for: a row for each class, a column for each answer, dark where it is "
+    "given often when it is offered (blue: right, red: wrong, grey: never in one episode); of many classes the most "
+    "confused ones",
     "results": "accuracies with their intervals, as the comparison drew them",
 }
 _SIDES = (1300, 900, 600, 400)  # tried in turn until all pictures together fit

@@ -17,9 +17,11 @@ from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
 from genmeta.cli.run_folder import DEBUG_NOTE
 from genmeta.evaluation.comparison import shape_title
+from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
 
 _MOST_COLUMNS = 12  # of a table of options
+_HARDEST = 10  # classes in a table
 _MOST_ROWS = 8  # of the environment; more are folded away
 
 
@@ -64,6 +66,7 @@ def _run(run: Run, title: str, album: Album) -> Draft:
     section = Draft(title, f"{kind} in {run.path}", album, f"{_debug([run])} {_unfinished([run])}".strip())
     section.configs = {stage: run.config}
     section.add("Results", _results_of_run(run))
+    section.add("Classes", _classes(run))
     section.add("Training curves", curves([run]))
     section.add_pictures("Pictures", chosen(run.pictures))
     _add_explorations(section, run)
@@ -90,6 +93,30 @@ def _results_of_run(run: Run) -> list[Block]:
         features = f"; features: {run.summary['features']}" if "features" in run.summary else ""
         rows = [[name.replace("_", " "), f"{value:.4g}"] for name, value in report.items()]
         blocks.append(Table(["metric", "value"], rows, f"the best checkpoint, measured once more{features}"))
+    return blocks
+
+
+def _classes(run: Run) -> list[Block]:
+    """Return a table of the hardest classes of each kind of test episodes."""
+    blocks: list[Block] = []
+    for shape, rows in run.classes.items():
+        lowest = sorted(rows, key=lambda row: float(row["accuracy"]))[:_HARDEST]
+        cells = [
+            [
+                row["class"],
+                f"{100 * float(row['accuracy']):.1f}",
+                row["queries"],
+                row["taken_for"] and f"{row['taken_for']} ({row['chosen']} of {row['offered']})",
+            ]
+            for row in lowest
+        ]
+        caption = (
+            f"{shape_title(shape)}: the {len(lowest)} hardest of {len(rows)} classes, accuracy in %; all in "
+            f"{PER_CLASS_FILE}, pairs in {CONFUSION_FILE} of the run's folder"
+        )
+        blocks.append(
+            Table(["class", "accuracy", "queries", "most taken for (of the times that it was offered)"], cells, caption)
+        )
     return blocks
 
 
