@@ -31,12 +31,12 @@ class LatentLikelihood(Learner):
     """Logits are `ℓ(q|s) + ℓ(s|q)`, with `ℓ(x'|x) = max_z log p(x' | x, z) + log p(z)`, less what any image would get.
 
     The search begins at the mean of q(z | x, x') (amortised) and goes on with `steps` steps, all pairs at once, for the
-    `candidates` support images that are best so far; the likelihood of the others stays the amortised one, a lower bound
-    of it. `-log p(x' | x, z)` is the error that the VAE was trained with, `ERROR_WEIGHT` times the squared error of
-    blurred images: that of a Gaussian, so that Gauss's and Newton's approximation of the curvature, the identity of the
-    prior and the products of the drawn image's derivatives, is at hand. Constants that do not depend on the pair are
-    left out. From the sum the log of the mean likelihood of `n_background` training images and the support image is
-    taken away, by amortised codes, as Bayesian program learning takes log p(s). Each query is judged alone (inductive).
+    `candidates` support images that are best so far; the likelihood of the others stays the amortised one, a lower
+    bound of it. `-log p(x' | x, z)` is the error that the VAE was trained with, `ERROR_WEIGHT` times the squared error
+    of blurred images. That is a Gaussian's, so the curvature of Gauss and Newton is at hand: the prior's identity plus
+    the products of the drawn image's derivatives. Constants that do not depend on the pair are left out. From the sum
+    the log of the mean likelihood of `n_background` training images and the support image is taken away, by amortised
+    codes, as Bayesian program learning takes log p(s). Each query is judged alone (inductive).
 
     Args:
         checkpoint: of a `vae_deformation`, of the same split. A learner's checkpoint carries the networks; then
@@ -47,7 +47,7 @@ class LatentLikelihood(Learner):
         n_background: training images in the normaliser; 0 for none.
         chunk: pairs at a time, for the cache's sake.
         redrawer, encoder: in place of `checkpoint`, its networks.
-        search: `gauss_newton` steps cost two to three of `adam` and get further.
+        search: a step of `gauss_newton` costs about as much as one of `adam`, and two explain more than twenty.
         laplace: whether ℓ integrates over codes instead of taking the best, by Laplace's approximation: minus half the
             log determinant of the curvature. At amortised codes it is that of the inverse of q's variances.
         background_role: `source` draws the support image from background images; `target` draws these from the support
@@ -223,9 +223,7 @@ class LatentLikelihood(Learner):
         return each.logsumexp(1) - torch.log(torch.tensor(float(len(background)), device=s.device, dtype=s.dtype))
 
 
-def _adam(
-    energy: Callable[[Tensor], Tensor], start: Tensor, steps: int, step_size: float
-) -> tuple[Tensor, Tensor]:
+def _adam(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
     """Return the best of the places that Adam visits, `[n, k]`, and their energies `[n]`."""
 
     def total(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,12 +60,14 @@ class DeformationPrior(nn.Module, ABC):
             UserError: there are fewer than eight.
         """
         if len(displacements) < 8:
-            raise UserError(f"{type(self).__name__}: at least 4 pairs of images are needed, found {len(displacements) // 2}")
+            raise UserError(
+                f"{type(self).__name__}: at least 4 pairs of images are needed, found {len(displacements) // 2}"
+            )
         x = displacements.double()
         covariance = torch.cov(x.T, correction=0)
         variances, components = torch.linalg.eigh(covariance + _ridge(x) * torch.eye(x.shape[1]).to(x))
         self.mean = x.mean(0).to(self.mean)
-        self.components = components.flip(1).to(self.mean)
+        self.components = components.flip(1).to(self.mean).contiguous()
         self.scale = variances.flip(0).sqrt().to(self.mean)
         self.fit_white(self.white(displacements.to(self.mean)))
 
