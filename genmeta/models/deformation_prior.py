@@ -32,7 +32,7 @@ class DeformationPrior(nn.Module, ABC):
     Displacements are whitened by their covariance plus a multiple of the identity, the principal components of largest
     variance first; subclasses say what is left to say of them then. The multiple is that under which a fifth of the
     displacements is likeliest by a Gaussian of the others. (Ledoit and Wolf's shrinkage, which has the least squared
-    error, takes the many small variances for five times what they are.) Before it is fitted, all displacements are
+    error, takes the many small variances for ten times what they are.) Before it is fitted, all displacements are
     taken for white.
 
     Args:
