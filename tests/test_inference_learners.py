@@ -18,6 +18,7 @@ from genmeta.learners.latent_likelihood import LatentLikelihood
 from genmeta.learners.learned_registration import LearnedRegistration
 from genmeta.learners.metric import PixelNearestNeighbour, ProtoNet
 from genmeta.models.backbones import Conv4
+from genmeta.models.deformation_prior import FlowPrior, GaussianPrior, described
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder
 from genmeta.models.registration import Registration, bending, enlarge, gaussian_blur, identity_grid, scales
 from genmeta.rng import make_rng
@@ -32,10 +33,10 @@ def aligned(stages=2, candidates=2):
     return learner.double().eval()
 
 
-def likelihood(steps=3, n_background=0):
+def likelihood(steps=3, n_background=0, **options):
     torch.manual_seed(0)
     redrawer, encoder = DeformationRedrawer(4, (1, 16, 16), channels=4), PairEncoder(4, (1, 16, 16), (4, 8), 16)
-    learner = LatentLikelihood(None, steps, 2, 0.1, n_background, 50, redrawer, encoder).double().eval()
+    learner = LatentLikelihood(None, steps, 2, 0.1, n_background, 50, redrawer, encoder, **options).double().eval()
     learner.background = torch.rand(learner.background.shape, generator=make_rng("b"), dtype=torch.float64)
     return learner
 
@@ -45,6 +46,7 @@ LEARNERS = {
     "not_aligned": lambda: aligned(stages=0),
     "likelihood": likelihood,
     "background": lambda: likelihood(2, 3),
+    "gauss_newton": lambda: likelihood(2, 3, search="gauss_newton", laplace=True, background_role="target"),
     "bending": lambda: BendingRegistration(steps=3, candidates=(2, 2), chunk=7),
     "learned_registration": lambda: LearnedRegistration(steps=2, candidates=(2, 2), chunk=7).double().eval(),
     "fused": lambda: Fused([aligned(), PixelNearestNeighbour()]).double().eval(),
@@ -97,14 +99,14 @@ def test_works_in_inference_mode_and_with_more_shots(name):
         torch.testing.assert_close(learner(batch), expected)
 
 
-@pytest.mark.parametrize("name", ["aligned", "likelihood", "bending"])
+@pytest.mark.parametrize("name", ["aligned", "likelihood", "bending", "gauss_newton"])
 def test_scores_of_a_pair_are_symmetric(name):
     """With one support image and one query a class, exchanging the two transposes the logits."""
     learner = LEARNERS[name]()
     if name == "aligned":
         learner.candidates = 3
-    if name == "likelihood":
-        learner.candidates = 9
+    if name in ("likelihood", "gauss_newton"):
+        learner.candidates, learner.n_background = 9, 0
     if name == "bending":
         learner.candidates = (3, 3)
     x = torch.rand(1, 6, 1, 16, 16, generator=make_rng(5), dtype=torch.float64)
@@ -299,6 +301,9 @@ def test_fused_puts_its_weight_on_the_member_that_is_right():
         (lambda: BendingRegistration(stiffness=-1.0), "stiffness"),
         (lambda: LatentLikelihood(None), "expected the checkpoint of make train-vae"),
         (lambda: LatentLikelihood("nowhere.ckpt"), "no such file"),
+        (lambda: LatentLikelihood(None, search="newton"), "search: expected one of adam, gauss_newton, found 'newton'"),
+        (lambda: FlowPrior(rank=1), "rank must be from 2 to 98"),
+        (lambda: GaussianPrior().fit(torch.zeros(6, 98)), "at least 4 pairs of images"),
         (lambda: Fused([]), "at least one learner"),
     ],
 )
@@ -355,26 +360,38 @@ def test_descriptions_reach_into_lists():
     assert describe_learner(config, PixelNearestNeighbour()) == config
 
 
-def test_what_registrations_of_training_pairs_teach():
-    """Pairs of one class get the lower energy, also of classes that nothing was learned from; their displacements are
-    nearer to the Gaussian of such pairs.
-    """
-    batch = glyph_batch(12, dtype=torch.float32)
-    x = batch.support_x[0]
+@pytest.fixture(scope="module")
+def drawn_by_six():
+    """Twelve characters, each by six drawers, uint8 `[12, 6, 1, 28, 28]`."""
+    x = glyph_batch(12, dtype=torch.float32).support_x[0]
     others = [deform(x, Elastic().draw(12, rng=make_rng("drawer", i))) for i in range(5)]
-    images = (torch.stack([x, *others], 1).flatten(0, 1) * 255).byte()
-    labels = torch.arange(12).repeat_interleave(6)
-    learner = LearnedRegistration(n_pairs=40, n_rivals=5, steps=12)
-    learner.fit_statistics(images[:48], labels[:48])  # 8 classes; 4 stay unseen
-    unseen = images[48:].float().div(255).view(4, 6, 1, 28, 28)
-    same = unseen[:, 0], unseen[:, 1]
-    rivals = unseen[:, 0], unseen.roll(1, 0)[:, 1]
-    energies, distances = [], []
-    for a, b in (same, rivals):
-        displacements = learner._registered(a, b)
-        energies.append(learner.judged(a, b, torch.zeros(len(a)), displacements))
-        distances.append(learner.features(a, b, displacements)[:, 4].mean())
+    return (torch.stack([x, *others], 1) * 255).byte()
+
+
+@pytest.mark.parametrize("prior", [GaussianPrior, lambda: FlowPrior(epochs=3)], ids=["gaussian", "flow"])
+def test_what_registrations_of_training_pairs_teach(prior, drawn_by_six):
+    """Pairs of one class get the lower energy, also of classes that nothing was learned from; their displacements are
+    likelier as such.
+    """
+    labels = torch.arange(8).repeat_interleave(6)  # 8 classes; 4 stay unseen
+    learner = LearnedRegistration(n_pairs=40, n_rivals=5, prior=prior(), steps=12)
+    learner.fit_statistics(drawn_by_six[:8].flatten(0, 1), labels)
+    unseen = drawn_by_six[8:].float().div(255)
+    first, second = unseen[:, 0], unseen[:, 1]
+    rivals = unseen.roll(1, 0)[:, 1]
+    found = [learner._registered(first, other) for other in (second, rivals)]
+    energies = [
+        learner.judged(first, other, torch.zeros(4), moved)
+        for other, moved in zip((second, rivals), found, strict=True)
+    ]
     assert (energies[0] < energies[1]).all()
-    assert distances[0] < distances[1]
+    own, others = (learner.priors[0].log_prob(described(d.flatten(0, 1))).mean() for d in found)
+    assert own > others
+    fresh = LearnedRegistration(prior=prior())
+    fresh.load_state_dict(learner.state_dict())
+    torch.testing.assert_close(fresh.judged(first, rivals, torch.zeros(4), found[1]), energies[1])
+
+
+def test_pairs_need_a_class_with_two_images(drawn_by_six):
     with pytest.raises(UserError, match="no class has two"):
-        learner.fit_statistics(images[:3], torch.arange(3))
+        LearnedRegistration().fit_statistics(drawn_by_six[:3, 0], torch.arange(3))

@@ -9,6 +9,7 @@ from genmeta.episode import EpisodeBatch
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.learner import Learner
 from genmeta.models.registration import affine_displacement, bending, enlarge, gaussian_blur, identity_grid
+from genmeta.models.search import Adam
 
 # coarse to fine: control points a side (0: an affine map alone) and blur, in pixels of a 28-pixel image
 LEVELS = ((0, 4.0), (4, 2.0), (7, 1.0))
@@ -153,10 +154,7 @@ class BendingRegistration(Learner):
 
         p = moving.new_zeros(n, 6 + 2 * cells**2)
         slope = grad(lambda p: energy(p).sum())
-        m, v = torch.zeros_like(p), torch.zeros_like(p)
-        for t in range(1, self.steps + 1):  # Adam; the last steps are small
-            g = slope(p)
-            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g.square()
-            size = self.step_size * min(1.0, 2 * (1 - (t - 1) / self.steps))
-            p = p - size * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
+        adam = Adam(p)
+        for t in range(self.steps):  # the last steps are small
+            p = adam.step(p, slope(p), self.step_size * min(1.0, 2 * (1 - t / self.steps)))
         return energy(p), displacement(p)

@@ -7,7 +7,8 @@ image is sought, and what it cannot explain, plus how unusual it is, is the dist
 of pen strokes; section "One-shot classification" of the supplement has the score in both directions and its background.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +18,39 @@ from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.learner import Learner, check_image_shape
 from genmeta.models.checkpoint import FromCheckpoint, load_generator
-from genmeta.models.redraw import ERROR_WEIGHT, DeformationRedrawer, PairEncoder, blurred_error
+from genmeta.models.redraw import ERROR_WEIGHT, DeformationRedrawer, PairEncoder, twice_blurred
+from genmeta.models.search import Adam, Around, gauss_newton, log_determinant
 from genmeta.rng import make_rng
+
+Search = Literal["adam", "gauss_newton"]
+Role = Literal["source", "target"]
 
 
 class LatentLikelihood(FromCheckpoint, Learner):
     """Logits are `ℓ(q|s) + ℓ(s|q)`, with `ℓ(x'|x) = max_z log p(x' | x, z) + log p(z)`, less what any image would get.
 
-    The search begins at the mean of q(z | x, x') (amortised) and goes on with `steps` steps of Adam, all pairs at once,
-    for the `candidates` support images that are best so far; the likelihood of the others stays the amortised one, a
-    lower bound of it. `-log p(x' | x, z)` is the error that the VAE was trained with, `ERROR_WEIGHT` times the squared
-    error of blurred images; constants that do not depend on the pair are left out. From the sum the log of the mean
-    likelihood of `n_background` training images, drawn from the support image by amortised codes, is taken away: a
-    support image that explains everything, such as an empty one, explains nothing. Each query is judged alone
-    (inductive).
+    The search begins at the mean of q(z | x, x') (amortised) and goes on with `steps` steps, all pairs at once, for the
+    `candidates` support images that are best so far; the likelihood of the others stays the amortised one, a lower
+    bound of it. `-log p(x' | x, z)` is the error that the VAE was trained with, `ERROR_WEIGHT` times the squared error
+    of blurred images. That is a Gaussian's, so the curvature of Gauss and Newton is at hand: the prior's identity plus
+    the products of the drawn image's derivatives. Constants that do not depend on the pair are left out. From the sum
+    the log of the mean likelihood of `n_background` training images and the support image is taken away, by amortised
+    codes, as Bayesian program learning takes log p(s). Each query is judged alone (inductive).
 
     Args:
         checkpoint: of a `vae_deformation`, of the same split. A learner's checkpoint carries the networks; then
             `checkpoint` is None, and `redrawer` and `encoder` are given.
-        steps: of Adam on the code; 0 uses the amortised code as it is.
+        steps: of the search; 0 uses the amortised code as it is.
         candidates: support images that the search goes on with, for each query.
         step_size: of Adam, in units of the prior's standard deviation.
         n_background: training images in the normaliser; 0 for none.
         chunk: pairs at a time, for the cache's sake.
         redrawer, encoder: in place of `checkpoint`, its networks.
+        search: a step of `gauss_newton` costs about as much as one of `adam`, and two explain more than twenty.
+        laplace: whether ℓ integrates over codes instead of taking the best, by Laplace's approximation: minus half the
+            log determinant of the curvature. At amortised codes it is that of the inverse of q's variances.
+        background_role: `source` draws the support image from background images; `target` draws these from the support
+            image, so that an image which explains everything, such as an empty one, explains nothing.
 
     Attributes:
         without_file: arguments that build it again without the file.
@@ -63,6 +73,9 @@ class LatentLikelihood(FromCheckpoint, Learner):
         chunk: int = 256,
         redrawer: nn.Module | None = None,
         encoder: nn.Module | None = None,
+        search: Search = "adam",
+        laplace: bool = False,
+        background_role: Role = "source",
     ) -> None:
         super().__init__()
         require_positive("LatentLikelihood", chunk=chunk, candidates=candidates)
@@ -71,13 +84,18 @@ class LatentLikelihood(FromCheckpoint, Learner):
                 f"LatentLikelihood: steps and n_background must be at least 0, step_size above 0; "
                 f"found {steps}, {n_background}, {step_size}"
             )
+        for option, found, known in (("search", search, Search), ("background_role", background_role, Role)):
+            if found not in get_args(known):
+                raise UserError(
+                    f"LatentLikelihood: {option}: expected one of {', '.join(get_args(known))}, found {found!r}"
+                )
         self.checkpoint = checkpoint
         self.without_file: dict[str, Any] = {}
         if checkpoint is not None:
             model = load_generator(checkpoint)
             self.origin = model.origin
-            found = dict(model.networks.items())
-            redrawer, encoder = found.get("redrawer"), found.get("pair_encoder")
+            of_model = dict(model.networks.items())
+            redrawer, encoder = of_model.get("redrawer"), of_model.get("pair_encoder")
             networks = {"redrawer": redrawer, "encoder": encoder}
             self.without_file = {
                 "checkpoint": None,
@@ -92,6 +110,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
         self.redrawer, self.encoder = redrawer.requires_grad_(False).train(), encoder.requires_grad_(False).train()
         self.steps, self.candidates, self.step_size = steps, candidates, step_size
         self.n_background, self.chunk = n_background, chunk
+        self.search, self.laplace, self.background_role = search, laplace, background_role
         self.register_buffer("background", torch.zeros(n_background, *self.redrawer.image_shape))
 
     @property
@@ -140,42 +159,75 @@ class LatentLikelihood(FromCheckpoint, Learner):
         return self.log_likelihood(x, other, steps) + self.log_likelihood(other, x, steps)
 
     def log_likelihood(self, x: Tensor, other: Tensor, steps: int) -> Tensor:
-        """Return `max_z log p(other | x, z) + log p(z)` of pairs of images `[n, C, H, W]`, `[n]`, in nats."""
+        """Return ℓ(other | x) of pairs of images `[n, C, H, W]`, `[n]`, in nats."""
         parts = zip(x.split(self.chunk), other.split(self.chunk), strict=True)
         return -torch.cat([self.infer(a, b, steps)[1] for a, b in parts])
 
     def infer(self, x: Tensor, other: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Return the code that draws `other` from `x`, `[n, latent_dim]`, for pairs of images `[n, C, H, W]`, and minus
-        the log of its likelihood and prior, `[n]`.
+        ℓ(other | x), `[n]`.
         """
-        z = self.encoder(x, other)[0].to(x.dtype)
-        m, v = torch.zeros_like(z), torch.zeros_like(z)
-        best, lowest = z, torch.full((len(z),), torch.inf, device=z.device, dtype=z.dtype)
+        start, log_variance = (part.to(x.dtype) for part in self.encoder(x, other))
 
-        def total(code: Tensor) -> tuple[Tensor, Tensor]:
-            energy = self._energy(x, other, code)
-            return energy.sum(), energy
+        def energy(z: Tensor) -> Tensor:
+            return self._energy(x, other, z)
 
-        for t in range(1, steps + 1):  # Kingma and Ba, "Adam", ICLR 2015, algorithm 1
-            g, energy = grad(total, has_aux=True)(z)
-            best, lowest = _better(z, energy, best, lowest)
-            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g.square()
-            z = z - self.step_size * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
-        return _better(z, self._energy(x, other, z), best, lowest)
+        if not steps:
+            return start, energy(start) - (0.5 * log_variance.sum(1) if self.laplace else 0.0)
+        features = self.redrawer.look(x)
+
+        def around(z: Tensor) -> Around:
+            return self._around(x, features, other, z)
+
+        if self.search == "adam":
+            z, lowest = _adam(energy, start, steps, self.step_size)
+        else:
+            z, lowest = gauss_newton(around, energy, start, steps)
+        return z, lowest + (0.5 * log_determinant(around(z).curvature) if self.laplace else 0.0)
 
     def _energy(self, x: Tensor, other: Tensor, z: Tensor) -> Tensor:
         """Return `-log p(other | x, z) - log p(z)` less constants, `[n]`."""
-        return ERROR_WEIGHT * blurred_error(self.redrawer.redraw(x, z), other) + 0.5 * z.square().sum(1)
+        left = self.redrawer.redraw(x, z) - other
+        error = (left * twice_blurred(left)).flatten(1).sum(1)  # `blurred_error`, at a fifth of its time
+        return ERROR_WEIGHT * error + 0.5 * z.square().sum(1)
+
+    def _around(self, x: Tensor, features: Tensor, other: Tensor, z: Tensor) -> Around:
+        """Return the energy around codes `[n, k]`, with Gauss's and Newton's curvature."""
+        drawn, slopes = self.redrawer.linearised(x, features, z)
+        left = drawn - other
+        # half the energy's second derivative by the drawn image, times both at once: they are blurred together
+        pulled = ERROR_WEIGHT * twice_blurred(torch.cat([left[:, None], slopes], 1)).flatten(2)
+        energy = (pulled[:, 0] * left.flatten(1)).sum(1) + 0.5 * z.square().sum(1)
+        gradient = 2 * (slopes.flatten(2) @ pulled[:, 0, :, None]).squeeze(2) + z
+        eye = torch.eye(z.shape[1], device=z.device, dtype=z.dtype)
+        return Around(energy, gradient, eye + 2 * slopes.flatten(2) @ pulled[:, 1:].mT)
 
     def _background_likelihood(self, s: Tensor) -> Tensor:
-        """Return the log of the mean likelihood of the background images as drawn from each support image, `[n]`."""
+        """Return the log of the mean likelihood of each support image and the background images, `[n]`."""
         if not self.n_background:
             return s.new_zeros(len(s))
         background = self.background.to(s)
         x = s.repeat_interleave(len(background), 0)
         other = background.repeat(len(s), 1, 1, 1)
-        each = self.log_likelihood(x, other, 0).view(len(s), len(background))
+        pair = (other, x) if self.background_role == "source" else (x, other)
+        each = self.log_likelihood(*pair, 0).view(len(s), len(background))
         return each.logsumexp(1) - torch.log(torch.tensor(float(len(background)), device=s.device, dtype=s.dtype))
+
+
+def _adam(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
+    """Return the best of the places that Adam visits, `[n, k]`, and their energies `[n]`."""
+
+    def total(z: Tensor) -> tuple[Tensor, Tensor]:
+        each = energy(z)
+        return each.sum(), each
+
+    z, adam = start, Adam(start)
+    best, lowest = start, torch.full_like(start[:, 0], torch.inf)
+    for _ in range(steps):
+        slope, here = grad(total, has_aux=True)(z)
+        best, lowest = _better(z, here, best, lowest)
+        z = adam.step(z, slope, step_size)
+    return _better(z, energy(z), best, lowest)
 
 
 def _better(z: Tensor, energy: Tensor, best: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:

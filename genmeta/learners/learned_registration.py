@@ -1,36 +1,38 @@
 """Registration judged by a learned prior: which deformations are usual between two drawings of one character?
 
 The search is that of `BendingRegistration`. What it finds for pairs of training images, of one class and of two,
-teaches what it means: Gaussians over displacements, and how much they, the bending energy and the remaining error each
-count. Zhao et al., "Data augmentation using learned transformations for one-shot medical image segmentation", CVPR
-2019, learn from registered pairs as well.
+teaches what it means: a density of displacements for each kind of pairs, and how much these, the bending energy and the
+remaining error each count. Zhao et al., "Data augmentation using learned transformations for one-shot medical image
+segmentation", CVPR 2019, learn from registered pairs as well.
 """
 
+from copy import deepcopy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
 from genmeta.learners.bending import LEVELS, BendingRegistration
+from genmeta.models.deformation_prior import DeformationPrior, GaussianPrior, described
 from genmeta.models.registration import bending, identity_grid, relative_errors, scales
 from genmeta.rng import make_rng
 
-CELLS = 7  # places a side at which a displacement is described
-N_FEATURES = 3 + 1 + 2  # errors at three blurs, bending energy, two Gaussians
+N_FEATURES = 3 + 1 + 2  # errors at three blurs, bending energy, two densities
 
 
 class LearnedRegistration(BendingRegistration):
     """Logits are those of a logistic regression: are support image and query of one class?
 
     For `n_pairs` pairs of training images of one class and as many of two classes (the nearest of `n_rivals` random
-    ones, by blurred pixels) both ways are registered. Displacements at 7 × 7 places give a Gaussian of each kind of
-    pairs, with Ledoit and Wolf's shrinkage ("A well-conditioned estimator for large-dimensional covariance matrices",
-    2004). The regression's features, each summed over both ways: remaining errors at three blurs, `log(1 + bending
-    energy)`, and the two squared Mahalanobis distances.
+    ones, by blurred pixels) both ways are registered. Displacements at 7 × 7 places give a density of each kind of
+    pairs. The regression's features, each summed over both ways: remaining errors at three blurs, `log(1 + bending
+    energy)`, and minus twice the two log densities (of Gaussians: squared Mahalanobis distances and a constant).
 
     Args:
         n_pairs: of each kind.
         n_rivals: images of other classes, among which the nearest is taken.
+        prior: of displacements, fitted once for each kind of pairs; a `GaussianPrior` by default.
         steps, candidates, stiffness, affine_cost, step_size, chunk: as of `BendingRegistration`.
 
     Raises:
@@ -38,8 +40,6 @@ class LearnedRegistration(BendingRegistration):
     """
 
     uses_base_classes = True
-    means: Tensor
-    precisions: Tensor
     weight: Tensor
     middle: Tensor
 
@@ -47,6 +47,7 @@ class LearnedRegistration(BendingRegistration):
         self,
         n_pairs: int = 600,
         n_rivals: int = 20,
+        prior: DeformationPrior | None = None,
         steps: int = 30,
         candidates: tuple[int, int] = (10, 5),
         stiffness: float = 0.02,
@@ -57,24 +58,19 @@ class LearnedRegistration(BendingRegistration):
         super().__init__(steps, candidates, stiffness, affine_cost, step_size, chunk)
         require_positive("LearnedRegistration", n_pairs=n_pairs, n_rivals=n_rivals)
         self.n_pairs, self.n_rivals = n_pairs, n_rivals
-        d = 2 * CELLS**2
-        self.register_buffer("means", torch.zeros(2, d))
-        self.register_buffer("precisions", torch.eye(d).repeat(2, 1, 1))
+        prior = GaussianPrior() if prior is None else prior
+        self.priors = nn.ModuleList(deepcopy(prior) for _ in range(2))  # of pairs of one class and of two
         self.register_buffer("weight", torch.tensor([1.0] * 3 + [0.02, 0.0, 0.0]))
         self.register_buffer("middle", torch.zeros(N_FEATURES))
 
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
-        from sklearn.covariance import ledoit_wolf  # here: scikit-learn takes long to import
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression  # here: scikit-learn takes long to import
 
         first, second, rivals = _pairs(images, labels, self.n_pairs, self.n_rivals)
-        x = [images[rows].float().div(255).to(self.means) for rows in (first, second, rivals)]
+        x = [images[rows].float().div(255).to(self.weight) for rows in (first, second, rivals)]
         found = [self._registered(x[0], other) for other in (x[1], x[2])]
-        for kind, displacements in enumerate(found):
-            d = described(displacements.flatten(0, 1))
-            self.means[kind] = d.mean(0)
-            covariance, _ = ledoit_wolf(d.double().cpu().numpy())
-            self.precisions[kind] = torch.linalg.inv(torch.from_numpy(covariance)).to(self.means)
+        for prior, displacements in zip(self.priors, found, strict=True):
+            prior.fit(described(displacements.transpose(0, 1).flatten(0, 1)))  # type: ignore[operator]
         features = torch.cat([self.features(x[0], x[1], found[0]), self.features(x[0], x[2], found[1])])
         middle, size = features.mean(0), features.std(0).clamp(min=1e-6)
         target = [0] * self.n_pairs + [1] * self.n_pairs
@@ -92,9 +88,8 @@ class LearnedRegistration(BendingRegistration):
         for moving, fixed, d in ((*images, displacements[0]), (*images[::-1], displacements[1])):
             moved = F.grid_sample(moving, identity_grid(moving) + d, align_corners=False)
             errors = relative_errors(moved, fixed)
-            centred = described(d)[None] - self.means[:, None]
-            distances = torch.einsum("knd,kde,kne->nk", centred, self.precisions, centred)
-            total = total + torch.cat([errors, torch.log1p(bending(d))[:, None], distances], 1)
+            unusual = [-2 * prior.log_prob(described(d)) for prior in self.priors]  # type: ignore[operator]
+            total = total + torch.cat([errors, torch.stack([torch.log1p(bending(d)), *unusual], 1)], 1)
         return total
 
     def _registered(self, a: Tensor, b: Tensor) -> Tensor:
@@ -104,11 +99,6 @@ class LearnedRegistration(BendingRegistration):
             _, found = self._both_ways(a, b, cells, sigma, found)
         assert found is not None
         return found
-
-
-def described(displacement: Tensor) -> Tensor:
-    """Return displacements `[n, H, W, 2]` as means over 7 × 7 places, `[n, 98]`."""
-    return F.adaptive_avg_pool2d(displacement.permute(0, 3, 1, 2), CELLS).flatten(1)
 
 
 def _pairs(images: Tensor, labels: Tensor, n_pairs: int, n_rivals: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,15 +6,18 @@ instances of a class differ, and that carries to classes never seen.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.func import vjp
 from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import Redrawer
 from genmeta.models.networks import Down, Shape, Up, three
+from genmeta.models.registration import affine_displacement, enlarge, identity_grid
 from genmeta.models.vae_networks import ConvEncoder
 
 
@@ -149,8 +152,74 @@ class DeformationRedrawer(Redrawer):
     def redraw(self, x: Tensor, z: Tensor) -> Tensor:
         return self(x, z)[0]
 
+    def linearised(self, x: Tensor, features: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images that codes draw, `[n, C, H, W]`, and their derivatives by the code, `[n, k, C, H, W]`.
+
+        All k directions go forward through the network together: its first layer is linear in the code, so its
+        derivative is one for all images, and ink moves by the slope of the image along the displacement. That costs a
+        third of k products by `torch.func.jvp`, which `grid_sample` does not have.
+
+        Args:
+            x: images `[n, C, H, W]`.
+            features: `look(x)`, which no code changes.
+            z: codes `[n, k]`.
+        """
+        n, k = z.shape
+        field, d_field = self._field_and_derivative(features, z)
+        a, w = torch.tanh(self.affine(z)), torch.tanh(self.width(z))
+        d_affine = 0.5 * (1 - a.square())[:, None] * self.affine.weight.T.to(z)  # [n, k, 6]
+        d_width = (1 - w.square()) * self.width.weight.to(z)  # [n, k]
+        identity, height, wide = identity_grid(x), x.shape[2], x.shape[3]
+
+        def displacement(affine: Tensor, field: Tensor) -> Tensor:
+            fine = enlarge(field, height, wide).permute(0, 2, 3, 1)
+            return affine_displacement(identity, affine.view(-1, 2, 3)) + fine
+
+        grid = identity + displacement(0.5 * a, field)
+        moved, slope = _sampled(x, grid)  # slope: [n, C, H, W, 2]
+        d_grid = displacement(d_affine.flatten(0, 1), d_field.flatten(0, 1)).view(n, k, 1, height, wide, 2)
+        d_moved = (slope[:, None] * d_grid).sum(-1)
+        sign = torch.where(w > 0, 1.0, -1.0).to(z)[:, :, None, None]
+        pooled, places = F.max_pool2d(sign * moved, 3, 1, 1, return_indices=True)  # as thick or as thin as w says
+        change, size = sign * pooled - moved, w.abs()[:, :, None, None]
+        d_pooled = d_moved.flatten(3).gather(3, places.flatten(2)[:, None].expand(-1, k, -1, -1)).view_as(d_moved)
+        d_size = (sign[:, :, 0, 0] * d_width)[:, :, None, None, None]
+        drawn = moved + size * change
+        return drawn, d_moved + size[:, None] * (d_pooled - d_moved) + d_size * change[:, None]
+
+    def _field_and_derivative(self, features: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the field `[n, 2, h, w]` and its derivatives by the code, `[n, k, 2, h, w]`."""
+        n, k = z.shape
+        first, *later = self.field
+        assert isinstance(first, nn.Conv2d)
+        places = self.place.weight.T.to(z).view(k, *features.shape[1:])
+        d = F.conv2d(places, first.weight[:, features.shape[1] :].to(z), padding=1)[None]  # the same for all images
+        y = first(torch.cat([features, self.place(z).view_as(features)], 1))
+        for layer in later:
+            if isinstance(layer, nn.Conv2d):
+                d = F.conv2d(d.flatten(0, 1), layer.weight.to(z), padding=1).unflatten(0, (n, k))
+            else:  # ReLU
+                d = d * (y > 0)[:, None]
+            y = layer(y)
+        field = torch.tanh(y)
+        return self.reach * field, self.reach * (1 - field.square())[:, None] * d
+
+
+def _sampled(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images `[n, C, H, W]` sampled at a grid, and their derivatives by its places, `[n, C, H, W, 2]`."""
+    moved, pull = vjp(lambda places: F.grid_sample(x, places, align_corners=False), grid)
+    slopes = []
+    for channel in range(x.shape[1]):
+        one = torch.zeros_like(moved)
+        one[:, channel] = 1
+        slopes.append(pull(one)[0])
+    return moved, torch.stack(slopes, 1)
+
 
 ERROR_WEIGHT = 20.0  # of `blurred_error` against the KL divergence in nats: -log p(x' | x, z) but for a constant
+
+
+PASSES = ((1, 0.3), (3, 1.0), (6, 2.0))  # of a 3×3 mean, and the weight of what is left after so many
 
 
 def blurred_error(drawn: Tensor, x: Tensor) -> Tensor:
@@ -161,12 +230,32 @@ def blurred_error(drawn: Tensor, x: Tensor) -> Tensor:
     difference = drawn - x
     total = torch.zeros(len(x), device=x.device, dtype=x.dtype)
     passes = 0
-    for until, weight in ((1, 0.3), (3, 1.0), (6, 2.0)):
+    for until, weight in PASSES:
         for _ in range(until - passes):
             difference = F.avg_pool2d(difference, 3, 1, 1)
         passes = until
         total = total + weight * difference.square().flatten(1).sum(1)
     return total
+
+
+def twice_blurred(images: Tensor) -> Tensor:
+    """Return what `blurred_error` is the product of a difference with, `[..., H, W]`, linear in the images.
+
+    `blurred_error(x, y)` is the sum of `(x - y) * twice_blurred(x - y)`: each blur is its own adjoint.
+    """
+    total = torch.zeros_like(images)
+    for passes, weight in PASSES:
+        rows, columns = (_mean_of_three(size, 2 * passes).to(images) for size in images.shape[-2:])
+        total = total + weight * (rows @ images @ columns)
+    return total
+
+
+@lru_cache(maxsize=64)
+def _mean_of_three(size: int, passes: int) -> Tensor:
+    """Return the symmetric matrix `[size, size]` of so many passes of a mean over three neighbours; outside is 0."""
+    with torch.inference_mode(False):  # it is kept, and a training may need it after a test
+        one = torch.ones(size, size, dtype=torch.float64).tril(1).triu(-1) / 3
+        return torch.linalg.matrix_power(one, passes)
 
 
 def roughness(field: Tensor) -> Tensor:
