@@ -169,7 +169,7 @@ class DeformationRedrawer(Redrawer):
         a, w = torch.tanh(self.affine(z)), torch.tanh(self.width(z))
         d_affine = 0.5 * (1 - a.square())[:, None] * self.affine.weight.T.to(z)  # [n, k, 6]
         d_width = (1 - w.square()) * self.width.weight.to(z)  # [n, k]
-        identity, (height, wide) = identity_grid(x), x.shape[2:]
+        identity, height, wide = identity_grid(x), x.shape[2], x.shape[3]
 
         def displacement(affine: Tensor, field: Tensor) -> Tensor:
             fine = enlarge(field, height, wide).permute(0, 2, 3, 1)
@@ -207,7 +207,7 @@ class DeformationRedrawer(Redrawer):
 
 def _sampled(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Return images `[n, C, H, W]` sampled at a grid, and their derivatives by its places, `[n, C, H, W, 2]`."""
-    moved, pull = vjp(lambda places: F.grid_sample(x, places, align_corners=False), grid)
+    moved, pull = vjp(lambda places: F.grid_sample(x, places, align_corners=False), grid)[:2]
     slopes = []
     for channel in range(x.shape[1]):
         one = torch.zeros_like(moved)
