@@ -1,7 +1,10 @@
 """Densities of displacements: what a flow adds to a Gaussian, that it is a density, and that it comes back."""
 
+import importlib
+
 import pytest
 import torch
+from conftest import OMNIGLOT, ROOT
 
 from genmeta.models.deformation_prior import DeformationPrior, FlowPrior, GaussianPrior
 from genmeta.rng import make_rng
@@ -86,3 +89,14 @@ def test_fitting_is_deterministic_and_leaves_the_global_random_state_alone(fitte
     for name, value in fitted[1].state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert not any(p.requires_grad for p in again.parameters())  # nothing for an optimiser to train
+
+
+@pytest.mark.slow  # a minute: it registers pairs of real drawings
+@pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot zip files are not here")
+def test_learned_priors_say_more_of_unseen_pairs_of_real_drawings_than_bending(monkeypatch):
+    """And not by their weights: those of bending and size are fitted to the same pairs."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found = importlib.import_module("deformation_priors").main(["--n_pairs", "200"])
+    for name in ("Gaussian", "flow"):
+        gain = found[name] - found["bending"]
+        assert gain.mean() > 3 * gain.std() / len(gain) ** 0.5, name

@@ -379,7 +379,7 @@ def test_what_registrations_of_training_pairs_teach(prior, drawn_by_six):
     unseen = drawn_by_six[8:].float().div(255)
     first, second = unseen[:, 0], unseen[:, 1]
     rivals = unseen.roll(1, 0)[:, 1]
-    found = [learner._registered(first, other) for other in (second, rivals)]
+    found = [learner.registered(first, other) for other in (second, rivals)]
     energies = [
         learner.judged(first, other, torch.zeros(4), moved)
         for other, moved in zip((second, rivals), found, strict=True)

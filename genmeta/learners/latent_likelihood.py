@@ -46,7 +46,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
         n_background: training images in the normaliser; 0 for none.
         chunk: pairs at a time, for the cache's sake.
         redrawer, encoder: in place of `checkpoint`, its networks.
-        search: a step of `gauss_newton` costs about as much as one of `adam`, and two explain more than twenty.
+        search: two steps of `gauss_newton` explain more than twenty of `adam`, at the price of three.
         laplace: whether ℓ integrates over codes instead of taking the best, by Laplace's approximation: minus half the
             log determinant of the curvature. At amortised codes it is that of the inverse of q's variances.
         background_role: `source` draws the support image from background images; `target` draws these from the support

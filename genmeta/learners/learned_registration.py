@@ -66,9 +66,9 @@ class LearnedRegistration(BendingRegistration):
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
         from sklearn.linear_model import LogisticRegression  # here: scikit-learn takes long to import
 
-        first, second, rivals = _pairs(images, labels, self.n_pairs, self.n_rivals)
+        first, second, rivals = pairs_of_images(images, labels, self.n_pairs, self.n_rivals)
         x = [images[rows].float().div(255).to(self.weight) for rows in (first, second, rivals)]
-        found = [self._registered(x[0], other) for other in (x[1], x[2])]
+        found = [self.registered(x[0], other) for other in (x[1], x[2])]
         for prior, displacements in zip(self.priors, found, strict=True):
             prior.fit(described(displacements.transpose(0, 1).flatten(0, 1)))  # type: ignore[operator]
         features = torch.cat([self.features(x[0], x[1], found[0]), self.features(x[0], x[2], found[1])])
@@ -92,7 +92,7 @@ class LearnedRegistration(BendingRegistration):
             total = total + torch.cat([errors, torch.stack([torch.log1p(bending(d)), *unusual], 1)], 1)
         return total
 
-    def _registered(self, a: Tensor, b: Tensor) -> Tensor:
+    def registered(self, a: Tensor, b: Tensor) -> Tensor:
         """Return displacements of both ways after all levels, `[2, n, H, W, 2]`."""
         found: Tensor | None = None
         for cells, sigma in LEVELS:
@@ -101,7 +101,7 @@ class LearnedRegistration(BendingRegistration):
         return found
 
 
-def _pairs(images: Tensor, labels: Tensor, n_pairs: int, n_rivals: int) -> tuple[Tensor, Tensor, Tensor]:
+def pairs_of_images(images: Tensor, labels: Tensor, n_pairs: int, n_rivals: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows of images, of others of their classes, and of near ones of other classes, int64 `[n_pairs]` each."""
     rng = make_rng("pairs of training images")
     counts = torch.bincount(labels)

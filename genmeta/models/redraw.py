@@ -207,7 +207,8 @@ class DeformationRedrawer(Redrawer):
 
 def _sampled(x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Return images `[n, C, H, W]` sampled at a grid, and their derivatives by its places, `[n, C, H, W, 2]`."""
-    moved, pull = vjp(lambda places: F.grid_sample(x, places, align_corners=False), grid)[:2]
+    # two values without has_aux, whatever its annotation says
+    moved, pull = vjp(lambda places: F.grid_sample(x, places, align_corners=False), grid)  # type: ignore[misc]
     slopes = []
     for channel in range(x.shape[1]):
         one = torch.zeros_like(moved)
