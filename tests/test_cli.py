@@ -107,7 +107,8 @@ def test_baselines_test(tmp_path, path):
     assert run(tmp_path, "test", "--config", path, "--config", DEBUG) == 0
 
 
-@pytest.mark.parametrize("path", [p for p in YAMLS if "/test/" in p])
+# new_classes.yaml: test_new_classes.py
+@pytest.mark.parametrize("path", [p for p in YAMLS if "/test/" in p and "new_classes" not in p])
 def test_tests_of_other_shapes(tmp_path, path, redrawer):
     if "omniglot" in path and not OMNIGLOT.is_dir():
         pytest.skip("the Omniglot zip files are not here")
@@ -168,7 +169,7 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["omniglot_minimal"], ["glyphs", "glyphs_full", "omniglot_minimal"])
+    "name", slow_but(["omniglot_minimal_set2"], ["glyphs", "glyphs_full", "omniglot_minimal", "omniglot_minimal_set2"])
 )  # others: tests/test_data_sets.py
 def test_data_sets_train_both_kinds(tmp_path, name):
     path = f"configs/data/{name}.yaml"

@@ -28,7 +28,8 @@ from genmeta.errors import UserError
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.models.checkpoint import load_generator
 
-EMBEDDED = {"glyphs", "glyphs_full", "omniglot_minimal", "digits"}  # run by tests/test_cli.py, test_digits.py
+# run by tests/test_cli.py, test_digits.py
+EMBEDDED = {"glyphs", "glyphs_full", "omniglot_minimal", "omniglot_minimal_set2", "digits"}
 YAMLS = {path.stem: path for path in sorted((ROOT / "configs" / "data").glob("*.yaml"))}
 LEARN2LEARN = sorted(set(BUILD) - {"omniglot", "omniglot_vinyals", "image_folder"})
 PROTONET, REAL, DEBUG = "configs/learner/protonet.yaml", "configs/arm/real_only.yaml", "configs/trainer/debug.yaml"
