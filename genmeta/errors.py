@@ -1,6 +1,7 @@
-"""The one exception for everything a user can put right: a setting, a file, a size."""
+"""What a user is told: the one exception for everything that a user can put right, and lines that stop nothing."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -14,6 +15,11 @@ class UserError(Exception):
     def __str__(self) -> str:
         """Return the message on one line."""
         return printable(super().__str__())
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error: what a user should know, and what stops nothing."""
+    print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

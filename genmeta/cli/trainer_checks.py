@@ -4,13 +4,12 @@ import inspect
 import math
 import pkgutil
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from genmeta.errors import UserError, nearest
+from genmeta.errors import UserError, nearest, tell
 from genmeta.modules.trained_module import TrainedModule
 
 _LOGS = re.compile(r"\.log(_dict|_metrics)?\(|callback_metrics")
@@ -130,7 +129,7 @@ def _check_monitors(trainer: Mapping[str, Any], model: TrainedModule, data: Any)
     known = model.logged(data)
     for option, monitor in [*_schedules(model), *_monitors(callbacks)]:
         if monitor not in known and others:
-            rank_zero_only(_tell)(
+            rank_zero_only(tell)(
                 f"{option}: '{monitor}' is not logged by the model; if {others[0]} does not log it either, training "
                 f"stops when it is first waited for{nearest(monitor, known)}"
             )
@@ -156,10 +155,6 @@ def _may_log(class_path: str) -> bool:
         if _LOGS.search(source):
             return True
     return False
-
-
-def _tell(line: str) -> None:
-    print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def _schedules(model: TrainedModule) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,7 @@ from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make
 from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer, never_validates
 from genmeta.data.source import DataSource
 from genmeta.data.splits import write_split
-from genmeta.errors import UserError
+from genmeta.errors import UserError, tell
 from genmeta.learn2learn_import import leave_out_gym
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
@@ -292,14 +292,14 @@ class TrainingCLI(LightningCLI):
             check_trainer(trainer, self.model, self.datamodule)
             why = never_validates(trainer, self.model, self.datamodule.steps_per_epoch)
             if why and not self.check_only:
-                rank_zero_only(_note)(f"{why}: no checkpoint can be chosen as the best, and the last is the result")
+                rank_zero_only(tell)(f"{why}: no checkpoint can be chosen as the best, and the last is the result")
         if path := self.config[self.subcommand].ckpt_path:
             if self.subcommand == "fit":
                 path, checkpoint, note = whole_checkpoint(path)
                 self.config[self.subcommand].ckpt_path = str(path)
                 self._batches = batches_seen(checkpoint)
                 if note:
-                    print(f"genmeta: {note}", file=sys.stderr, flush=True)
+                    tell(note)
             else:
                 checkpoint = read_checkpoint(path)
             self._check_weights(path, checkpoint["state_dict"])
@@ -359,7 +359,7 @@ class TrainingCLI(LightningCLI):
                 self._write_run_file(subcommand, report)
         except SIGTERMException:
             if self.trainer.is_global_zero:
-                print(f"genmeta: told to stop (SIGTERM); {self._how_to_go_on()}", file=sys.stderr, flush=True)
+                tell(f"told to stop (SIGTERM); {self._how_to_go_on()}")
             raise
         except SystemExit as error:
             if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into exit code 1
@@ -479,10 +479,6 @@ class TrainingCLI(LightningCLI):
             kwargs["verbose"] = False
         # of `_check`, which may have taken another than was given
         return {**kwargs, "ckpt_path": self.config[subcommand].ckpt_path, "weights_only": True}
-
-
-def _note(line: str) -> None:
-    print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def _device(device: torch.device, n: int) -> str:

@@ -1,7 +1,6 @@
 """What all training has in common: optimisers and their schedules, and how a training goes on with other settings."""
 
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from genmeta.errors import UserError
+from genmeta.errors import UserError, tell
 from genmeta.models.checkpoint import KEY
 
 SETTINGS = "settings"  # of optimisers and schedules, in our entry of a checkpoint
@@ -133,11 +132,7 @@ class TrainedModule(LightningModule, ABC):
         changes = _carry_over(checkpoint, self.settings) + _keep_settings_of_callbacks(checkpoint, self.trainer)
         changes += self.changes_since(checkpoint)
         if changes:
-            rank_zero_only(_tell)(f"going on from {path} with {', '.join(dict.fromkeys(changes))}")
-
-
-def _tell(line: str) -> None:
-    print(f"genmeta: {line}", file=sys.stderr, flush=True)
+            rank_zero_only(tell)(f"going on from {path} with {', '.join(dict.fromkeys(changes))}")
 
 
 def _described(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
