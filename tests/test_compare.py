@@ -365,4 +365,4 @@ def test_shipped_comparisons_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     settings = read_settings(path)
     assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
-    assert len(settings.seeds) >= {"record": 5, "record_quick": 1}.get(path.stem, 3)
+    assert len(settings.seeds) >= {"record": 5, "record_quick": 1, "record_controls": 1}.get(path.stem, 3)
