@@ -521,6 +521,7 @@ class Listener:
             connection.close()
 
 
+@pytest.mark.slow  # test_tracking.py records runs of all kinds offline, and that they connect to nothing
 def test_without_an_account_wandb_is_offline_silent_complete_and_connects_to_nothing(tmp_path, generator):
     listener = Listener()
     here = f"http://127.0.0.1:{listener.port}"

@@ -70,7 +70,7 @@ def test_every_data_yaml_is_run_by_a_test():
     assert set(YAMLS) == EMBEDDED | set(BUILD)
 
 
-@pytest.mark.parametrize("name", slow_but(["omniglot", "cifar_fs", "image_folder"], BUILD))
+@pytest.mark.parametrize("name", slow_but(["cifar_fs", "image_folder"], BUILD))
 def test_data_sets_train_and_test_from_their_yaml(name, tmp_path, files):
     # one task a batch: ten of pictures of 84×84 take seconds
     settings = ["--config", DEBUG, "--data.tasks_per_eval_batch=1", f"--run.folder={tmp_path}"]

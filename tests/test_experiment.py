@@ -177,7 +177,7 @@ def test_all_arms_are_trained_alike(monkeypatch):
 def test_other_settings_are_another_experiment(tmp_path, program, monkeypatch):
     monkeypatch.setattr("genmeta.cli.experiment.run_all", lambda runs, workers: runs)  # as if all failed
     runs = tmp_path / "glyphs-protonet-vae_deformation"
-    for more in ([], ["--full"], ["--full"]):
+    for more in ([], ["--full"]):
         assert main([*arguments(tmp_path), *more]) == 1
     assert sorted(folder.name for folder in runs.iterdir()) == ["001", "002"]
 

@@ -80,7 +80,7 @@ def whole(request, tmp_path_factory) -> tuple[list[str], Path]:
 @pytest.mark.parametrize(
     ("whole", "told"),
     [
-        pytest.param("learner", signal.SIGTERM, id="learner-terminated"),
+        pytest.param("learner", signal.SIGTERM, id="learner-terminated", marks=pytest.mark.slow),
         pytest.param("learner", signal.SIGKILL, id="learner-killed"),
         pytest.param("gan", signal.SIGTERM, id="gan-terminated", marks=pytest.mark.slow),
         pytest.param("gan", signal.SIGKILL, id="gan-killed", marks=pytest.mark.slow),
@@ -181,6 +181,7 @@ def test_replay_of_a_sound_batch_says_so(tmp_path, whole, capsys):
     assert "every number is finite this time" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # test_machine_faults.py fills the disk under two files in the default run
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
 def test_a_full_disk_is_told_and_loses_nothing_that_was_written(tmp_path):
     disk = tmp_path / "disk"

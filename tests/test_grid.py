@@ -101,6 +101,7 @@ def test_a_summary_that_is_half_written_is_of_a_run_that_is_not_finished(tmp_pat
         grid.run_all([half, whole], 1, ["no-such-program"])
 
 
+@pytest.mark.slow  # test_experiment.py has a run by a process of its own that goes on in its folder
 def test_runs_of_genmeta_land_where_they_are_looked_for(tmp_path, monkeypatch, capsys):
     """Two begin by forks of a process that has loaded the libraries, one by a process of its own, with one result."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")

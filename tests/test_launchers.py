@@ -57,6 +57,7 @@ def test_processes_without_a_common_name_are_told_what_to_give(tmp_path, monkeyp
         claim_run_folder(RunSettings(folder=str(tmp_path), version="x"))
 
 
+@pytest.mark.slow  # test_processes.py has two processes that Lightning starts
 def test_torchrun(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     args = [*torchrun, *FIT, "--config=configs/trainer/ddp.yaml", "--trainer.max_epochs=1", f"--run.folder={tmp_path}"]

@@ -4,9 +4,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, slow_but
 from count_alive import LEAKS, MOMENTS, TINY
 
 from genmeta.modules.pictures import GeneratorPictures
@@ -25,11 +26,10 @@ def long_run():
     return module
 
 
-@pytest.fixture(scope="module")
-def counted(tmp_path_factory) -> dict[str, list[dict[str, int]]]:
-    """What was alive in short trainings and beside known leaks, by kind; counted in a process of its own."""
-    out = tmp_path_factory.mktemp("alive") / "found.json"
-    command = [sys.executable, str(ROOT / "tests" / "count_alive.py"), str(out), *TINY, *LEAKS]
+def counted(folder: Path, *kinds: str) -> dict[str, list[dict[str, int]]]:
+    """Return what was alive in short trainings and beside known leaks, by kind; counted in a process of its own."""
+    out = folder / "found.json"
+    command = [sys.executable, str(ROOT / "tests" / "count_alive.py"), str(out), *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
@@ -43,16 +43,16 @@ def kept(found: list[dict[str, int]]) -> list[str]:
     return [f"{name}: + {more[0]}, + {more[1]}" for name, more in grown.items() if min(more) > limits[name]]
 
 
-@pytest.mark.parametrize("kind", TINY)
-def test_nothing_is_kept_for_every_step(counted, kind):
-    """Finds metrics or losses in a list, graphs that a logged loss holds, batches in a cache without an end."""
-    assert kept(counted[kind]) == []
+@pytest.mark.parametrize("kind", slow_but(["learner"], TINY))
+def test_nothing_is_kept_for_every_step(tmp_path, kind):
+    """Finds metrics or losses in a list, graphs that a logged loss holds, batches in a cache without an end.
 
-
-@pytest.mark.parametrize("grows", LEAKS)
-def test_what_is_kept_for_every_step_is_noticed(counted, grows):
-    """Else the test above could not fail."""
-    assert grows in " ".join(kept(counted[grows]))
+    What is kept beside known leaks is noticed, or it could not fail.
+    """
+    found = counted(tmp_path, kind, *LEAKS)
+    assert kept(found[kind]) == []
+    for grows in LEAKS:
+        assert grows in " ".join(kept(found[grows]))
 
 
 def test_what_grows_once_is_no_leak():

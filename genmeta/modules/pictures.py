@@ -200,8 +200,11 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
-        axes.set(title=title, xlabel="step")
+            alone = "." if len(points) == 1 else None  # a line of one point is not seen
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1, marker=alone)
+        axes.set_title(title, y=1.01)  # looked for by Matplotlib, else, which measures all labels
+        axes.set_xlabel("step")
+        axes.locator_params(nbins=4)  # most of the time goes into labels of ticks
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=7)
     figure.savefig(picture, dpi=110)
