@@ -191,13 +191,18 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         panels.setdefault(panel_of(column), []).append(column)
     if not panels:
         return
-    width, height = 4.5 * len(panels), 3.4
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    width, height = 4.5 * n_columns, 3.4 * n_rows
     figure = Figure(figsize=(width, height))
     # not laid out by Matplotlib, which draws everything once more to measure it, a second for the panels of a GAN
     figure.subplots_adjust(
-        left=0.65 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.35 / height, wspace=0.22
+        left=0.65 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.35 / height, wspace=0.22, hspace=0.33
     )
-    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    axes_of_panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for unused in axes_of_panels[len(panels) :]:
+        unused.remove()
+    for axes, (title, names) in zip(axes_of_panels, panels.items(), strict=False):
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
             alone = "." if len(points) == 1 else None  # a line of one point is not seen
