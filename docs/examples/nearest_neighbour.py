@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
+from genmeta.learners.embedding import embed, require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape
-from genmeta.learners.metric import embed, require_own_statistics, squared_distances
+from genmeta.learners.metric import squared_distances
 
 
 class NearestNeighbour(Learner):

@@ -12,14 +12,16 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError, require_positive
+from genmeta.learners.embedding import embed, require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape, cross_entropy
-from genmeta.learners.metric import embed, prototypes, require_own_statistics, squared_distances
+from genmeta.learners.metric import prototypes, squared_distances
 from genmeta.models.registration import (
     BLURS,
     Registered,
     Registration,
     bending,
     identity_grid,
+    pair_features,
     relative_errors,
     scales,
 )
@@ -34,18 +36,8 @@ class Energy(nn.Module):
 
     def __init__(self, channels: int = 32) -> None:
         super().__init__()
-        wide, groups = 2 * channels, max(1, channels // 8)
-        self.look = nn.Sequential(
-            nn.Conv2d(3 * len(BLURS) + 2, channels, 3, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(channels, wide, 3, 2, 1),
-            nn.GroupNorm(groups, wide),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            nn.GroupNorm(groups, wide),
-            nn.SiLU(),
-        ).to(memory_format=torch.channels_last)
-        self.judge = nn.Linear(2 * wide, 1)
+        self.look = pair_features(3 * len(BLURS) + 2, channels, n_more=1)
+        self.judge = nn.Linear(4 * channels, 1)  # of means and maxima of 2 * channels features
         self.sums = nn.Linear(len(BLURS) + 2, 1, bias=False)
         nn.init.zeros_(self.judge.weight)
         with torch.no_grad():  # begins as the error of the registration

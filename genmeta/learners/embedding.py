@@ -8,15 +8,21 @@ from genmeta.errors import UserError
 from genmeta.models.backbones import uses_batch_statistics
 
 
+def require_own_statistics(backbone: nn.Module, owner: str) -> None:
+    """Raise UserError if a backbone normalises with the images at hand: a query's logits would depend on the images
+    beside it, of other tasks too, since the tasks of a batch are embedded together. `owner` names the learner.
+    """
+    if uses_batch_statistics(backbone):
+        raise UserError(f"{owner} needs a backbone whose batch norm keeps running statistics: norm: running or group")
+
+
 def feature_size(owner: str, backbone: nn.Module) -> int:
     """Return the backbone's number of features, `n_features`.
 
     Raises:
-        UserError: it does not state it, or its batch norm uses batch statistics, by which a query's logits would depend
-            on the images beside it. `owner` names the learner.
+        UserError: it does not state it, or it normalises with the images at hand.
     """
-    if uses_batch_statistics(backbone):
-        raise UserError(f"{owner} needs a backbone whose batch norm keeps running statistics: norm: running or group")
+    require_own_statistics(backbone, owner)
     n_features = getattr(backbone, "n_features", None)
     if not isinstance(n_features, int):
         raise UserError(f"{owner} needs a backbone with an attribute n_features; {type(backbone).__name__} has none")
@@ -24,7 +30,9 @@ def feature_size(owner: str, backbone: nn.Module) -> int:
 
 
 def embed(backbone: nn.Module, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-    """Return features of the support `[task, way * shot, d]` and query images `[task, way * query, d]`."""
+    """Return what a backbone makes of all support and query images in one call: features `[task, n, …]` and
+    `[task, m, …]`.
+    """
     n_support = batch.support_x.shape[1]
     x = torch.cat([batch.support_x, batch.query_x], 1)
     features = backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])

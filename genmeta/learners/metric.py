@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.learners.embedding import embed, require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape
-from genmeta.models.backbones import uses_batch_statistics
 
 
 def prototypes(features: Tensor, labels: Tensor, n_way: int, weight: Tensor | None = None) -> Tensor:
@@ -25,20 +25,6 @@ def prototypes(features: Tensor, labels: Tensor, n_way: int, weight: Tensor | No
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return squared Euclidean distances `[task, n, m]` of `[task, n, d]` and `[task, m, d]`."""
     return x.square().sum(2)[:, :, None] - 2 * x @ y.mT + y.square().sum(2)[:, None]
-
-
-def require_own_statistics(backbone: nn.Module, owner: str) -> None:
-    """Raise UserError if a backbone normalises with the images at hand: the tasks of a batch are embedded together."""
-    if uses_batch_statistics(backbone):
-        raise UserError(f"{owner} needs a backbone whose batch norm keeps running statistics: norm: running or group")
-
-
-def embed(backbone: nn.Module, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-    """Return what a backbone makes of all support and query images in one call: `[task, n, …]`, `[task, m, …]`."""
-    n_support = batch.support_x.shape[1]
-    x = torch.cat([batch.support_x, batch.query_x], 1)
-    features = backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    return features[:, :n_support], features[:, n_support:]
 
 
 class ProtoNet(Learner):

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError, require_positive
+from genmeta.learners.embedding import embed, require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape, feature_count
-from genmeta.learners.metric import embed, prototypes, require_own_statistics, squared_distances
+from genmeta.learners.metric import prototypes, squared_distances
 
 
 class PretrainedLearner(Learner, ABC):

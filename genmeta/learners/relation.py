@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.learners.embedding import require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape
-from genmeta.learners.metric import prototypes, require_own_statistics
+from genmeta.learners.metric import prototypes
 from genmeta.models.backbones import ConvBackbone
 
 

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import require_positive
+from genmeta.learners.embedding import embed, require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape, feature_count
-from genmeta.learners.metric import embed, require_own_statistics
 
 
 class SiameseNet(Learner):

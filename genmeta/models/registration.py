@@ -95,6 +95,18 @@ class Registered:
     affines: Tensor
 
 
+def pair_features(in_channels: int, channels: int, n_more: int) -> nn.Sequential:
+    """Return a network from two images and what is known of them, `[n, in_channels, H, W]`, to features
+    `[n, 2 * channels, H / 4, W / 4]`: two convolutions of stride 2, then `n_more` of stride 1.
+    """
+    wide, groups = 2 * channels, max(1, channels // 8)
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, 2, 1), nn.SiLU()]
+    convolutions = [nn.Conv2d(channels, wide, 3, 2, 1), *(nn.Conv2d(wide, wide, 3, padding=1) for _ in range(n_more))]
+    for convolution in convolutions:
+        layers += [convolution, nn.GroupNorm(groups, wide), nn.SiLU()]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
 class Registration(nn.Module):
     """Stages of one network, each of which sees the image as moved so far and adds an affine map and a smooth field.
 
@@ -116,20 +128,7 @@ class Registration(nn.Module):
             raise UserError(f"Registration: reach must be in (0, 1], found {reach}")
         self.stages, self.reach = stages, reach
         wide = 2 * channels
-        groups = max(1, channels // 8)
-        self.look = nn.Sequential(
-            nn.Conv2d(2 * len(BLURS), channels, 3, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(channels, wide, 3, 2, 1),
-            nn.GroupNorm(groups, wide),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            nn.GroupNorm(groups, wide),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            nn.GroupNorm(groups, wide),
-            nn.SiLU(),
-        ).to(memory_format=torch.channels_last)
+        self.look = pair_features(2 * len(BLURS), channels, n_more=2)
         self.field = nn.Conv2d(wide, 2, 3, padding=1)
         self.affine = nn.Linear(wide, 6)
         for layer in (self.field, self.affine):  # starts at the identity
