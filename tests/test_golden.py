@@ -1,5 +1,6 @@
-"""What the commands that compare things write, from runs that a stub has finished: a change of the engine that changes a
-table is seen here. `GOLDEN=write pytest tests/test_golden.py` writes the tables anew.
+"""What the commands that compare things write, from runs that a stub has finished.
+
+A change of the engine that changes a table is seen here. `GOLDEN=write pytest tests/test_golden.py` writes them anew.
 """
 
 import importlib
@@ -33,7 +34,10 @@ ARMS = {
 
 
 RESOLVED = """
-data: {init_args: {test: [{n_way: 5, n_shot: 1, n_episodes: 600}], val: {n_way: 5, n_shot: 1, n_query: 15, n_episodes: 9}}}
+data:
+  init_args:
+    test: [{n_way: 5, n_shot: 1, n_episodes: 600}]
+    val: {n_way: 5, n_shot: 1, n_query: 15, n_episodes: 9}
 trainer: {max_epochs: 2}
 """
 
@@ -44,7 +48,7 @@ def root(monkeypatch):
 
 
 def finish(runs: Iterable[Run], *_: object, **__: object) -> list[Run]:
-    """Stand in for `run_all`: each run finds what follows from its name, 1,000 times as many seconds as it has letters."""
+    """Stand in for `run_all`: what a run finds follows from its name; it takes 1,000 s for each letter of that."""
     for run in runs:
         label = f"{run.name} {run.version}"
         content = {"seconds": 1000.0 * len(run.name), "commit": "c0ffee", "steps": 700, "episodes": {}}
