@@ -18,9 +18,9 @@ from statistics import mean
 
 import torch
 
-from genmeta.cli.run_folder import best_checkpoint
 from genmeta.cli.training import TrainingCLI
 from genmeta.evaluation.samples import nearest_distance, recognisability, sample_metrics, spread_within
+from genmeta.experiments.run_folder import best_checkpoint
 from genmeta.modules.generative_module import N_SAMPLES, N_WAY, evenly, real_classes
 from genmeta.rng import make_rng
 

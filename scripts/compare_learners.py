@@ -24,12 +24,13 @@ from statistics import mean
 import torch
 import yaml
 
-from genmeta.cli.grid import Run, run_all
 from genmeta.cli.training import TrainingCLI
 from genmeta.data.splits import Split
 from genmeta.episode import EpisodeBatch
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.statistics import mean_and_t95
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.run import Run
 from genmeta.learners.learner import Learner
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from genmeta.cli.grid import Run, run_all
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.statistics import mean_and_t95, over_episodes
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.run import Run
 from genmeta.modules.keep_ages import age_checkpoint
 
 ROOT = Path(__file__).parents[1]

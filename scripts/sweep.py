@@ -24,10 +24,11 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.grid import Run, run_all
 from genmeta.cli.newest import newest
 from genmeta.cli.tracking import has_account, project
 from genmeta.errors import UserError
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.run import Run
 
 ROUND = 4
 GENERATOR = "GENMETA_GENERATOR"

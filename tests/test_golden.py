@@ -17,10 +17,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from genmeta.cli import compare, compare_grid, experiment, experiment_grid
-from genmeta.cli.grid import Run
-from genmeta.cli.run_folder import write_run_file
+from genmeta.cli import compare, experiment
 from genmeta.episode import EpisodeShape
+from genmeta.experiments import default_plan, plan
+from genmeta.experiments.run import Run
+from genmeta.experiments.run_folder import write_run_file
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 
@@ -123,8 +124,8 @@ def written(folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("kind", ["table", "curve"])
 def test_compare(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run_all", finish)
-    monkeypatch.setattr(compare_grid, "TrainingCLI", checked("hands_quarter"))
-    monkeypatch.setattr(compare_grid, "check_role", Mock())
+    monkeypatch.setattr(compare, "checked", checked("hands_quarter"))
+    monkeypatch.setattr(plan, "check_role", Mock())
     over = {"option": "data.low_data.classes", "values": [30, 100], "title": "real classes"}
     arms = {name: ARMS[name] for name in ("plain", "upright")}
     path = written(tmp_path, **({"over": over, "arms": arms} if kind == "curve" else {}))
@@ -135,8 +136,8 @@ def test_compare(kind, tmp_path, monkeypatch):
 
 def test_experiment(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "run_all", finish)
-    monkeypatch.setattr(experiment_grid, "TrainingCLI", checked("protonet.yaml"))
-    monkeypatch.setattr(experiment_grid, "check_role", Mock())
+    monkeypatch.setattr(experiment, "checked", checked("protonet.yaml"))
+    monkeypatch.setattr(default_plan, "check_role", Mock())
     assert experiment.experiment(["--wandb=off", "--runs", str(tmp_path)]) == 0
     told = re.sub(r"\(\d+ s\)", "(SECONDS)", capsys.readouterr().out)
     check("experiment-told.txt", told, tmp_path)

@@ -8,18 +8,19 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from genmeta.cli.experiment_grid import TRAINED, Grid, Settings, check_settings, make_grid
-from genmeta.cli.experiment_results import where_things_are, write_results
-from genmeta.cli.grid import run_all
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import OptionParser, find_config
-from genmeta.cli.output import command_line
-from genmeta.cli.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
 from genmeta.cli.tracking import tracking
+from genmeta.cli.training import checked
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.comparison import SeedsOfArm
 from genmeta.evaluation.statistics import over_episodes
+from genmeta.experiments.default_plan import TRAINED, Grid, Settings, check_settings, make_grid
+from genmeta.experiments.default_results import where_things_are, write_results
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
+from genmeta.output import command_line
 
 PLAN_FILE = "experiment.json"  # what the experiment is of; written first
 
@@ -36,7 +37,7 @@ def experiment(args: Sequence[str]) -> int:
     """
     started = time.monotonic()
     options = _parse(args)
-    settings = check_settings(options)
+    settings = check_settings(options, checked, find_config)
     folder, generators = _taken_up(settings) or _begun(settings)
     grid = make_grid(settings, folder, generators)
     print(_plan(settings, grid, folder), flush=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.read_yaml import check_extent
-from genmeta.cli.run_folder import CONFIG_FILE, RUN_FILE
 from genmeta.errors import UserError
 from genmeta.evaluation.confusion import PER_CLASS
+from genmeta.experiments.run_folder import CONFIG_FILE, RUN_FILE
 from genmeta.modules.class_files import PER_CLASS_FILE
+from genmeta.read_yaml import check_extent
 
 RESULTS_FILE, EXPLORE_FILE = "results.json", "report.json"
 _PICTURES = ("*.png", "*.jpg", "*.jpeg")

@@ -15,8 +15,8 @@ from genmeta.cli.report.folders import RESULTS_FILE, Experiment, Exploration, Fo
 from genmeta.cli.report.lineage import lineage
 from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
-from genmeta.cli.run_folder import DEBUG_NOTE
 from genmeta.evaluation.comparison import shape_title
+from genmeta.experiments.run_folder import DEBUG_NOTE
 from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
 

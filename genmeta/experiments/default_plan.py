@@ -12,14 +12,13 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.experiment_episodes import beside_support, episodes_of, lay_over
-from genmeta.cli.grid import Run
-from genmeta.cli.options import CONFIGS
-from genmeta.cli.roles import check_role, needed_roles
-from genmeta.cli.run_folder import comparable
-from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
 from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
+from genmeta.experiments.checks import Check, check_role, needed_roles
+from genmeta.experiments.default_episodes import beside_support, episodes_of, lay_over
+from genmeta.experiments.run import Run
+from genmeta.experiments.run_folder import comparable
+from genmeta.experiments.settings import FindConfig
 from genmeta.modules.episodic_data import EpisodicDataModule
 
 MIXED = "mixed"
@@ -31,12 +30,7 @@ TRAINED = {
 }
 """Arms that are trained; the second quarter is that of the default generated tasks: it is their matched control."""
 
-_CONTROLS = {
-    "real_only": CONFIGS / "arm" / "real_only.yaml",
-    "elastic_quarter": CONFIGS / "policy" / "elastic_quarter.yaml",
-    "elastic": CONFIGS / "arm" / "elastic.yaml",
-}
-_BESIDE = CONFIGS / "test" / "hands.yaml"
+_CONTROLS = {"real_only": "arm", "elastic_quarter": "policy", "elastic": "arm"}  # folders of their YAMLs
 _UNTRAINED = {"from_scratch": "from scratch on each task", "pixels": "nearest neighbour on pixels"}
 
 # seconds of a core, of the defaults, while the other core of two works too: what the first estimate of the time is made
@@ -87,41 +81,47 @@ class Settings:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def check_settings(options: argparse.Namespace) -> Settings:
+def check_settings(options: argparse.Namespace, check: Check, find: FindConfig) -> Settings:
     """Check what can be checked before time is spent on training.
+
+    Args:
+        options: of the command.
+        check: whether a run could be made.
+        find: finds the YAMLs of controls and baselines.
 
     Raises:
         UserError: an option, a file or a size is wrong.
     """
     configs = {MIXED: _configs(options, options.learner, options.policy)}
-    cli = TrainingCLI(["fit", *configs[MIXED]], check_only=True, set_up=False)
-    data = cli.datamodule
+    parts = check(["fit", *configs[MIXED]], set_up=False)
+    data = parts.datamodule
     if not isinstance(data, EpisodicDataModule):
         raise UserError(f"--learner: {options.learner} has no episodes")
-    cli.check_ends_with_best()
-    of_learner = yaml.safe_load(cli.resolved())["data"]["init_args"]
-    TrainingCLI(["test", *configs[MIXED]], check_only=True)  # sizes, and that the learner can be tested
+    parts.check_ends_with_best()
+    of_learner = yaml.safe_load(parts.resolved())["data"]["init_args"]
+    check(["test", *configs[MIXED]])  # sizes, and that the learner can be tested
     needed = needed_roles(data, "fit", "test")
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
-    configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
+    for arm, kind in _CONTROLS.items():
+        configs[arm] = [*_configs(options, options.learner), f"--config={find(kind, arm)}"]
     for arm in _untrained(options):  # tested on the learner's episodes, whatever its own YAML says
-        configs[arm] = [*_configs(options, CONFIGS / "baseline" / f"{arm}.yaml"), *episodes_of(of_learner, arm)]
+        configs[arm] = [*_configs(options, find("baseline", arm)), *episodes_of(of_learner, arm)]
     configs |= {role: _configs(options, config, of_generator=True) for role, config in roles.items()}
 
     seed = f"--seed_everything={options.seed}"
     resolved = {}
     for kind, of_kind in configs.items():
         command = "test" if kind in _UNTRAINED else "fit"
-        cli = TrainingCLI([command, *of_kind, seed], check_only=True, set_up=kind in _CONTROLS | _UNTRAINED)
-        resolved[kind] = comparable(yaml.safe_load(cli.resolved()))
+        parts = check([command, *of_kind, seed], set_up=kind in _CONTROLS | _UNTRAINED)
+        resolved[kind] = comparable(yaml.safe_load(parts.resolved()))
     for role, config in roles.items():
-        check_role(role, config, configs[role])
+        check_role(check, role, config, configs[role])
     with_hands: tuple[str, ...] = ()
-    beside = beside_support(_BESIDE, of_learner) if "redrawer" in needed else []
+    beside = beside_support(find("test", "hands"), of_learner) if "redrawer" in needed else []
     if beside:
-        cli = TrainingCLI(["test", *configs[MIXED], *beside, seed], check_only=True, set_up=False)
+        parts = check(["test", *configs[MIXED], *beside, seed], set_up=False)
         with_hands = tuple(TRAINED) if options.full else (MIXED,)
-        resolved["test_hands"] = comparable(yaml.safe_load(cli.resolved()))
+        resolved["test_hands"] = comparable(yaml.safe_load(parts.resolved()))
     return Settings(options, roles, configs, resolved, with_hands, tuple(beside))
 
 

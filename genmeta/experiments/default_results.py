@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from genmeta.cli.experiment_grid import MIXED, TRAINED, Grid, Settings
-from genmeta.cli.run_folder import banner, best_checkpoint, code_commit, write_whole
 from genmeta.evaluation.comparison import Paired, SeedsOfArm, check_same_episodes, credit, paired, table
+from genmeta.experiments.default_plan import MIXED, TRAINED, Grid, Settings
+from genmeta.experiments.run_folder import banner, best_checkpoint, code_commit, write_whole
 
 
 def write_results(settings: Settings, grid: Grid, folder: Path) -> tuple[str, dict[str, SeedsOfArm]]:

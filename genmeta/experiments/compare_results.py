@@ -1,36 +1,38 @@
 """What `genmeta compare` writes of a finished grid: results.md, .csv, .tex, .png and .json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from genmeta.cli.compare_grid import Grid
-from genmeta.cli.compare_settings import CompareSettings
-from genmeta.cli.run_folder import banner, code_commit
 from genmeta.evaluation.against_control import Difference, check_comparable, corrected, differences, verdict
+from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
 from genmeta.evaluation.comparison_pictures import draw_arms, draw_curves
 from genmeta.evaluation.comparison_tables import Points, as_csv, as_latex, markdown
 from genmeta.evaluation.statistics import SURE
+from genmeta.experiments.plan import Plan
+from genmeta.experiments.run import Run
+from genmeta.experiments.run_folder import banner, code_commit
+from genmeta.experiments.settings import CompareSettings, Value
 
 
-def write_results(settings: CompareSettings, grid: Grid, folder: Path) -> str:
+def write_results(settings: CompareSettings, plan: Plan, folder: Path) -> str:
     """Write the results of a finished grid into its folder; return the Markdown page.
 
     Raises:
         UserError: arms were not tested on the same episodes.
     """
-    titles, axis = settings.titles(), settings.axis
-    values = list(axis.values) if axis else [None]
-    found = {value: grid.found(value, titles, settings.seeds) for value in values}
+    titles, axis = {name: arm.title for name, arm in settings.arms.items()}, settings.over
+    found = {value: _found(plan, value, titles, settings.seeds) for value in settings.values}
     check_comparable({f"{name} at {value}": arm for value, arms in found.items() for name, arm in arms.items()})
     all_differences = corrected(
         [replace(d, value=value) for value, arms in found.items() for d in differences(arms, settings.control)]
     )
-    label = (axis.title or axis.option) if axis else ""
+    label = axis.title if axis else ""
     words = "" if axis else verdict(all_differences, titles, len(settings.seeds), settings.part)
-    results = _results(settings, grid, found, all_differences, words, folder)
+    results = _results(settings, plan, found, all_differences, words, folder)
     text = markdown(found, all_differences, titles, words, _notes(settings, results), label)
     text = banner(results) + text
     if axis:
@@ -51,17 +53,17 @@ def write_results(settings: CompareSettings, grid: Grid, folder: Path) -> str:
 
 
 def _results(
-    settings: CompareSettings, grid: Grid, found: Points, of_all: Sequence[Difference], words: str, folder: Path
+    settings: CompareSettings, plan: Plan, found: Points, of_all: Sequence[Difference], words: str, folder: Path
 ) -> dict[str, Any]:
     """Return what `results.json` says; paths are relative to its folder."""
-    some = next(iter(grid.tests.values())).summary
-    summaries = [run.summary for run in grid.runs]
-    axis = settings.axis
+    some = next(iter(plan.tests.values())).summary
+    summaries = [run.summary for run in plan.runs]
+    axis = settings.over
     results: dict[str, Any] = {
         "kind": "curves" if axis else "comparison",
         "name": settings.name,
-        "data": settings.config("data").stem,
-        "learner": settings.config("learner").stem,
+        "data": Path(settings.data).stem,
+        "learner": Path(settings.learner).stem,
         "control": settings.control,
         "seeds": settings.seeds,
         "part": settings.part,
@@ -80,11 +82,11 @@ def _results(
                     shape: dict(zip(map(str, arm.seeds), arm.accuracies(shape), strict=True)) for shape in arm.shapes
                 },
                 "fits": {
-                    str(s): str(grid.fits[value, name, s].folder.relative_to(folder))
+                    str(s): str(plan.fits[value, name, s].folder.relative_to(folder))
                     for s in arm.seeds
-                    if (value, name, s) in grid.fits
+                    if (value, name, s) in plan.fits
                 },
-                "tests": {str(s): str(grid.tests[value, name, s].folder.relative_to(folder)) for s in arm.seeds},
+                "tests": {str(s): str(plan.tests[value, name, s].folder.relative_to(folder)) for s in arm.seeds},
             }
             for name, arm in arms.items()
         }
@@ -92,8 +94,8 @@ def _results(
     ]
     entries = [asdict(d) for d in of_all]
     if axis:
-        results["over"] = {"option": axis.option, "title": axis.title or axis.option, "values": axis.values}
-        splits = [grid.tests[value, settings.control, settings.seeds[0]].summary["split"] for value in axis.values]
+        results["over"] = {"option": axis.option, "title": axis.title, "values": axis.values}
+        splits = [plan.tests[value, settings.control, settings.seeds[0]].summary["split"] for value in axis.values]
         results["points"] = [
             {"value": value, "split": split, "arms": arms}
             for value, split, arms in zip(axis.values, splits, by_value, strict=True)
@@ -124,3 +126,33 @@ def _notes(settings: CompareSettings, results: dict[str, Any]) -> str:
         f"t-test over seeds; d_z: mean difference in standard deviations of the episodes' differences. All runs took "
         f"{results['seconds'] / 60:.0f} minutes of one core; code {results['commit']}."
     )
+
+
+def _found(plan: Plan, value: Value, titles: Mapping[str, str], seeds: list[int]) -> dict[str, SeedsOfArm]:
+    """Return what the tests of finished runs found at a value of the axis, by arm."""
+    arms = {}
+    for name, title in titles.items():
+        tests = {seed: plan.tests[value, name, seed] for seed in seeds}
+        summaries = {seed: test.summary for seed, test in tests.items()}
+        arms[name] = SeedsOfArm(
+            title,
+            {
+                seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], hashes_of(summary))
+                for seed, summary in summaries.items()
+            },
+            once=len(seeds) > 1 and len(set(tests.values())) == 1,
+            training_seconds=round(mean(_training_seconds(test) for test in tests.values()), 1),
+        )
+    return arms
+
+
+def _training_seconds(test: Run) -> float:
+    """Return what the trainings took that a test's learner is made of: its own, those of its members, generators."""
+    found: dict[Run, float] = {}
+    new = list(test.after)
+    while new:
+        run = new.pop()
+        if run not in found:
+            found[run] = run.summary["seconds"]
+            new += run.after
+    return sum(found.values())
