@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import mean
 
 from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.comparison import Arm, check_same_episodes, hashes_of
 from genmeta.evaluation.statistics import mean_and_t95
 from genmeta.experiments.execute import run_all
+from genmeta.experiments.results import check_same_episodes
 from genmeta.experiments.run import Run
 from genmeta.modules.keep_ages import age_checkpoint
 
@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
     fits = [needed for test in tests.values() for needed in test.after]
     if failed := run_all([*generators.values(), *measures.values(), *fits, *tests.values()], options.workers):
         sys.exit(f"{len(failed)} runs are not finished: see above; run again to go on")
-    check_same_episodes([Arm(f"{key}", {}, hashes_of(test.summary)) for key, test in tests.items()])
+    check_same_episodes({str(key): test.summary for key, test in tests.items()})
     reports = {key: run.summary["report"] for key, run in measures.items()}
     accuracies = {
         key: {shape: mean(values) for shape, values in run.summary["episode_accuracies"].items()}

@@ -22,8 +22,10 @@ from genmeta.episode import EpisodeShape
 from genmeta.experiments import default_plan, plan
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import write_run_file
-from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.episodic_data import Episodes, EpisodicDataModule, Support
 from genmeta.modules.meta_module import MetaModule
+from genmeta.tasks.elastic import Elastic
+from genmeta.tasks.redrawn import Hands
 
 GOLDEN = ROOT / "tests" / "golden"
 ARMS = {
@@ -94,7 +96,8 @@ def checked(needing: str) -> Callable[..., Mock]:
 
     def check(args: Iterable[str], *_: object, **__: object) -> Mock:
         needs = {"redrawer"} if needing in " ".join(args) else set()
-        data = Mock(spec=EpisodicDataModule, train_shape=EpisodeShape(5, 1, 3), tasks_per_step=4)
+        beside = [Episodes(support=Support(hands)) for hands in (Hands(), Hands(learned=0.0, elastic=Elastic()))]
+        data = Mock(spec=EpisodicDataModule, test=beside, train_shape=EpisodeShape(5, 1, 3), tasks_per_step=4)
         data.samplers = lambda stage: [Mock(needs=needs if stage == "fit" else set())]
         return Mock(datamodule=data, model=Mock(spec=MetaModule), resolved=lambda: RESOLVED)
 

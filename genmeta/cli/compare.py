@@ -10,11 +10,11 @@ from genmeta.cli.options import OptionParser, find_config
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
 from genmeta.experiments.cluster import jobs_of, read_cluster
-from genmeta.experiments.compare_results import write_results
 from genmeta.experiments.execute import run_all
 from genmeta.experiments.plan import make_plan
 from genmeta.experiments.run_folder import RunSettings, lays_debug
 from genmeta.experiments.settings import read_settings
+from genmeta.experiments.write import write_comparison
 from genmeta.output import command_line
 
 
@@ -45,7 +45,7 @@ def compare(args: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text = write_results(settings, plan, folder)
+    text = write_comparison(settings, plan, folder)
     print(f"\n{text}\nresults      {folder}/results.md, .csv, .tex, .png, .json", flush=True)
     return 0
 

@@ -1,10 +1,9 @@
-"""The runs of an experiment: generators, trainings and tests of all arms and seeds, and what the tests found."""
+"""The runs of an experiment: generators, trainings and tests of all arms and seeds."""
 
 import argparse
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 import yaml
 
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
 from genmeta.experiments.checks import Check, check_role, needed_roles
 from genmeta.experiments.default_episodes import beside_support, episodes_of, lay_over
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import comparable
 from genmeta.experiments.settings import FindConfig
-from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 
 MIXED = "mixed"
 TRAINED = {
@@ -32,6 +30,7 @@ TRAINED = {
 
 _CONTROLS = {"real_only": "arm", "elastic_quarter": "policy", "elastic": "arm"}  # folders of their YAMLs
 _UNTRAINED = {"from_scratch": "from scratch on each task", "pixels": "nearest neighbour on pixels"}
+TITLES = TRAINED | _UNTRAINED
 
 # seconds of a core, of the defaults, while the other core of two works too: what the first estimate of the time is made
 # of. Proportions were measured alone, their common size follows from a whole experiment, which took 11 min 22 s
@@ -51,7 +50,7 @@ class Settings:
         roles: kinds of generators that the tasks need, and the YAML of each.
         configs: options of each arm's runs, and of each generator's, by arm and role, but for seeds and checkpoints.
         resolved: whole configurations of all kinds of runs with the first seed.
-        with_hands: arms that are tested with generated support images too.
+        with_support: arms that are tested with generated support images too, and the episodes of these tests.
         beside: options of these tests.
     """
 
@@ -59,8 +58,8 @@ class Settings:
     roles: Mapping[str, Path]
     configs: Mapping[str, list[str]]
     resolved: Mapping[str, dict[str, Any]]
-    with_hands: tuple[str, ...]
-    beside: tuple[str, ...] = ()
+    with_support: Mapping[str, tuple[Episodes, ...]]
+    beside: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -77,7 +76,7 @@ class Settings:
     @property
     def digest(self) -> str:
         """Of everything that decides what the experiment computes."""
-        content = {"seeds": self.seeds, "hands": self.with_hands, "runs": self.resolved}
+        content = {"seeds": self.seeds, "hands": tuple(self.with_support), "runs": self.resolved}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -116,13 +115,13 @@ def check_settings(options: argparse.Namespace, check: Check, find: FindConfig) 
         resolved[kind] = comparable(yaml.safe_load(parts.resolved()))
     for role, config in roles.items():
         check_role(check, role, config, configs[role])
-    with_hands: tuple[str, ...] = ()
+    with_support: dict[str, tuple[Episodes, ...]] = {}
     beside = beside_support(find("test", "hands"), of_learner) if "redrawer" in needed else []
     if beside:
         parts = check(["test", *configs[MIXED], *beside, seed], set_up=False)
-        with_hands = tuple(TRAINED) if options.full else (MIXED,)
+        with_support = dict.fromkeys(TRAINED if options.full else (MIXED,), parts.datamodule.test)
         resolved["test_hands"] = comparable(yaml.safe_load(parts.resolved()))
-    return Settings(options, roles, configs, resolved, with_hands, tuple(beside))
+    return Settings(options, roles, configs, resolved, with_support, tuple(beside))
 
 
 @dataclass(frozen=True)
@@ -143,27 +142,6 @@ class Grid:
     def runs(self) -> list[Run]:
         """All of them: what others wait for first."""
         return [*self.generators.values(), *self.fits.values(), *self.tests.values()]
-
-    def found(self) -> dict[str, SeedsOfArm]:
-        """Return the rows of the table, by arm; those with generated support images (`mixed+30hands`) after their own.
-
-        Episodes with generated support images are the same real ones, so that all of them pair.
-        """
-        titles, seeds = TRAINED | _UNTRAINED, dict[str, dict[int, Arm]]()
-        rows: dict[str, str] = {}
-        for (arm, seed, _), run in self.tests.items():
-            summary = run.summary
-            for name, accuracies in summary["episode_accuracies"].items():
-                base, plus, kind = name.partition("+")
-                n, what = re.fullmatch(r"(\d*)(.*)", kind).groups()  # type: ignore[union-attr]
-                row = f"{arm}{plus}{kind}"
-                rows[row] = f"… and {n} {what} beside each support image" if plus else titles[arm]
-                entry = seeds.setdefault(row, {}).setdefault(seed, Arm(f"{row}, seed {seed}", {}, {}))
-                entry.accuracies[base] = accuracies  # type: ignore[index]
-                hashes = hashes_of(summary)
-                entry.hashes.update({k: hashes[k] for k in (f"test/{base}", "images") if k in hashes})  # type: ignore
-        order = sorted(rows, key=lambda row: list(titles).index(row.partition("+")[0]))  # stable
-        return {row: SeedsOfArm(rows[row], seeds[row]) for row in order}
 
 
 def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -> Grid:
@@ -195,7 +173,7 @@ def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -
             fits[arm, seed] = fit
             weights = (*given, f"--ckpt_path={fit.checkpoint}")
             tests[arm, seed, "test"] = make(arm, "test", fit.name, seed, "test", *weights, after=(fit,))
-            if arm in settings.with_hands:
+            if arm in settings.with_support:
                 beside = (*settings.beside, *of_role.values(), f"--ckpt_path={fit.checkpoint}")
                 after = (fit, *made.values())
                 tests[arm, seed, "test_hands"] = make(arm, "test", fit.name, seed, "test_hands", *beside, after=after)

@@ -1,17 +1,20 @@
 """What `genmeta experiment` writes: results.md, and results.json with the accuracy of every test episode."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from genmeta.evaluation.comparison import Paired, SeedsOfArm, check_same_episodes, credit, paired, table
-from genmeta.experiments.default_plan import MIXED, TRAINED, Grid, Settings
-from genmeta.experiments.run_folder import banner, best_checkpoint, code_commit, write_whole
+from genmeta.evaluation.tables import markdown_table
+from genmeta.experiments.default_plan import MIXED, TITLES, TRAINED, Grid, Settings
+from genmeta.experiments.results import Arm, facts, paired, read_arm
+from genmeta.experiments.run_folder import banner, best_checkpoint, write_whole
+from genmeta.experiments.tables import over_episodes_rows
+from genmeta.experiments.words import credit, in_one_line
+from genmeta.experiments.write import write_json
+from genmeta.modules.episodic_data import Support
 
 
-def write_results(settings: Settings, grid: Grid, folder: Path) -> tuple[str, dict[str, SeedsOfArm]]:
+def write_experiment(settings: Settings, grid: Grid, folder: Path) -> tuple[str, dict[str, Arm]]:
     """Write the results of finished runs; return the page and the rows of its table.
 
     `results.md` has nothing that depends on the clock: the same experiment writes the same file. `results.json` comes
@@ -20,89 +23,61 @@ def write_results(settings: Settings, grid: Grid, folder: Path) -> tuple[str, di
     Raises:
         UserError: arms were not tested on the same episodes.
     """
-    arms = grid.found()
-    check_same_episodes([of_seed for arm in arms.values() for of_seed in arm.seeds.values()])
-    against = {arm: paired(arms[MIXED], arms[arm]) for arm in TRAINED if arm != MIXED}
-    beside = {row: paired(arms[row], arms[MIXED]) for row in arms if row.startswith(f"{MIXED}+")}
-    of_controls = [one for found in against.values() for one in found]
-    words = credit(of_controls)
-    text = "\n".join(
-        [
-            table(list(arms.values())),
-            "",
-            *map(str, of_controls),
-            *(str(one) for found in beside.values() for one in found),
-            "",
-            words,
-            "",
-            _notes(settings, grid, arms),
-        ]
-    )
-    text = banner(next(iter(grid.tests.values())).summary) + text
-    write_whole(folder / "results.md", text + "\n")
-    differences = [_entry(MIXED, control, one) for control, found in against.items() for one in found]
-    differences += [_entry(row, MIXED, one) for row, found in beside.items() for one in found]
-    results = _results(settings, grid, folder, arms) | {"comparisons": differences, "sentence": words}
-    write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    return text, arms
-
-
-def _entry(arm: str, control: str, found: Paired) -> dict[str, Any]:
-    content = asdict(found)
-    half = found.ci95 if found.ci95 < float("inf") else None
-    of_seeds = {str(seed): one for seed, one in found.of_seeds.items()}
-    return {
-        "arm": arm,
-        "control": control,
-        **{name: content[name] for name in ("shape", "difference")},
-        "ci95_episodes": half,
-        "of_seeds": of_seeds,
-    }
-
-
-def _results(settings: Settings, grid: Grid, folder: Path, arms: Mapping[str, SeedsOfArm]) -> dict[str, Any]:
-    """Return what `results.json` says of the runs; paths of learners and tests are relative to its folder."""
-    some = next(iter(grid.tests.values())).summary
-    summaries = [run.summary for run in grid.runs]
-    return {
+    results = {
         "kind": "experiment",
         "data": settings.options.data.stem,
         "learner": settings.options.learner.stem,
         "control": "elastic_quarter",
         "seeds": settings.seeds,
-        "arms": {row: _arm(grid, folder, row, arm) for row, arm in arms.items()},
-        "episodes": dict(next(iter(arms[MIXED].seeds.values())).hashes),
-        "split": some["split"],
         **{role: str(run.folder) for role, run in grid.generators.items()},
-        "seconds": round(sum(summary["seconds"] for summary in summaries), 1),
-        "commit": ", ".join(sorted({str(summary.get("commit", code_commit())) for summary in summaries})),
-        **({"debug": True} if some.get("debug") else {}),
+        **facts(list(grid.tests.values()), grid.runs),
     }
+    arms = _arms(settings, grid, folder)
+    against = [one for control in TRAINED if control != MIXED for one in paired(arms, MIXED, control)]
+    beside = [one for row, arm in arms.items() if arm.learner == MIXED for one in paired(arms, row, MIXED)]
+    words = credit(against, arms)
+    lines = [in_one_line(one, arms) for one in (*against, *beside)]
+    notes = _notes(settings, results["split"], results["episodes"], arms[MIXED])
+    table = markdown_table(over_episodes_rows(list(arms.values())))
+    text = banner(results) + "\n".join([table, "", *lines, "", words, "", notes])
+    write_whole(folder / "results.md", text + "\n")
+    results |= {"arms": {row: arm.as_json() for row, arm in arms.items()}, "sentence": words}
+    write_json(folder, results | {"comparisons": [asdict(one) for one in (*against, *beside)]})
+    return text, arms
 
 
-def _arm(grid: Grid, folder: Path, row: str, arm: SeedsOfArm) -> dict[str, Any]:
-    own, _, beside = row.partition("+")
-    version = "test_hands" if beside else "test"
-    fits = {} if beside else {s: grid.fits[own, s] for s in arm.seeds if (own, s) in grid.fits}
-    return {
-        "title": arm.title,
-        "accuracies": {
-            shape: {str(seed): list(one.accuracies[shape]) for seed, one in arm.seeds.items()} for shape in arm.shapes
-        },
-        "fits": {str(seed): str(run.folder.relative_to(folder)) for seed, run in fits.items()},
-        "tests": {str(s): str(grid.tests[own, s, version].folder.relative_to(folder)) for s in arm.seeds},
-    }
+def _arms(settings: Settings, grid: Grid, folder: Path) -> dict[str, Arm]:
+    """Return the rows of the table; those with generated support images after those of the same learners.
+
+    Episodes with generated support images are the same real ones, so that all of them pair.
+    """
+    arms = {}
+    for arm, title in TITLES.items():
+        tests = {seed: grid.tests[arm, seed, "test"] for seed in settings.seeds if (arm, seed, "test") in grid.tests}
+        if not tests:
+            continue
+        fits = {seed: grid.fits[arm, seed] for seed in tests if (arm, seed) in grid.fits}
+        arms[arm] = read_arm(title, tests, fits, folder)
+        if arm in settings.with_support:
+            tests = {seed: grid.tests[arm, seed, "test_hands"] for seed in settings.seeds}
+            names: dict[Support, dict[str, str]] = {}
+            for one in settings.with_support[arm]:
+                if one.support:
+                    names.setdefault(one.support, {})[one.name] = one.base_name
+            for support, of_support in names.items():
+                title = f"… and {support.title} beside each support image"
+                arms[f"{arm}{support.suffix}"] = read_arm(title, tests, {}, folder, of_support, learner=arm)
+    return arms
 
 
-def _notes(settings: Settings, grid: Grid, arms: Mapping[str, SeedsOfArm]) -> str:
+def _notes(settings: Settings, split: Mapping[str, str], hashes: Mapping[str, str], mixed: Arm) -> str:
     """Return what the numbers are of."""
-    split = next(iter(grid.tests.values())).summary["split"]
-    one = next(iter(arms[MIXED].seeds.values()))
     episodes = ", ".join(
-        f"{len(values)} of {shape}, hash {one.hashes[f'test/{shape}']}" for shape, values in one.accuracies.items()
+        f"{len(next(iter(of_seeds.values())))} of {shape}, hash {hashes[shape]}"
+        for shape, of_seeds in mixed.accuracies.items()
     )
     seeds = f"training seeds {', '.join(map(str, settings.seeds))}" if len(settings.seeds) > 1 else "one training seed"
-    generator = f"; one generator, seed {settings.seeds[0]}" if grid.generators else ""
+    generator = f"; one generator, seed {settings.seeds[0]}" if settings.roles else ""
     return (
         f"Accuracy in % on classes that neither generator nor learner has seen (split {split['name']}, hash "
         f"{split['hash']}), mean of {seeds}{generator}; ± 95 % interval over test episodes ({episodes}); the same "
