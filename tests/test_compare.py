@@ -364,11 +364,16 @@ def test_training_never_sees_a_test_image(tmp_path, toy_data):
 
 @pytest.mark.parametrize(
     "path",
-    slow_but(["low_data_classes", "record_quick"], sorted((ROOT / "configs" / "compare").glob("*.yaml"))),
+    slow_but(
+        ["all_policies", "low_data_classes", "record_quick"], sorted((ROOT / "configs" / "compare").glob("*.yaml"))
+    ),
     ids=lambda path: path.stem,
 )
 def test_shipped_comparisons_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     settings = read_settings(path, find_config)
     assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
+    if path.stem == "all_policies":
+        policies = {policy.stem for policy in (ROOT / "configs" / "policy").glob("*.yaml")}
+        assert {"generator_classes", *settings.arms} == policies, "that one needs a generator of classes"
     assert len(settings.seeds) >= {"record": 5, "record_quick": 1}.get(path.stem, 3)

@@ -9,6 +9,7 @@ from scipy import stats
 from genmeta.errors import UserError
 from genmeta.evaluation.statistics import effect_size, holm, mean_and_t95, paired_bootstrap, paired_t_test
 from genmeta.experiments.results import Arm, against_control, corrected
+from genmeta.experiments.tables import over_both
 from genmeta.experiments.words import verdict
 from genmeta.rng import make_rng
 
@@ -68,6 +69,13 @@ def test_nothing_is_not_a_difference(values):
 
 def arm(title: str, *of_seeds: list[float]) -> Arm:
     return Arm(title, {"5w1s": dict(enumerate(of_seeds))})
+
+
+def test_a_cell_by_hand():
+    """Two seeds of two episodes: means 0.5 and 0.7; over episodes 0.4 and 0.8."""
+    # seeds: t(0.975, 1) = 12.706 times 0.1414 / √2; episodes: 1.96 times 0.2828 / √2
+    assert over_both(arm("x", [0.3, 0.7], [0.5, 0.9]), "5w1s", digits=1) == "60.0 ± 127.1 ± 39.2"
+    assert over_both(arm("x", [0.3, 0.7]), "5w1s", digits=1) == "50.0 ± – ± 39.2"
 
 
 def test_differences_by_hand():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from math import isfinite
+from statistics import mean
 
 
 def shape_title(name: str) -> str:
@@ -38,3 +39,8 @@ def number(value: float | None, digits: int = 2) -> str:
 def p_value(p: float | None) -> str:
     """Return a p-value with no more digits than it has: `< 0.001`, `0.243`; `–` if it is not known."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def half_range(values: Sequence[float], digits: int) -> str:
+    """Return the mean of few values ± half their range, for what has no interval; nothing if there are none."""
+    return f"{mean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}" if values else ""
