@@ -17,8 +17,8 @@ import torch
 
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError, nearest
-from genmeta.evaluation.comparison import markdown_table
 from genmeta.evaluation.statistics import paired_t_test
+from genmeta.evaluation.tables import markdown_table
 from genmeta.modules.episodic_data import EpisodicDataModule
 
 Errors = Mapping[tuple[str, str], float]

@@ -10,54 +10,50 @@ transductive is found out by trying. Runs that are finished are not repeated, so
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 
 import torch
 import yaml
 
-from genmeta.cli.grid import Run, run_all
-from genmeta.cli.training import TrainingCLI
+from genmeta.cli.options import find_config
+from genmeta.cli.training import checked
 from genmeta.data.splits import Split
 from genmeta.episode import EpisodeBatch
-from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.statistics import mean_and_t95
+from genmeta.evaluation.tables import markdown_table
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.results import facts, read_arm
+from genmeta.experiments.run import Run
+from genmeta.experiments.tables import over_both
 from genmeta.learners.learner import Learner
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import Episodes
 
-ROOT = Path(__file__).parents[1]
-REAL_ONLY = f"--config={ROOT}/configs/arm/real_only.yaml"
 EPOCHS = 4  # validations of a training
 QUERIES = {5: 15, 20: 5}  # of a class, by way; 15 otherwise
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """A line of the table.
 
     Attributes:
-        name: of the YAML, and how it is tested if there are several ways.
-        mode: `inductive` or `transductive`.
+        name, mode: of the YAML; `inductive` or `transductive`.
         tests: by shape, the test of each seed.
-        fits: its trainings; none if there is nothing to train.
-        episodes: training episodes of each training.
-        note: what it was trained with.
+        fits: the trainings of each way by seed, and how many episodes each has; none if there is nothing to train.
+        notes: what each was trained with.
     """
 
     name: str
     mode: str
-    tests: dict[str, list[Run]]
-    fits: list[Run]
-    episodes: list[int]
-    note: str
+    tests: dict[str, dict[int, Run]]
+    fits: list[tuple[list[Run], int]]
+    notes: list[str]
 
 
 def main() -> None:
@@ -65,8 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="glyphs", help="name of a YAML in configs/data")
-    add("--learners", nargs="*", help="names of YAMLs in configs/learner; all by default")
-    add("--baselines", nargs="*", help="names of YAMLs in configs/baseline; all by default")
+    for kind in ("learner", "baseline"):
+        known = sorted(path.stem for path in Path("configs", kind).glob("*.yaml"))
+        add(f"--{kind}s", nargs="*", default=known, help=f"names of YAMLs in configs/{kind}; all by default")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--images", type=int, default=240_000, help="training images of each row")
     add("--shapes", nargs="+", default=["5w1s", "5w1s_within", "20w1s", "20w1s_within"])
@@ -76,81 +73,64 @@ def main() -> None:
     add("--out", type=Path, help="Markdown file; printed only by default")
     add("options", nargs="*", help="more options of all runs, after --")
     options = parser.parse_args()
-    rows = list(plan(options))
-    runs = dict.fromkeys(
-        run for row in rows for run in [*row.fits, *(r for tests in row.tests.values() for r in tests)]
-    )
+    shapes = {name: episodes(name, options.episodes) for name in options.shapes}
+    split = roomy_split(options, max(e.n_way for e in shapes.values()))
+    named = [("learner", name) for name in options.learners] + [("baseline", name) for name in options.baselines]
+    rows = [row for kind, name in named for row in rows_of(kind, name, shapes, split, options)]
+    tests = [run for row in rows for of_shape in row.tests.values() for run in of_shape.values()]
+    runs = dict.fromkeys([*(run for row in rows for fits, _ in row.fits for run in fits), *tests])
     if failed := run_all(runs, options.workers):
         sys.exit(f"{len(failed)} runs are not finished: see above; run again to go on")
-    text = table(rows, options)
+    text = table(rows, tests, options)
     print(text)
     if options.out:
         options.out.write_text(text)
 
 
-def plan(options: argparse.Namespace) -> Iterator[Row]:
-    """Yield the rows, whose runs are still to be run."""
-    shapes = {name: episodes(name, options.episodes) for name in options.shapes}
-    split = roomy_split(options, max(e.n_way for e in shapes.values()))
-    learners, baselines = (
-        given if given is not None else sorted(path.stem for path in (ROOT / "configs" / kind).glob("*.yaml"))
-        for kind, given in (("learner", options.learners), ("baseline", options.baselines))
-    )
-    for kind, names in (("learner", learners), ("baseline", baselines)):
-        for name in names:
-            yield from rows_of(kind, name, shapes, split, options)
-
-
 def rows_of(
     kind: str, name: str, shapes: dict[str, Episodes], split: list[str], options: argparse.Namespace
 ) -> Iterator[Row]:
-    """Yield the rows of one YAML."""
-    path = ROOT / "configs" / kind / f"{name}.yaml"
-    configs = [f"--config={path}", *([REAL_ONLY] if kind == "learner" else [])]
-    configs += [
-        f"--config={ROOT}/configs/data/{options.data}.yaml",
-        *split,
-        "--run.wandb=off",
-        "--trainer.devices=1",
-        *options.options,
+    """Yield the rows of one YAML, whose runs are still to be run."""
+    path = find_config(kind, name)
+    configs = [
+        path,
+        *([find_config("arm", "real_only")] if kind == "learner" else []),
+        find_config("data", options.data),
     ]
-    trained = "trainer" in yaml.safe_load(path.read_text())
-    settings = checked("fit" if trained else "test", configs, set_up=False).config[("fit" if trained else "test")]
-    settings = settings.model.init_args.learner.get("init_args") or {}
+    common = [*(f"--config={one}" for one in configs), *split, "--run.wandb=off", "--trainer.devices=1"]
+    common += options.options
+    stage = "fit" if "trainer" in yaml.safe_load(path.read_text()) else "test"
+    settings = checked([stage, *common], set_up=False).config[stage].model.init_args.learner.get("init_args") or {}
     fixed = next((key for key in ("n_way", "max_way") if key in settings), None)
-    ways = sorted({e.n_way for e in shapes.values()}) if fixed else [None]
-    modes = [["--model.learner.query_statistics=batch"], ["--model.learner.query_statistics=support"]]
     found: dict[str, Row] = {}
-    for way in ways:
+    for way in sorted({e.n_way for e in shapes.values()}) if fixed else [None]:
         tested = {shape: e for shape, e in shapes.items() if way in (None, e.n_way)}
         places = (f"model.learner.{fixed}", "data.train.n_way", "data.val.n_way")
-        at_way = [*configs, *(f"--{place}={way}" for place in places if way)]
+        at_way = [*common, *(f"--{place}={way}" for place in places if way)]
         if "length" in settings:  # of a sequence: SNAIL's support images and the query
             at_way.append(f"--model.learner.length={way * max(e.n_shot for e in tested.values()) + 1}")
         label = f"{name}-{way}way" if way else name
-        fits, n_episodes, note = trainings(label, at_way, options) if trained else ([None] * len(options.seeds), 0, "–")
-        for mode in modes if "query_statistics" in settings else [[]]:
-            arguments = [*at_way, *mode, tests_yaml(tested, label, options)]
-            learner = checked("test", arguments, set_up=False).model.learner
-            kind_of = "transductive" if depends_on_other_queries(learner, way or 5) else "inductive"
-            row = found.setdefault("".join(mode), Row(name, kind_of, {}, [], [], note))
-            runs = [
-                test(label, kind_of, arguments, fit, seed, options)
-                for fit, seed in zip(fits, options.seeds, strict=True)
-            ]
-            row.tests.update(dict.fromkeys(tested, runs))
-            if trained:
-                row.fits.extend(fits)
-                row.episodes.extend([n_episodes] * len(fits))
-            if row.note != note:
-                found["".join(mode)] = replace(row, note=f"{row.note}; {note}")
+        fits, n_episodes, note = trainings(label, at_way, options) if stage == "fit" else ([], 0, "–")
+        for mode in ("batch", "support") if "query_statistics" in settings else ("",):
+            args = [*at_way, *([f"--model.learner.query_statistics={mode}"] if mode else [])]
+            args.append(f"--data.test={json.dumps([asdict(e) for e in tested.values()])}")
+            learner = checked(["test", *args], set_up=False).model.learner
+            word = "transductive" if depends_on_other_queries(learner, way or 5) else "inductive"
+            tests = {}
+            for place, seed in enumerate(options.seeds):
+                weights = [f"--ckpt_path={fits[place].checkpoint}"] if fits else []
+                test = ("test", *args, f"--seed_everything={seed}", *weights)
+                tests[seed] = Run(f"{label}-seed{seed}-{word}", test, options.runs, tuple(fits[place : place + 1]))
+            row = found.setdefault(mode, Row(name, word, {}, [], []))
+            row.tests.update(dict.fromkeys(tested, tests))
+            row.fits += [(fits, n_episodes)] if fits else []
+            row.notes.append(note)
     yield from found.values()
 
 
 def trainings(label: str, configs: Sequence[str], options: argparse.Namespace) -> tuple[list[Run], int, str]:
     """Return a training for each seed, its number of episodes, and a word on it."""
-    data = checked("fit", configs).datamodule
-    assert isinstance(data, EpisodicDataModule)
+    data = checked(["fit", *configs]).datamodule
     shape = data.train_shape
     steps = max(EPOCHS, round(options.images / (data.tasks_per_step * shape.n_way * shape.n_images)))
     args = (*configs, f"--data.steps_per_epoch={steps // EPOCHS}", f"--trainer.max_epochs={EPOCHS}")
@@ -158,22 +138,6 @@ def trainings(label: str, configs: Sequence[str], options: argparse.Namespace) -
     steps = steps // EPOCHS * EPOCHS
     note = f"{steps:,} × {data.tasks_per_step} of {shape}, {shape.n_query} queries"
     return fits, steps * data.tasks_per_step, note
-
-
-def test(label: str, mode: str, configs: Sequence[str], fit: Run | None, seed: int, options: argparse.Namespace) -> Run:
-    """Return the test of a training, or of what needs none."""
-    weights = [f"--ckpt_path={fit.checkpoint}"] if fit else []
-    args = ("test", *configs, f"--seed_everything={seed}", *weights)
-    return Run(f"{label}-seed{seed}-{mode}", args, options.runs, (fit,) if fit else ())
-
-
-def checked(stage: str, configs: Sequence[str], set_up: bool = True) -> TrainingCLI:
-    """Return the parts that a command would run with, quietly; a wrong configuration is told before anything runs.
-
-    Without `set_up` no data are loaded and sizes are not compared, which takes a second or two: once for each training.
-    """
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        return TrainingCLI([stage, *configs], check_only=True, set_up=set_up)
 
 
 def episodes(name: str, n_episodes: int) -> Episodes:
@@ -185,22 +149,12 @@ def episodes(name: str, n_episodes: int) -> Episodes:
     return found
 
 
-def tests_yaml(shapes: dict[str, Episodes], label: str, options: argparse.Namespace) -> str:
-    """Write the YAML of some test episodes and return the option that names it."""
-    path = Path(options.runs) / "yaml" / f"tests-{label}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"data": {"init_args": {"test": [vars(e) for e in shapes.values()]}}}))
-    return f"--config={path}"
-
-
 def roomy_split(options: argparse.Namespace, n_way: int) -> list[str]:
     """Return the options of a split whose validation part has classes enough for the largest way: none, if the one of
     the data's YAML has.
     """
-    configs = [f"--config={ROOT}/configs/baseline/pixels.yaml", f"--config={ROOT}/configs/data/{options.data}.yaml"]
-    data = checked("test", configs).datamodule
-    assert isinstance(data, EpisodicDataModule)
-    assert data.table is not None
+    configs = [find_config("baseline", "pixels"), find_config("data", options.data)]
+    data = checked(["test", *(f"--config={path}" for path in configs)]).datamodule
     split = moved(data.split, dict(zip(data.table.class_names, data.table.groups, strict=True)), n_way)
     if split is data.split:
         return []
@@ -241,47 +195,31 @@ def depends_on_other_queries(learner: Learner, n_way: int) -> bool:
     return not torch.allclose(learner(whole)[:, :1], learner(alone), rtol=1e-3, atol=1e-4)
 
 
-def table(rows: Sequence[Row], options: argparse.Namespace) -> str:
+def table(rows: Sequence[Row], tests: Sequence[Run], options: argparse.Namespace) -> str:
     """Return the Markdown table and what must be known to read it."""
-    head = ["learner", "queries", *options.shapes, "trained on", "s per 1,000 training episodes"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    of_runs = facts(tests, tests)
+    lines = [["learner", "queries", *options.shapes, "trained on", "s per 1,000 training episodes"]]
     for row in rows:
-        seconds = [1000 * run.summary["seconds"] / n for run, n in zip(row.fits, row.episodes, strict=True)]
-        n_seeds = len(options.seeds)
-        fastest = [min(seconds[i : i + n_seeds]) for i in range(0, len(seconds), n_seeds)]  # of each way
-        cells = [f"`{row.name}`", row.mode, *(cell(row, shape) for shape in options.shapes)]
-        cells += [row.note, f"{mean(fastest):.1f}" if fastest else "–"]
-        lines.append("| " + " | ".join(cells) + " |")
-    split = next(iter(rows[0].tests.values()))[0].summary["split"]
-    seeds = ", ".join(map(str, options.seeds))
-    queries = ", ".join(
-        f"{QUERIES.get(e, 15)} of {e}-way" for e in sorted({episodes(s, 1).n_way for s in options.shapes})
-    )
-    notes = [
-        "",
-        f"Accuracy in % on classes that no row has seen: data {options.data}, split '{split['name']}' "
-        f"({split['hash']}), real episodes only, about {options.images:,} training images in each trained row. "
-        f"Mean over seeds {seeds}; "
+        cells = []
+        for shape in options.shapes:
+            arm = read_arm(row.name, row.tests[shape], {}, Path(options.runs), {shape: shape})
+            cells.append(over_both(arm, shape, digits=1))
+        fastest = [1000 * min(run.summary["seconds"] for run in fits) / n for fits, n in row.fits]  # of each way
+        cells += ["; ".join(dict.fromkeys(row.notes)), f"{mean(fastest):.1f}" if fastest else "–"]
+        lines.append([f"`{row.name}`", row.mode, *cells])
+    ways = sorted({episodes(shape, 1).n_way for shape in options.shapes})
+    queries = ", ".join(f"{QUERIES.get(way, 15)} of {way}-way" for way in ways)
+    return (
+        f"{markdown_table(lines)}\n\n"
+        f"Accuracy in % on classes that no row has seen: data {options.data}, split '{of_runs['split']['name']}' "
+        f"({of_runs['split']['hash']}), real episodes only, about {options.images:,} training images in each trained "
+        f"row. Mean over seeds {', '.join(map(str, options.seeds))}; "
         f"after the first ± the 95 % interval over seeds (Student's t: how much trainings differ), after the second "
         f"that over {options.episodes} test episodes, the same for all rows ({queries} queries a class). `within`: "
         f"all classes of an episode are of one group (alphabet); otherwise of any. Times are of whole trainings with "
         f"{EPOCHS} validations, one thread, {options.workers} at a time: of the fastest seed, since other work on a "
-        f"machine only adds; the mean over ways where there are two.",
-        "",
-    ]
-    return "\n".join([*lines, *notes])
-
-
-def cell(row: Row, shape: str) -> str:
-    """Return mean, interval over seeds and interval over episodes, in percent."""
-    runs = [run.summary for run in row.tests[shape]]
-    hashes = {summary["episodes"][f"test/{shape}"] for summary in runs}
-    assert len(hashes) == 1, f"{row.name}: tested on different episodes"
-    accuracies = [summary["episode_accuracies"][shape] for summary in runs]
-    of_seeds = [mean(values) for values in accuracies]
-    over_seeds = f"{100 * mean_and_t95(of_seeds)[1]:.1f}" if len(of_seeds) > 1 else "–"
-    _, over_episodes = mean_and_ci95([mean(values) for values in zip(*accuracies, strict=True)])
-    return f"{100 * mean(of_seeds):.1f} ± {over_seeds} ± {100 * over_episodes:.1f}"
+        f"machine only adds; the mean over ways where there are two.\n"
+    )
 
 
 if __name__ == "__main__":

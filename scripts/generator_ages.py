@@ -11,18 +11,25 @@ Runs that are finished are not repeated. What stands after `--` are options of a
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from genmeta.cli.grid import Run, run_all
+from genmeta.cli.options import find_config
+from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.comparison import Arm, check_same_episodes, hashes_of
-from genmeta.evaluation.statistics import mean_and_t95
+from genmeta.evaluation.tables import half_range, markdown_table, percent
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.results import Arm, facts, paired, read_arm
+from genmeta.experiments.run import Run
 from genmeta.modules.keep_ages import age_checkpoint
 
 ROOT = Path(__file__).parents[1]
 METRICS = {"fid": ("FID ↓", 2), "coverage": ("coverage ↑", 2), "recognisability": ("recognisability ↑", 2)}
 BEST, REAL = "best", "real tasks only"
+
+Age = int | str
+"""Steps, BEST, or REAL: no generator."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -30,21 +37,24 @@ def main(args: list[str] | None = None) -> None:
     options = parse(args)
     generators, measures, tests = grid(options)
     fits = [needed for test in tests.values() for needed in test.after]
-    if failed := run_all([*generators.values(), *measures.values(), *fits, *tests.values()], options.workers):
+    runs = [*generators.values(), *measures.values(), *fits, *tests.values()]
+    if failed := run_all(runs, options.workers):
         sys.exit(f"{len(failed)} runs are not finished: see above; run again to go on")
-    check_same_episodes([Arm(f"{key}", {}, hashes_of(test.summary)) for key, test in tests.items()])
-    reports = {key: run.summary["report"] for key, run in measures.items()}
-    accuracies = {
-        key: {shape: mean(values) for shape, values in run.summary["episode_accuracies"].items()}
-        for key, run in tests.items()
+    of_runs = facts(list(tests.values()), runs)
+    metrics: dict[Age, list[dict]] = {}
+    for (age, _), run in measures.items():
+        metrics.setdefault(age, []).append(run.summary["report"])
+    ages = dict.fromkeys(age for age, _ in tests)
+    arms = {
+        str(age): read_arm(title(age), {seed: tests[age, seed] for seed in options.seeds}, {}, Path(options.runs))
+        for age in ages
     }
-    text = table(reports, accuracies, options)
-    text += "\n" + notes(generators, tests, options)
+    text = f"{table(metrics, arms)}\n\n{notes(arms, of_runs, fits, options)}\n"
     print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         picture = options.out.parent / "pictures" / f"{options.out.stem}.png"
-        draw(reports, accuracies, picture)
+        draw(metrics, arms, picture)
         options.out.write_text(f"{text}\n![FID against accuracy](pictures/{picture.name})\n")
 
 
@@ -69,13 +79,13 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help="Markdown file, its picture goes to pictures/ beside it; printed only by default")
     add("options", nargs="*", help="more options of the learners' runs, after --")
     options = parser.parse_args(args)
-    for kind in ("data", "generator", "learner"):
-        name = getattr(options, kind)
-        known = ROOT / "configs" / kind / f"{name}.yaml"
-        setattr(options, kind, known if known.is_file() else Path(name))
-    known = {path.stem: path for path in (ROOT / "configs" / "policy").glob("*.yaml")}
-    options.policy = [known.get(name, Path(name)) for name in options.policy]
-    for path in (options.data, options.generator, options.learner, *options.policy, *map(Path, options.config)):
+    try:
+        for kind in ("data", "generator", "learner"):
+            setattr(options, kind, find_config(kind, getattr(options, kind)))
+        options.policy = [find_config("policy", name) for name in options.policy]
+    except UserError as error:
+        parser.error(str(error))
+    for path in map(Path, options.config):
         if not path.is_file():
             parser.error(f"{path}: no such file")
     if len(options.seeds) < 2:
@@ -83,11 +93,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     return options
 
 
-Key = tuple[int | str, int]
-"""Age (steps, BEST, or REAL: no generator) and seed."""
-
-
-def grid(options: argparse.Namespace) -> tuple[dict[int, Run], dict[Key, Run], dict[Key, Run]]:
+def grid(options: argparse.Namespace) -> tuple[dict[int, Run], dict[tuple[Age, int], Run], dict[tuple[Age, int], Run]]:
     """Return the generators' runs by seed, and by age and seed what measures them and what tests the learners."""
     name = f"{options.generator.stem}-{options.data.stem}"
     keep = [
@@ -95,8 +101,8 @@ def grid(options: argparse.Namespace) -> tuple[dict[int, Run], dict[Key, Run], d
         f"--trainer.callbacks.steps={sorted(set(options.ages))}",
     ]
     generators: dict[int, Run] = {}
-    measures: dict[Key, Run] = {}
-    tests: dict[Key, Run] = {}
+    measures: dict[tuple[Age, int], Run] = {}
+    tests: dict[tuple[Age, int], Run] = {}
     for seed in options.seeds:
         of_all = [f"--config={options.data}", *(f"--config={path}" for path in options.config)]
         last = ["--trainer.devices=1", "--run.wandb=off", f"--seed_everything={seed}"]
@@ -121,77 +127,67 @@ def grid(options: argparse.Namespace) -> tuple[dict[int, Run], dict[Key, Run], d
     return generators, measures, tests
 
 
-def ages_of(tests: dict[Key, dict]) -> list[int | str]:
-    """Return the ages in the order of the table, real tasks only at the end."""
-    return list(dict.fromkeys(age for age, _ in tests))
+def title(age: Age) -> str:
+    """Return what the table says of an age."""
+    return REAL if age == REAL else "its best checkpoint" if age == BEST else f"{age} steps"
 
 
-def of_age(values: dict[Key, dict], age: int | str, name: str) -> list[float]:
-    """Return one value of each seed."""
-    return [value[name] for (other, _), value in values.items() if other == age]
+def table(metrics: Mapping[Age, list[dict]], arms: Mapping[str, Arm]) -> str:
+    """Return the Markdown table: means over seeds; metrics ± half their range, accuracies ± their 95 % interval.
 
-
-def table(reports: dict[Key, dict], accuracies: dict[Key, dict], options: argparse.Namespace) -> str:
-    """Return the Markdown table: means over seeds; metrics ± half their range, accuracies ± their 95 % interval."""
-    shapes = list(next(iter(accuracies.values())))
-    head = ["generator", *(title for title, _ in METRICS.values())]
-    head += [cell for shape in shapes for cell in (f"{shape} (%)", f"{shape} − real only")]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for age in ages_of(accuracies):
-        cells = [REAL if age == REAL else "its best checkpoint" if age == BEST else f"{age} steps"]
-        for metric, (_, digits) in METRICS.items():
-            values = [] if age == REAL else of_age(reports, age, metric)
-            half = (max(values) - min(values)) / 2 if values else 0
-            cells.append(f"{mean(values):.{digits}f} ± {half:.{digits}f}" if values else "")
+    Args:
+        metrics: of the generators of each seed, by age.
+        arms: learners by age (as text), REAL last.
+    """
+    shapes = arms[REAL].shapes
+    head = ["generator", *(name for name, _ in METRICS.values())]
+    rows = [[*head, *(cell for s in shapes for cell in (f"{s} (%)", f"{s} − real only"))]]
+    for age, arm in arms.items():
+        measured = next((found for other, found in metrics.items() if str(other) == age), [])
+        cells = [half_range([one[name] for one in measured], digits) for name, (_, digits) in METRICS.items()]
+        differences = {one.shape: percent(one.difference, one.ci95_seeds, sign="+") for one in paired(arms, age, REAL)}
         for shape in shapes:
-            values = of_age(accuracies, age, shape)
-            middle, half = mean_and_t95([100 * value for value in values])
-            cells.append(f"{middle:.2f} ± {half:.2f}")
-            pairs = zip(values, of_age(accuracies, REAL, shape), strict=True)
-            middle, half = mean_and_t95([100 * (value - real) for value, real in pairs])
-            cells.append("" if age == REAL else f"{middle:+.2f} ± {half:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            cells += [percent(*arm.over_seeds(shape)), "" if age == REAL else differences[shape]]
+        rows.append([arm.title, *cells])
+    return markdown_table(rows)
 
 
-def notes(generators: dict[int, Run], tests: dict[Key, Run], options: argparse.Namespace) -> str:
+def notes(arms: Mapping[str, Arm], of_runs: Mapping, fits: list[Run], options: argparse.Namespace) -> str:
     """Return what the numbers are of."""
-    some = next(iter(tests.values()))
-    n_episodes = {shape: len(values) for shape, values in some.summary["episode_accuracies"].items()}
-    width = max(100 * mean_and_ci95(v)[1] for run in tests.values() for v in run.summary["episode_accuracies"].values())
-    steps = sorted({run.summary["steps"] for run in generators.values()})
-    learner_steps = sorted({fit.summary["steps"] for test in tests.values() for fit in test.after})
+    tested = [(shape, seeds) for arm in arms.values() for shape, seeds in arm.accuracies.items()]
+    learners = [(shape, values) for shape, seeds in tested for values in seeds.values()]
+    width, n_episodes = max(mean_and_ci95(values)[1] for _, values in learners), {s: len(v) for s, v in learners}
+    steps = [sorted({run.summary["steps"] for run in runs}) for runs in ({g for f in fits for g in f.after}, fits)]
+    of_generator, of_learner = (" or ".join(map(str, found)) for found in steps)
     more = f" with `{' '.join(options.options)}`" if options.options else ""
-    split = some.summary["split"]
-    episodes = ", ".join(f"{n} of {s} ({some.summary['episodes'][f'test/{s}']})" for s, n in n_episodes.items())
+    episodes = ", ".join(f"{n} of {shape} ({of_runs['episodes'][shape]})" for shape, n in n_episodes.items())
     return (
-        f"Generator `{options.generator.stem}`, {' or '.join(map(str, steps))} steps in all; learner "
-        f"`{options.learner.stem}`, {' or '.join(map(str, learner_steps))} steps, tasks by "
-        f"{', '.join(f'`{path.stem}`' for path in options.policy)}{more}; seeds "
-        f"{', '.join(map(str, options.seeds))}: a generator and its learners have the same; split {split['name']} "
-        f"({split['hash']}). Accuracies are means over seeds ± 95 % interval over seeds (Student's t), differences are "
-        f"paired by seed; metrics ± half their range. Test episodes, the same in all runs: {episodes}; they measure "
-        f"one trained learner to at most ± {width:.2f}.\n"
+        f"Generator `{options.generator.stem}`, {of_generator} steps in all; learner `{options.learner.stem}`, "
+        f"{of_learner} steps, tasks by {', '.join(f'`{path.stem}`' for path in options.policy)}{more}; seeds "
+        f"{', '.join(map(str, options.seeds))}: a generator and its learners have the same; split "
+        f"{of_runs['split']['name']} ({of_runs['split']['hash']}). Accuracies are means over seeds ± 95 % interval over"
+        f" seeds (Student's t), differences are paired by seed; metrics ± half their range. Test episodes, the same in "
+        f"all runs: {episodes}; they measure one trained learner to at most ± {100 * width:.2f}."
     )
 
 
-def draw(reports: dict[Key, dict], accuracies: dict[Key, dict], path: Path) -> None:
+def draw(metrics: Mapping[Age, list[dict]], arms: Mapping[str, Arm], path: Path) -> None:
     """Draw FID against accuracy: a dot a run, means with their intervals, and the line of real tasks only."""
     import matplotlib  # here: slow to import
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shapes = list(next(iter(accuracies.values())))
+    shapes = arms[REAL].shapes
     figure, panels = pyplot.subplots(1, len(shapes), figsize=(5 * len(shapes), 4), squeeze=False)
     for panel, shape in zip(panels[0], shapes, strict=True):
-        middle, half = mean_and_t95([100 * value for value in of_age(accuracies, REAL, shape)])
+        middle, half = (100 * value for value in arms[REAL].over_seeds(shape))
         panel.axhline(middle, color="tab:blue", label=REAL)
         panel.axhspan(middle - half, middle + half, color="tab:blue", alpha=0.12, linewidth=0)
-        for age in ages_of(accuracies)[:-1]:
-            fid, values = of_age(reports, age, "fid"), [100 * value for value in of_age(accuracies, age, shape)]
-            panel.plot(fid, values, ".", color="tab:orange", alpha=0.5)
-            middle, half = mean_and_t95(values)
+        for age, of_generators in metrics.items():
+            arm, fid = arms[str(age)], [one["fid"] for one in of_generators]
+            panel.plot(fid, [100 * value for value in arm.means(shape)], ".", color="tab:orange", alpha=0.5)
+            middle, half = (100 * value for value in arm.over_seeds(shape))
             panel.errorbar(mean(fid), middle, half, fmt="o", color="tab:orange", capsize=3)
             panel.annotate(f"{age}", (mean(fid), middle), xytext=(5, 5), textcoords="offset points", fontsize=9)
         panel.set(xlabel="FID of the generator (log)", ylabel=f"{shape} test accuracy (%)", xscale="log")

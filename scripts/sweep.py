@@ -24,10 +24,12 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.grid import Run, run_all
 from genmeta.cli.newest import newest
 from genmeta.cli.tracking import has_account, project
 from genmeta.errors import UserError
+from genmeta.evaluation.tables import markdown_table
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.run import Run
 
 ROUND = 4
 GENERATOR = "GENMETA_GENERATOR"
@@ -247,15 +249,15 @@ def table(done: Sequence[tuple[dict[str, Any], Run]], metric: dict[str, str]) ->
     ]
     rows.sort(key=lambda row: math.inf if row["score"] is None else sign * row["score"])
     names = list(rows[0]["parameters"])
-    lines = [f"| {' | '.join(names)} | {metric['name']} | run |", "|" + "---|" * (len(names) + 2)]
+    cells = [[*names, metric["name"], "run"]]
     for row in rows:
         score = "failed" if row["score"] is None else f"{row['score']:.4f}"
-        lines.append(f"| {' | '.join(str(row['parameters'][n]) for n in names)} | {score} | {row['folder']} |")
-    best = rows[0]
+        cells.append([*(str(row["parameters"][name]) for name in names), score, row["folder"]])
+    text, best = markdown_table(cells), rows[0]
     if best["score"] is not None:
         chosen = " ".join(f"--{name}={value}" for name, value in best["parameters"].items())
-        lines += ["", f"Best {metric['name']} {best['score']:.4f}: {chosen}"]
-    return "\n".join(lines), rows
+        text += f"\n\nBest {metric['name']} {best['score']:.4f}: {chosen}"
+    return text, rows
 
 
 def online(path: Path, sweep: dict[str, Any]) -> int:

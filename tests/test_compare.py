@@ -17,18 +17,20 @@ import yaml
 from conftest import PATIENCE, ROOT, ToySource, make_table, slow_but
 from test_training import protonet, trainer_for, weights
 
-from genmeta.cli import grid
-from genmeta.cli.compare_grid import make_grid
-from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.main import main
+from genmeta.cli.options import find_config
+from genmeta.cli.training import checked
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
+from genmeta.experiments import execute
+from genmeta.experiments.plan import Plan, make_plan
+from genmeta.experiments.settings import read_settings
 
 # stands in for genmeta: accuracies follow from a test's options but for checkpoints, so that equal arms are equal; the
 # fifth and later wait for the file GO, if there is such a variable
 PROGRAM = """
 import json, os, pathlib, random, sys, time
-from genmeta.cli.run_folder import write_run_file
+from genmeta.experiments.run_folder import write_run_file
 command, *given = sys.argv[1:]
 args = dict(a.removeprefix("--").split("=", 1) for a in given)
 folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
@@ -50,9 +52,9 @@ write_run_file(folder, content)
 
 DRIVER = """
 import sys
-from genmeta.cli import grid
+from genmeta.experiments import execute
 from genmeta.cli.main import main
-grid.GENMETA = (sys.executable, sys.argv[1])
+execute.GENMETA = (sys.executable, sys.argv[1])
 sys.exit(main(["compare", *sys.argv[2:]]))
 """
 
@@ -63,7 +65,7 @@ def program(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
-    monkeypatch.setattr(grid, "GENMETA", (sys.executable, str(path)))
+    monkeypatch.setattr(execute, "GENMETA", (sys.executable, str(path)))
     return path
 
 
@@ -86,10 +88,14 @@ def written(folder: Path, **changes) -> Path:
     return path
 
 
+def plan_of(path: Path, folder: Path) -> Plan:
+    return make_plan(read_settings(path, find_config), folder, checked)
+
+
 def test_the_grid_of_arms_and_seeds(tmp_path, monkeypatch):
     """Each seed has its own generator, which only the arm that needs it waits for; no training knows of a test."""
     monkeypatch.chdir(ROOT)
-    found = make_grid(read_settings(written(tmp_path)), tmp_path)
+    found = plan_of(written(tmp_path), tmp_path)
     assert list(found.fits) == [(None, arm, seed) for seed in (0, 1) for arm in ("plain", "again", "redrawn")]
     assert len({run.folder for run in found.runs}) == len(found.runs) == 14
     for (_, arm, seed), fit in found.fits.items():
@@ -99,7 +105,7 @@ def test_the_grid_of_arms_and_seeds(tmp_path, monkeypatch):
         assert test.args[-1] == f"--ckpt_path={fit.checkpoint}"
         assert test.args[1 : len(fit.args)] == fit.args[1:]
     assert "--data.train_tasks.share=0.5" in found.fits[None, "redrawn", 0].args
-    one = make_grid(read_settings(written(tmp_path, generator_seed=7)), tmp_path)
+    one = plan_of(written(tmp_path, generator_seed=7), tmp_path)
     assert {run.name for fit in one.fits.values() for run in fit.after} == {"redrawer-seed7"}
 
 
@@ -111,7 +117,7 @@ def test_an_arm_has_its_own_learner_and_uses_checkpoints_of_earlier_arms(tmp_pat
     latent["init_args"] = {"checkpoint": "{redrawer}"}
     learner = {"class_path": "genmeta.learners.fused.Fused", "init_args": {"members": [member, latent]}}
     arms = {"plain": {"policy": ["rotations"]}, "fused": {"learner": "fused", "options": {"model.learner": learner}}}
-    grid = make_grid(read_settings(written(tmp_path, arms=arms)), tmp_path)
+    grid = plan_of(written(tmp_path, arms=arms), tmp_path)
     for seed in (0, 1):
         fused, plain = grid.fits[None, "fused", seed], grid.fits[None, "plain", seed]
         assert [run.name for run in fused.after] == [f"plain-seed{seed}", f"redrawer-seed{seed}"]
@@ -123,7 +129,7 @@ def test_an_arm_has_its_own_learner_and_uses_checkpoints_of_earlier_arms(tmp_pat
     assert len(grid.runs) == 2 + 4 + 4  # redrawers, trainings, tests: each once
     arms["fused"]["options"] = {"model.learner": {"class_path": "X", "init_args": {"checkpoint": "{plian}"}}}
     with pytest.raises(UserError, match=r"arms\.fused\.options: found '\{plian\}'.*did you mean 'plain'"):
-        read_settings(written(tmp_path, arms=arms))
+        read_settings(written(tmp_path, arms=arms), find_config)
 
 
 def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, monkeypatch):
@@ -137,7 +143,7 @@ def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, 
         "both": {"learner": "fused", "train": False, "options": {"model.learner": learner}},
     }
     path = written(tmp_path, arms=arms)
-    grid = make_grid(read_settings(path), tmp_path)
+    grid = plan_of(path, tmp_path)
     assert list(grid.fits) == [(None, "plain", 0), (None, "plain", 1)]
     assert list(grid.tests) == [(None, arm, seed) for seed in (0, 1) for arm in ("plain", "both")]
     for seed in (0, 1):
@@ -149,14 +155,14 @@ def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, 
         assert [m["init_args"]["checkpoint"] for m in found] == [str(run.checkpoint) for run in test.after]
     assert len(grid.runs) == 2 + 3, "the ensemble is the same for all seeds, and is tested once"
     members[1]["init_args"]["checkpoint"] = "{plain}"
-    assert len(make_grid(read_settings(written(tmp_path, arms=arms)), tmp_path).runs) == 2 + 4, "this one is not"
+    assert len(plan_of(written(tmp_path, arms=arms), tmp_path).runs) == 2 + 4, "this one is not"
     members[1]["init_args"]["checkpoint"] = "{plain@7}"
     with pytest.raises(UserError, match=r"found '\{plain@7\}', but the seeds are 0, 1"):
-        read_settings(written(tmp_path, arms=arms))
+        read_settings(written(tmp_path, arms=arms), find_config)
     members[1]["init_args"]["checkpoint"] = "{plain}"
     arms["plain"]["train"] = False
     with pytest.raises(UserError, match="no earlier arm that is trained"):
-        read_settings(written(tmp_path, arms=arms))
+        read_settings(written(tmp_path, arms=arms), find_config)
 
 
 def test_a_comparison_with_an_ensemble_has_its_results(tmp_path, program):
@@ -193,21 +199,21 @@ def test_another_data_set_is_another_comparison(tmp_path, program, capsys):
 def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     over = {"option": "data.low_data.classes", "values": [30, 60]}
-    found = make_grid(read_settings(written(tmp_path, over=over, seeds=[0])), tmp_path)
+    found = plan_of(written(tmp_path, over=over, seeds=[0]), tmp_path)
     for (value, arm, _), fit in found.fits.items():
         for run in (fit, *fit.after, found.tests[value, arm, 0]):
             assert f"--data.low_data.classes={value:g}" in run.args
     assert len({run.folder for run in found.runs}) == len(found.runs) == 2 * 7
     over = {"option": "data.tasks_per_step", "values": [1, 2]}  # no option of generators: they are shared
-    found = make_grid(read_settings(written(tmp_path, over=over, seeds=[0])), tmp_path)
+    found = plan_of(written(tmp_path, over=over, seeds=[0]), tmp_path)
     assert len(found.runs) == 1 + 2 * 6
 
 
 def test_what_is_left_empty_takes_its_default(tmp_path):
     """Bug: `policy:` without a value in a YAML gave a traceback."""
     empty = {"arms": {"plain": {"policy": None, "title": None}, "again": None}, "budget": None}
-    settings = read_settings(written(tmp_path, **empty))
-    assert (settings.budget, settings.arm("plain").policy, settings.arm("plain").title) == ([], [], "plain")
+    settings = read_settings(written(tmp_path, **empty), find_config)
+    assert (settings.budget, settings.arms["plain"].policy, settings.arms["plain"].title) == ([], [], "plain")
 
 
 @pytest.mark.parametrize(
@@ -358,11 +364,16 @@ def test_training_never_sees_a_test_image(tmp_path, toy_data):
 
 @pytest.mark.parametrize(
     "path",
-    slow_but(["low_data_classes", "record_quick"], sorted((ROOT / "configs" / "compare").glob("*.yaml"))),
+    slow_but(
+        ["all_policies", "low_data_classes", "record_quick"], sorted((ROOT / "configs" / "compare").glob("*.yaml"))
+    ),
     ids=lambda path: path.stem,
 )
 def test_shipped_comparisons_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    settings = read_settings(path)
+    settings = read_settings(path, find_config)
     assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
+    if path.stem == "all_policies":
+        policies = {policy.stem for policy in (ROOT / "configs" / "policy").glob("*.yaml")}
+        assert {"generator_classes", *settings.arms} == policies, "that one needs a generator of classes"
     assert len(settings.seeds) >= {"record": 5, "record_quick": 1, "record_controls": 1}.get(path.stem, 3)

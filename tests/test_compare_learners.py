@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import sys
 
 import pytest
@@ -56,23 +55,6 @@ def test_shapes_by_name(script):
     assert (found.n_way, found.n_shot, found.n_query, found.n_episodes, found.groups) == (20, 1, 5, 600, "within")
 
 
-def test_a_cell_by_hand(script, tmp_path):
-    """Two seeds of two episodes: means 0.5 and 0.7; over episodes 0.4 and 0.8."""
-    runs = []
-    for seed, accuracies in enumerate([[0.3, 0.7], [0.5, 0.9]]):
-        run = script.Run(f"seed{seed}", ("test",), str(tmp_path))
-        run.folder.mkdir(parents=True)
-        content = {"episodes": {"test/5w1s": "same"}, "episode_accuracies": {"5w1s": accuracies}}
-        (run.folder / "run.json").write_text(json.dumps(content))
-        runs.append(run)
-    row = script.Row("x", "inductive", {"5w1s": runs}, [], [], "–")
-    # seeds: t(0.975, 1) = 12.706 times 0.1414 / √2; episodes: 1.96 times 0.2828 / √2
-    assert script.cell(row, "5w1s") == "60.0 ± 127.1 ± 39.2"
-    (runs[0].folder / "run.json").write_text(json.dumps(content | {"episodes": {"test/5w1s": "other"}}))
-    with pytest.raises(AssertionError, match="different episodes"):
-        script.cell(row, "5w1s")
-
-
 def test_rows_of_a_learner_with_a_head_and_of_one_without(script, tmp_path, monkeypatch):
     """One has a training for each way, at the same number of images; the other is trained once, as its YAML says."""
     monkeypatch.chdir(ROOT)
@@ -81,15 +63,13 @@ def test_rows_of_a_learner_with_a_head_and_of_one_without(script, tmp_path, monk
     row, *others = script.rows_of("learner", "maml", shapes, [], options)
     assert len(row.fits) == 2
     images = []
-    for fit, way in zip(row.fits, (5, 20), strict=True):
-        data = script.checked("fit", fit.args[1:]).datamodule
+    for ([fit], _), way in zip(row.fits, (5, 20), strict=True):
+        data = script.checked(fit.args).datamodule
         assert data.train_shape.n_way == data.val.n_way == way
         images.append(script.EPOCHS * data.steps_per_epoch * data.tasks_per_step * way * data.train_shape.n_images)
     assert images == [48_000, 48_000]
-    assert {shape: tests[0].after for shape, tests in row.tests.items()} == {
-        "5w1s": (row.fits[0],),
-        "20w1s": (row.fits[1],),
-    }
+    fits = {shape: tests[0].after for shape, tests in row.tests.items()}
+    assert fits == {"5w1s": tuple(row.fits[0][0]), "20w1s": tuple(row.fits[1][0])}
     assert row.mode == "transductive"
     assert {other.mode for other in others} <= {"inductive"}
     (row,) = script.rows_of("learner", "protonet", shapes, [], options)

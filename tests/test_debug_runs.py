@@ -9,9 +9,9 @@ from conftest import ROOT
 from test_compare import PROGRAM
 from tracked_runs import Recorded
 
-from genmeta.cli import grid
 from genmeta.cli.main import main
-from genmeta.cli.run_folder import DEBUG_NOTE, RunSettings, lays_debug
+from genmeta.experiments import execute
+from genmeta.experiments.run_folder import DEBUG_NOTE, RunSettings, lays_debug
 
 DEBUG = str(ROOT / "configs/trainer/debug.yaml")
 PROTONET = [
@@ -67,7 +67,7 @@ def test_runs_that_are_none_say_nothing(tmp_path):
 
 def test_a_comparison_of_debug_runs_says_so(elsewhere, monkeypatch, capsys):
     (elsewhere / "program.py").write_text(PROGRAM.replace('"seconds": 2.0', '"seconds": 2.0, "debug": True'))
-    monkeypatch.setattr(grid, "GENMETA", (sys.executable, str(elsewhere / "program.py")))
+    monkeypatch.setattr(execute, "GENMETA", (sys.executable, str(elsewhere / "program.py")))
     content = {
         "data": "glyphs",
         "learner": "protonet",

@@ -16,11 +16,14 @@ from conftest import PATIENCE, ROOT
 from test_compare import PROGRAM as COMPARED
 from test_compare import written
 
-from genmeta.cli import grid
 from genmeta.cli.experiment import _parse
-from genmeta.cli.experiment_grid import TRAINED, check_settings
-from genmeta.cli.grid_progress import seconds_left
 from genmeta.cli.main import main
+from genmeta.cli.options import find_config
+from genmeta.cli.training import checked
+from genmeta.experiments import execute
+from genmeta.experiments.default_plan import TRAINED, check_settings
+from genmeta.experiments.progress import seconds_left
+from genmeta.experiments.run import Run
 from genmeta.models.checkpoint import read_checkpoint
 
 DEBUG = "configs/trainer/debug.yaml"
@@ -56,9 +59,9 @@ if command == "test":
 
 DRIVER = """
 import sys
-from genmeta.cli import grid
+from genmeta.experiments import execute
 from genmeta.cli.main import main
-grid.GENMETA = (sys.executable, sys.argv[1])
+execute.GENMETA = (sys.executable, sys.argv[1])
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -68,7 +71,7 @@ def program(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
-    monkeypatch.setattr(grid, "GENMETA", (sys.executable, str(path)))
+    monkeypatch.setattr(execute, "GENMETA", (sys.executable, str(path)))
     return path
 
 
@@ -115,8 +118,8 @@ STANDING_IN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what was begun in the background ignores it
 if {{"experiment", "compare"}} & set(sys.orig_argv):
-    from genmeta.cli import grid
-    grid.GENMETA = (sys.executable, {program!r})
+    from genmeta.experiments import execute
+    execute.GENMETA = (sys.executable, {program!r})
 """
 """A module that Python loads when it starts."""
 
@@ -164,7 +167,7 @@ def wait_for_runs(log: Path, n: int, process: subprocess.Popen) -> None:
 def test_all_arms_are_trained_alike(monkeypatch):
     """What differs between arms is what their tasks are made of; else a difference is no merit of the generator."""
     monkeypatch.chdir(ROOT)
-    resolved = check_settings(_parse(["--wandb=off"])).resolved
+    resolved = check_settings(_parse(["--wandb=off"]), checked, find_config).resolved
     own = {"train_tasks", "generator", "redrawer"}
     alike = []
     for arm in TRAINED:
@@ -184,14 +187,14 @@ def test_other_settings_are_another_experiment(tmp_path, program, monkeypatch):
 
 def test_time_left_plays_the_rest_through():
     """Two at a time; what others wait for first; finished ones took twice as long as expected."""
-    first = grid.Run("first", ("fit",), "", expected=10)
-    second = grid.Run("second", ("fit",), "", after=(first,), expected=30)
-    others = [grid.Run(f"other{i}", ("fit",), "", expected=20) for i in range(2)]
+    first = Run("first", ("fit",), "", expected=10)
+    second = Run("second", ("fit",), "", after=(first,), expected=30)
+    others = [Run(f"other{i}", ("fit",), "", expected=20) for i in range(2)]
     runs = [first, second, *others]
     assert seconds_left(runs, {}, {}, 2) == 40  # first, other0; then second from 10 to 40, other1 from 20 to 40
     assert seconds_left(runs, {"first": 20.0}, {}, 2) == 80
     assert seconds_left(runs, {"first": 20.0}, {"second": 50.0, "other0": 60.0}, 2) == 40
-    assert seconds_left([grid.Run("x", ("fit",), "")], {}, {}, 2) is None
+    assert seconds_left([Run("x", ("fit",), "")], {}, {}, 2) is None
 
 
 def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
@@ -200,10 +203,10 @@ def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
     more = ("--trainer.max_epochs=3", "--run.wandb=off", "--data.steps_per_epoch=10", "--data.val.n_episodes=20")
     more += ("--trainer.devices=1",)
     args = ("fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml", *more)
-    whole = grid.Run("whole", args, str(tmp_path), version="fit")
+    whole = Run("whole", args, str(tmp_path), version="fit")
     assert main([*args, f"--run.folder={tmp_path}", "--run.name=whole", "--run.version=fit"]) == 0
     monkeypatch.delenv("GENMETA_RUN_FOLDER")
-    killed = grid.Run("killed", args, str(tmp_path), version="fit")
+    killed = Run("killed", args, str(tmp_path), version="fit")
     where = [f"--run.folder={tmp_path}", "--run.name=killed", "--run.version=fit"]
     begin = [sys.executable, "-m", "genmeta", *args, *where]
     with subprocess.Popen(begin, stdout=subprocess.PIPE, text=True) as process:
@@ -211,7 +214,7 @@ def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
             if line.startswith("epoch 2/"):
                 process.send_signal(signal.SIGKILL)
     assert not killed.finished
-    assert grid.run_all([killed], 1) == []
+    assert execute.run_all([killed], 1) == []
     ours, theirs = (read_checkpoint(run.checkpoint.with_name("last.ckpt")) for run in (killed, whole))
     assert all((ours["state_dict"][name] == value).all() for name, value in theirs["state_dict"].items())
     numbers, expected = ((run.folder / "metrics.csv").read_text() for run in (killed, whole))

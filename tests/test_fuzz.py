@@ -11,6 +11,7 @@ import shutil
 import zipfile
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -24,17 +25,18 @@ from hypothesis import strategies as st
 from small_data import drawing
 from test_report import write_comparison, write_experiment, write_run
 
-from genmeta.cli.cluster import read_cluster
-from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.data import read_data_yaml
 from genmeta.cli.main import main
+from genmeta.cli.options import find_config
 from genmeta.cli.report.command import report_page
-from genmeta.cli.run_folder import RunSettings, find_same_run, read_run_file
 from genmeta.data.challenge import read_runs
 from genmeta.data.glyphs import load_characters
 from genmeta.data.splits import load_split
 from genmeta.episode import BANK, DECODER, TABLE, EpisodePlan, choose_slots, concatenate, plan_hash
 from genmeta.errors import UserError
+from genmeta.experiments.cluster import read_cluster
+from genmeta.experiments.run_folder import RunSettings, find_same_run, read_run_file
+from genmeta.experiments.settings import read_settings
 from genmeta.learners.checkpoint import load_learner
 from genmeta.models.checkpoint import load_generator
 from genmeta.tasks.elastic import Elastic
@@ -194,8 +196,8 @@ def test_summaries_of_runs(n, tmp_path):
 
 
 YAMLS = {
-    "comparison": ("configs/compare/policies.yaml", read_settings),
-    "curves": ("configs/compare/low_data_classes.yaml", read_settings),
+    "comparison": ("configs/compare/policies.yaml", partial(read_settings, find=find_config)),
+    "curves": ("configs/compare/low_data_classes.yaml", partial(read_settings, find=find_config)),
     "cluster": ("configs/cluster/slurm.yaml", read_cluster),
     "data": ("configs/data/image_folder.yaml", read_data_yaml),
 }

@@ -12,12 +12,14 @@ from test_training import trainer_for
 
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
+from genmeta.experiments.results import Arm
 from genmeta.models.checkpoint import load_generator
 from genmeta.modules.keep_ages import KeepAges
 
 
 @pytest.fixture
 def ages(monkeypatch):
+    monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     spec = importlib.util.spec_from_file_location("generator_ages", ROOT / "scripts" / "generator_ages.py")
     module = importlib.util.module_from_spec(spec)
@@ -83,23 +85,24 @@ def test_the_shipped_setting_takes_tasks_from_the_generator(ages, tmp_path):
 
 
 def test_numbers_of_the_table(ages, tmp_path):
-    options = ages.parse(["--seeds", "0", "1", "2", "--ages", "0"])
-    reports = {
-        (age, s): {"fid": 10 + s, "coverage": 0.5, "recognisability": 0.2} for age in (0, "best") for s in range(3)
+    metrics = {
+        age: [{"fid": 10 + seed, "coverage": 0.5, "recognisability": 0.2} for seed in range(3)] for age in (0, "best")
     }
-    accuracies = {(age, s): {"5w1s": 0.5 + 0.01 * s} for age in (0, "best") for s in range(3)}
-    accuracies |= {("real tasks only", s): {"5w1s": 0.6 + 0.01 * s} for s in range(3)}
-    lines = ages.table(reports, accuracies, options).splitlines()
+    arms = {
+        name: Arm(ages.title(age), {"5w1s": {seed: [middle + 0.01 * seed] * 2 for seed in range(3)}})
+        for name, age, middle in (("0", 0, 0.5), ("best", "best", 0.5), (ages.REAL, ages.REAL, 0.6))
+    }
+    lines = [" ".join(line.split()) for line in ages.table(metrics, arms).splitlines()]
     half = 4.302653 * 1 / sqrt(3)  # t of 2 degrees of freedom; 50, 51, 52 have s = 1
     assert lines[2] == f"| 0 steps | 11.00 ± 1.00 | 0.50 ± 0.00 | 0.20 ± 0.00 | 51.00 ± {half:.2f} | -10.00 ± 0.00 |"
-    assert lines[4] == f"| real tasks only |  |  |  | 61.00 ± {half:.2f} |  |"
-    ages.draw(reports, accuracies, tmp_path / "pictures" / "a.png")
+    assert lines[4] == f"| real tasks only | | | | 61.00 ± {half:.2f} | |"
+    ages.draw(metrics, arms, tmp_path / "pictures" / "a.png")
     assert (tmp_path / "pictures" / "a.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [(["--learner", "nobody"], "nobody: no such file"), (["--seeds", "0"], "needs 2 seeds")],
+    [(["--learner", "nobody"], "'nobody' is no file and none of"), (["--seeds", "0"], "needs 2 seeds")],
 )
 def test_wrong_options_are_one_line(ages, capsys, args, message):
     with pytest.raises(SystemExit):
@@ -127,7 +130,7 @@ def test_the_whole_command_and_that_it_resumes(ages, tmp_path, monkeypatch, caps
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     ages.main([*args, "--", "--data.train_tasks.share=1"])
     table = (tmp_path / "out" / "ages.md").read_text()
-    assert [line.split(" | ")[0] for line in table.splitlines()[2:5]] == [
+    assert [line.split(" |")[0].strip() for line in table.splitlines()[2:5]] == [
         "| 0 steps",
         "| its best checkpoint",
         "| real tasks only",

@@ -7,13 +7,14 @@ import sys
 import pytest
 from conftest import ROOT
 
-from genmeta.cli import grid, warm
 from genmeta.errors import UserError
+from genmeta.experiments import execute, warm
+from genmeta.experiments.run import Run
 
 # stands in for genmeta: writes its run file, unless it is told to fail, and records that it ran
 PROGRAM = """
 import os, pathlib, sys, time
-from genmeta.cli.run_folder import write_run_file
+from genmeta.experiments.run_folder import write_run_file
 args = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[2:])
 folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
 folder.mkdir(parents=True)
@@ -43,10 +44,10 @@ def names(tmp_path):
 
 
 def test_runs_wait_for_those_they_need_and_are_not_repeated(program, tmp_path, capsys):
-    fit = grid.Run("fit", ("fit", "--a=1"), str(tmp_path))
-    test = grid.Run("test", ("test", f"--ckpt_path={fit.checkpoint}"), str(tmp_path), after=(fit,))
-    other = grid.Run("other", ("fit", "--a=2"), str(tmp_path))
-    assert grid.run_all([test, other, fit], 1, program) == []
+    fit = Run("fit", ("fit", "--a=1"), str(tmp_path))
+    test = Run("test", ("test", f"--ckpt_path={fit.checkpoint}"), str(tmp_path), after=(fit,))
+    other = Run("other", ("fit", "--a=2"), str(tmp_path))
+    assert execute.run_all([test, other, fit], 1, program) == []
     assert names(tmp_path) == ["other", "fit", "test"]
     assert test.summary["metrics"]["ckpt_path"] == str(fit.folder / "checkpoints" / "best.ckpt")
     out = capsys.readouterr().out
@@ -54,16 +55,16 @@ def test_runs_wait_for_those_they_need_and_are_not_repeated(program, tmp_path, c
     assert "other: done (1 of 3, about 2 min left)" in out
     assert "test: done (3 of 3)" in out
     (other.folder / "run.json").unlink()  # as if stopped in the middle: the folder is there
-    assert grid.run_all([test, other, fit], 1, program) == []
+    assert execute.run_all([test, other, fit], 1, program) == []
     assert names(tmp_path) == ["other", "fit", "test", "other"]
     assert "3 runs, 2 finished before" in capsys.readouterr().out
 
 
 def test_a_failed_run_is_told_and_stops_only_what_needs_it(program, tmp_path, capsys):
-    bad = grid.Run("bad", ("fit", "--fail=1"), str(tmp_path))
-    after = grid.Run("after", ("test",), str(tmp_path), after=(bad,))
-    good = grid.Run("good", ("fit",), str(tmp_path))
-    assert grid.run_all([bad, after, good], 2, program) == [bad, after]
+    bad = Run("bad", ("fit", "--fail=1"), str(tmp_path))
+    after = Run("after", ("test",), str(tmp_path), after=(bad,))
+    good = Run("good", ("fit",), str(tmp_path))
+    assert execute.run_all([bad, after, good], 2, program) == [bad, after]
     assert sorted(names(tmp_path)) == ["bad", "good"]
     captured = capsys.readouterr()
     assert "bad: FAILED" in captured.out
@@ -71,23 +72,23 @@ def test_a_failed_run_is_told_and_stops_only_what_needs_it(program, tmp_path, ca
 
 
 def test_runs_share_the_time(program, tmp_path):
-    runs = [grid.Run(f"meet{i}", ("fit", "--meet=1"), str(tmp_path)) for i in range(2)]  # each waits for the other
-    assert grid.run_all(runs, 2, program) == []
+    runs = [Run(f"meet{i}", ("fit", "--meet=1"), str(tmp_path)) for i in range(2)]  # each waits for the other
+    assert execute.run_all(runs, 2, program) == []
 
 
 def test_another_option_or_another_text_of_a_yaml_is_another_run(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("a: 1")
-    first = grid.Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder
-    assert grid.Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder == first
+    first = Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder
+    assert Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder == first
     path.write_text("a: 2")
-    folders = {first, *(grid.Run("x", args, "").folder for args in (("fit", f"--config={path}"), ("fit", "--b=1")))}
+    folders = {first, *(Run("x", args, "").folder for args in (("fit", f"--config={path}"), ("fit", "--b=1")))}
     assert len(folders) == 3
 
 
 def test_a_summary_that_is_half_written_is_of_a_run_that_is_not_finished(tmp_path, capsys):
     """Bug: a grid that looked at such a run, of another grid's, ended with an error; a damaged one is told still."""
-    half, whole = (grid.Run(name, ("fit",), str(tmp_path)) for name in ("half", "whole"))
+    half, whole = (Run(name, ("fit",), str(tmp_path)) for name in ("half", "whole"))
     for run, text in ((half, '{"seconds": 1'), (whole, '{"seconds": 1}')):
         run.folder.mkdir(parents=True)
         (run.folder / "run.json").write_text(text)
@@ -98,7 +99,7 @@ def test_a_summary_that_is_half_written_is_of_a_run_that_is_not_finished(tmp_pat
         assert not run.running
         assert run.finished
     with pytest.raises(UserError, match=r"run\.json: cannot be read .* run it again"):
-        grid.run_all([half, whole], 1, ["no-such-program"])
+        execute.run_all([half, whole], 1, ["no-such-program"])
 
 
 @pytest.mark.slow  # test_experiment.py has a run by a process of its own that goes on in its folder
@@ -107,15 +108,15 @@ def test_runs_of_genmeta_land_where_they_are_looked_for(tmp_path, monkeypatch, c
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)  # which is not where the tests were begun
     args = ("test", "--config=configs/baseline/pixels.yaml", "--config=configs/trainer/debug.yaml", "--run.wandb=off")
-    forked, alone = (grid.Run("pixels", args, name) for name in ("forked", "alone"))
-    bad = grid.Run("bad", ("test", "--config=configs/baseline/pixels.yaml", "--data.nothing=1"), "forked")
-    assert grid.run_all([forked, bad], 1) == [bad]
+    forked, alone = (Run("pixels", args, name) for name in ("forked", "alone"))
+    bad = Run("bad", ("test", "--config=configs/baseline/pixels.yaml", "--data.nothing=1"), "forked")
+    assert execute.run_all([forked, bad], 1) == [bad]
     captured = capsys.readouterr()
     assert captured.err.startswith("genmeta: error: unknown option 'data.nothing'")
     assert "test/acc" not in captured.out
     assert not forked.running
     assert not bad.running
-    assert grid.run_all([alone], 1) == []
+    assert execute.run_all([alone], 1) == []
     assert forked.summary["metrics"] == alone.summary["metrics"]
     assert forked.summary["episode_accuracies"] == alone.summary["episode_accuracies"]
 

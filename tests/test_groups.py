@@ -11,7 +11,6 @@ from genmeta.data.splits import load_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeShape, plan_hash
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm, table
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
@@ -141,13 +140,6 @@ def test_evaluation_within_groups_has_a_name_of_its_own_and_leaves_the_other_epi
     after = toy_data.eval_hashes("test")
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"test/5w1s_within"}
-
-
-def test_the_table_names_episodes_within_groups():
-    arm = Arm("a", {"5w1s": [0.5, 0.6], "20w1s_within": [0.1, 0.2]}, {})
-    assert "| 5-way 1-shot | 20-way 1-shot within |" in " ".join(
-        table([SeedsOfArm("a", {0: arm})]).split("\n")[0].split()
-    )
 
 
 def test_shipped_test_within_an_alphabet_can_be_drawn():

@@ -15,7 +15,7 @@ from genmeta.data.image_folder import ImageFolder
 from genmeta.data.seen import Origin
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, check_same_episodes, hashes_of
+from genmeta.experiments.results import check_same_episodes
 from genmeta.learners.latent_likelihood import LatentLikelihood
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder
 
@@ -70,16 +70,17 @@ def test_a_hundred_thousand_pictures_take_seconds_at_most():
 
 
 def test_runs_on_other_pictures_of_the_same_names_do_not_pair(tmp_path):
-    arms = []
+    tests = {}
     for seed in (0, 1):
         pictures = folder(tmp_path / "pictures", seed)
         yaml_file = write(tmp_path / "it.yaml", config("learner", pictures))
         assert fit(yaml_file, tmp_path / "runs", command="test") == 0
         summary = json.loads((newest(tmp_path / "runs") / "run.json").read_text())
-        arms.append(Arm(str(seed), summary["episode_accuracies"], hashes_of(summary)))
-    assert arms[0].hashes["test/3w1s"] == arms[1].hashes["test/3w1s"], "classes and rows are the same"
+        tests[str(seed)] = summary
+    one, other = (summary["episodes"]["test/3w1s"] for summary in tests.values())
+    assert one == other, "classes and rows are the same"
     with pytest.raises(UserError, match="tested on different episodes"):
-        check_same_episodes(arms)
+        check_same_episodes(tests)
 
 
 def test_a_generator_and_a_learner_of_other_pictures_of_the_same_names_are_refused(tmp_path, capsys):

@@ -9,7 +9,9 @@ from conftest import ROOT
 
 # a part may import those before it; what stands together in a row may not import each other
 ORDER = [
-    ("errors", "rng"),
+    ("errors", "rng", "output"),
+    ("messages",),
+    ("read_yaml",),
     ("learn2learn_import",),
     ("data",),
     ("episode",),
@@ -20,6 +22,7 @@ ORDER = [
     ("pages",),
     ("explore",),
     ("modules",),
+    ("experiments",),
     ("cli",),
     ("__main__",),
 ]

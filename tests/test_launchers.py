@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE, ROOT, free_port
 
-from genmeta.cli import run_folder
-from genmeta.cli.run_folder import RunSettings, claim_run_folder
 from genmeta.errors import UserError
+from genmeta.experiments import run_folder
+from genmeta.experiments.run_folder import RunSettings, claim_run_folder
 from genmeta.models.checkpoint import read_checkpoint
 
 FIT = [

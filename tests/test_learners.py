@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
-from genmeta.evaluation.comparison import Arm, SeedsOfArm, check_same_episodes, credit, paired, table
+from genmeta.experiments.results import Arm, check_same_episodes, paired
+from genmeta.experiments.tables import over_episodes_rows
+from genmeta.experiments.words import credit, in_one_line
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.learners.inner_loop import adapt
 from genmeta.learners.maml import MAML
@@ -276,25 +278,20 @@ def test_episode_accuracy_keeps_episodes_apart():
 
 
 def test_comparison_is_paired_and_refuses_other_episodes():
-    hashes = {"test/5w1s": "a"}
-    first = Arm("a", {"5w1s": [0.1, 0.5, 0.9, 0.7]}, hashes)
-    second = Arm("b", {"5w1s": [0.0, 0.4, 0.8, 0.6]}, hashes)
-    one, other = SeedsOfArm("a", {0: first}), SeedsOfArm("b", {0: second})
-    assert "+10.00 ± 0.00 points (more)" in str(paired(one, other)[0])
-    assert "-10.00 ± 0.00 points (less)" in str(paired(other, one)[0])
-    assert "+0.00 ± 0.00 points (no difference" in str(paired(one, one)[0])
-    assert "| a | 55.00 ± 33.47" in table([one, other]).replace("  ", " ")
-    elsewhere = SeedsOfArm("c", {0: Arm("c", first.accuracies, {"test/5w1s": "b"})})
+    arms = {"a": Arm("a", {"5w1s": {0: [0.1, 0.5, 0.9, 0.7]}}), "b": Arm("b", {"5w1s": {0: [0.0, 0.4, 0.8, 0.6]}})}
+    said = {(one, other): in_one_line(paired(arms, one, other)[0], arms) for one in arms for other in arms}
+    assert "+10.00 ± 0.00 points (more)" in said["a", "b"]
+    assert "-10.00 ± 0.00 points (less)" in said["b", "a"]
+    assert "+0.00 ± 0.00 points (no difference" in said["a", "a"]
+    assert over_episodes_rows(list(arms.values()))[1] == ["a", "55.00 ± 33.47"]
+    tests = {name: {"episodes": {"test/5w1s": name}} for name in arms}
     with pytest.raises(UserError, match="different episodes"):
-        paired(one, elsewhere)
-    with pytest.raises(UserError, match="different episodes"):
-        check_same_episodes([first, Arm("c", first.accuracies, {"test/5w1s": "b"})])
+        check_same_episodes(tests)
 
 
 def over_seeds(title, *seeds):
     """An arm whose seeds had these accuracies in percent, in all of three episodes but for what cancels out."""
-    accuracies = [{"5w1s": [x / 100 - 0.01, x / 100, x / 100 + 0.01]} for x in seeds]
-    return SeedsOfArm(title, {i: Arm(title, a, {"test/5w1s": "a"}) for i, a in enumerate(accuracies)})
+    return Arm(title, {"5w1s": {i: [x / 100 - 0.01, x / 100, x / 100 + 0.01] for i, x in enumerate(seeds)}})
 
 
 @pytest.mark.parametrize(
@@ -308,6 +305,7 @@ def over_seeds(title, *seeds):
 )
 def test_credit_is_given_only_against_each_control_and_with_each_seed(arm, controls, said):
     """Bug: of one seed, with one control that has less, it was said that the generator is worth it."""
-    first = over_seeds("arm", *arm)
-    found = [one for i, c in enumerate(controls) for one in paired(first, over_seeds(f"control {i}", *c))]
-    assert said in credit(found)
+    arms = {"arm": over_seeds("arm", *arm)}
+    arms |= {f"control {i}": over_seeds(f"control {i}", *control) for i, control in enumerate(controls)}
+    found = [one for name in arms if name != "arm" for one in paired(arms, "arm", name)]
+    assert said in credit(found, arms)

@@ -427,7 +427,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
 
 CLAIM = """
 import os, sys
-from genmeta.cli.run_folder import RunSettings, claim_run_folder
+from genmeta.experiments.run_folder import RunSettings, claim_run_folder
 from genmeta.errors import UserError
 run, go = RunSettings(name="run", folder=sys.argv[1]), sys.argv[2]
 print("ready", flush=True)

@@ -7,9 +7,10 @@ import torch
 from scipy import stats
 
 from genmeta.errors import UserError
-from genmeta.evaluation.against_control import SeedsOfArm, corrected, differences, verdict
-from genmeta.evaluation.comparison import Arm
 from genmeta.evaluation.statistics import effect_size, holm, mean_and_t95, paired_bootstrap, paired_t_test
+from genmeta.experiments.results import Arm, against_control, corrected
+from genmeta.experiments.tables import over_both
+from genmeta.experiments.words import verdict
 from genmeta.rng import make_rng
 
 
@@ -66,17 +67,22 @@ def test_nothing_is_not_a_difference(values):
     assert paired_bootstrap([0.0] * 5, make_rng(0)) == 1
 
 
-def arm(title: str, *of_seeds: list[float], episodes: str = "same") -> SeedsOfArm:
-    return SeedsOfArm(
-        title, {seed: Arm(title, {"5w1s": values}, {"test/5w1s": episodes}) for seed, values in enumerate(of_seeds)}
-    )
+def arm(title: str, *of_seeds: list[float]) -> Arm:
+    return Arm(title, {"5w1s": dict(enumerate(of_seeds))})
+
+
+def test_a_cell_by_hand():
+    """Two seeds of two episodes: means 0.5 and 0.7; over episodes 0.4 and 0.8."""
+    # seeds: t(0.975, 1) = 12.706 times 0.1414 / √2; episodes: 1.96 times 0.2828 / √2
+    assert over_both(arm("x", [0.3, 0.7], [0.5, 0.9]), "5w1s", digits=1) == "60.0 ± 127.1 ± 39.2"
+    assert over_both(arm("x", [0.3, 0.7]), "5w1s", digits=1) == "50.0 ± – ± 39.2"
 
 
 def test_differences_by_hand():
     """Two seeds of three episodes. Means over seeds of the differences: 0.1, 0.2, 0.3; of episodes 0.1 and 0.3."""
     control = arm("control", [0.5, 0.5, 0.5], [0.4, 0.4, 0.4])
     better = arm("better", [0.5, 0.6, 0.7], [0.6, 0.7, 0.8])
-    [found] = differences({"control": control, "better": better}, "control")
+    [found] = against_control({"control": control, "better": better}, "control")
     assert (found.arm, found.control, found.shape) == ("better", "control", "5w1s")
     assert found.difference == pytest.approx(0.2)
     assert found.ci95_episodes == pytest.approx(4.3027 * 0.1 / sqrt(3), abs=1e-4)
@@ -88,10 +94,10 @@ def test_differences_by_hand():
 
 def test_identical_arms_do_not_differ():
     same = [[0.5, 0.6, 0.7], [0.2, 0.3, 0.4]]
-    [found] = differences({"a": arm("a", *same), "b": arm("b", *same)}, "a")
+    [found] = against_control({"a": arm("a", *same), "b": arm("b", *same)}, "a")
     assert (found.difference, found.p, found.p_holm, found.p_bootstrap, found.effect_size) == (0, 1, 1, 1, 0)
     assert (found.ci95_episodes, found.ci95_seeds, found.p_seeds) == (0, 0, 1)
-    words = verdict([found], {"a": "arm A", "b": "arm B"}, 2, "test")
+    words = verdict([found], {"a": arm("arm A", *same), "b": arm("arm B", *same)}, 2, "test")
     assert "no arm is better than 'arm A' by a difference that these episodes can show" in words
     assert "choose a default by validation episodes" in words
 
@@ -99,14 +105,13 @@ def test_identical_arms_do_not_differ():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (arm("b", [0.5, 0.5], [0.5, 0.5], episodes="other"), "different episodes"),
         (arm("b", [0.5, 0.5]), "has seeds"),
-        (arm("b", [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]), "on 3 episodes of 5w1s"),
+        (arm("b", [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]), "on 2 and 3 episodes of 5w1s"),
     ],
 )
 def test_what_does_not_pair_is_refused(other, message):
     with pytest.raises(UserError, match=message):
-        differences({"a": arm("a", [0.5, 0.6], [0.5, 0.6]), "b": other}, "a")
+        against_control({"a": arm("a", [0.5, 0.6], [0.5, 0.6]), "b": other}, "a")
 
 
 def test_the_verdict_names_who_wins_by_how_much_and_whether_the_seeds_agree():
@@ -116,16 +121,14 @@ def test_the_verdict_names_who_wins_by_how_much_and_whether_the_seeds_agree():
     uneven = (0.4 * base + torch.tensor([[0.5], [0.0], [-0.2]])).tolist()
     arms = {"control": arm("control", *(0.4 * base).tolist()), "up": arm("arm up", *plus["up"])}
     arms |= {"down": arm("arm down", *plus["down"]), "uneven": arm("arm uneven", *uneven)}
-    found = corrected(differences(arms, "control"))
-    titles = {name: a.title for name, a in arms.items()}
-    words = verdict(found, titles, 3, "val")
+    found = corrected(against_control(arms, "control"))
+    words = verdict(found, arms, 3, "val")
     assert words.startswith("5-way 1-shot: 'arm up' wins, +11.0")
     assert "p < 0.001 after Holm's correction for 3 comparisons); the 3 seeds agree" in words
     assert "Worse than 'control': 'arm down' (-8.99" in words
     assert "These are validation episodes" in words
-    alone = verdict(corrected([d for d in found if d.arm == "uneven"]), titles, 3, "val")
+    alone = verdict(corrected([d for d in found if d.arm == "uneven"]), arms, 3, "val")
     assert "but the 3 seeds differ so much" in alone
-    one = verdict(
-        differences({n: arm(a.title, a.accuracies("5w1s")[0]) for n, a in arms.items()}, "control"), titles, 1, "val"
-    )
+    of_one_seed = {name: arm(of.title, of.accuracies["5w1s"][0]) for name, of in arms.items()}
+    one = verdict(against_control(of_one_seed, "control"), of_one_seed, 1, "val")
     assert "one seed only" in one

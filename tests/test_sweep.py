@@ -17,7 +17,7 @@ SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
 # stands in for genmeta: a score with its best at x = 0.3, and a line in a log
 PROGRAM = """
 import pathlib, sys
-from genmeta.cli.run_folder import write_run_file
+from genmeta.experiments.run_folder import write_run_file
 args = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[2:])
 folder = pathlib.Path(args["run.folder"], args["run.name"], args["run.version"])
 with pathlib.Path(args["run.folder"], "log").open("a") as file:

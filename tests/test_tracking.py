@@ -14,8 +14,8 @@ from tracked_runs import Recorded, make_runs
 
 from genmeta.cli import lineage, tracking
 from genmeta.cli.main import main
-from genmeta.cli.run_folder import RunSettings
 from genmeta.cli.tracking import BEST, IMAGES, STEP
+from genmeta.experiments.run_folder import RunSettings
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,6 @@ from genmeta.cli.labels import tags
 from genmeta.cli.lineage import describe_inputs, log_inputs
 from genmeta.cli.newest import newest, role_of
 from genmeta.cli.options import OptionParser
-from genmeta.cli.roles import needed_roles
-from genmeta.cli.run_folder import RunSettings, claim_run_folder
 from genmeta.cli.tracking import tracking
 from genmeta.cli.training import TrainingCLI
 from genmeta.data.splits import SPLITS_FOLDER
@@ -24,6 +22,8 @@ from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.evaluation.audit import Reference, audit_numbers, episode_accuracy, generated_classes, verdicts
 from genmeta.evaluation.features import FeatureNetwork
+from genmeta.experiments.checks import needed_roles
+from genmeta.experiments.run_folder import RunSettings, claim_run_folder
 from genmeta.explore.exploration import encode
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import evenly

@@ -4,18 +4,18 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from genmeta.cli.cluster import jobs_of, read_cluster
-from genmeta.cli.compare_grid import make_grid
-from genmeta.cli.compare_results import write_results
-from genmeta.cli.compare_settings import read_settings
-from genmeta.cli.grid import run_all
 from genmeta.cli.options import OptionParser, find_config
-from genmeta.cli.output import command_line
-from genmeta.cli.run_folder import RunSettings, lays_debug
+from genmeta.cli.training import checked
 from genmeta.errors import UserError
+from genmeta.experiments.cluster import jobs_of, read_cluster
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.plan import make_plan
+from genmeta.experiments.run_folder import RunSettings, lays_debug
+from genmeta.experiments.settings import read_settings
+from genmeta.experiments.write import write_comparison
+from genmeta.output import command_line
 
 
 def compare(args: Sequence[str]) -> int:
@@ -29,25 +29,23 @@ def compare(args: Sequence[str]) -> int:
         UserError: an option, the YAML or an arm is wrong.
     """
     options = _parse(args)
-    settings = read_settings(options.config)
-    if options.data:
-        data = find_config("data", options.data).stem
-        settings = replace(settings, data=options.data, name=f"{settings.name}-{data}")
+    data = str(find_config("data", options.data)) if options.data else ""
+    settings = read_settings(options.config, find_config, data)
     debug = lays_debug([*settings.budget, *settings.generator_budget])
     folder = (options.runs or RunSettings(debug=debug).root / "compare") / settings.name
     workers, begin = options.workers, None
     if options.cluster:
         cluster = read_cluster(options.cluster)
         workers, begin = cluster.at_once, jobs_of(cluster, folder / "jobs")
-    grid = make_grid(settings, folder)
+    plan = make_plan(settings, folder, checked)
     try:
-        failed = run_all(grid.runs, workers, begin=begin)
+        failed = run_all(plan.runs, workers, begin=begin)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {command_line('compare', *args)}") from None
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text = write_results(settings, grid, folder)
+    text = write_comparison(settings, plan, folder)
     print(f"\n{text}\nresults      {folder}/results.md, .csv, .tex, .png, .json", flush=True)
     return 0
 

@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from genmeta.cli.options import OptionParser, find_config
-from genmeta.cli.read_yaml import check_extent
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import drop_duplicates, find_duplicates
 from genmeta.data.source import CachedSource, DataSource, outline_and_table
 from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, Wanted, read_split, write_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
+from genmeta.read_yaml import check_extent
 
 CONFIGS = Path("configs") / "data"
 _COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes

@@ -8,18 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from genmeta.cli.experiment_grid import TRAINED, Grid, Settings, check_settings, make_grid
-from genmeta.cli.experiment_results import where_things_are, write_results
-from genmeta.cli.grid import run_all
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import OptionParser, find_config
-from genmeta.cli.output import command_line
-from genmeta.cli.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
 from genmeta.cli.tracking import tracking
+from genmeta.cli.training import checked
 from genmeta.errors import UserError
-from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.comparison import SeedsOfArm
-from genmeta.evaluation.statistics import over_episodes
+from genmeta.experiments.default_plan import TRAINED, Grid, Settings, check_settings, make_grid
+from genmeta.experiments.default_results import where_things_are, write_experiment
+from genmeta.experiments.execute import run_all
+from genmeta.experiments.results import Arm
+from genmeta.experiments.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
+from genmeta.output import command_line
 
 PLAN_FILE = "experiment.json"  # what the experiment is of; written first
 
@@ -36,7 +35,7 @@ def experiment(args: Sequence[str]) -> int:
     """
     started = time.monotonic()
     options = _parse(args)
-    settings = check_settings(options)
+    settings = check_settings(options, checked, find_config)
     folder, generators = _taken_up(settings) or _begun(settings)
     grid = make_grid(settings, folder, generators)
     print(_plan(settings, grid, folder), flush=True)
@@ -47,7 +46,7 @@ def experiment(args: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text, arms = write_results(settings, grid, folder)
+    text, arms = write_experiment(settings, grid, folder)
     print(f"\n{text}\n\n{where_things_are(grid, folder, time.monotonic() - started)}", flush=True)
     learners = {f"{arm}-seed{seed}": run.checkpoint for (arm, seed), run in grid.fits.items()}
     run = RunSettings(name=settings.name, group=settings.name, wandb=options.wandb, debug=options.debug)
@@ -137,7 +136,7 @@ def _plan(settings: Settings, grid: Grid, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _track(run: RunSettings, folder: Path, arms: Mapping[str, SeedsOfArm], learners: dict[str, Path]) -> None:
+def _track(run: RunSettings, folder: Path, arms: Mapping[str, Arm], learners: dict[str, Path]) -> None:
     """Send the table to W&B, with the learners that it compares."""
     with tracking(run, folder, "compare") as experiment:
         if experiment is None:
@@ -149,6 +148,6 @@ def _track(run: RunSettings, folder: Path, arms: Mapping[str, SeedsOfArm], learn
         table = wandb.Table(columns=["arm", "episodes", "accuracy", "ci95"])
         for arm in arms.values():
             for shape in arm.shapes:
-                table.add_data(arm.title, shape, *mean_and_ci95(over_episodes(arm.accuracies(shape))))
+                table.add_data(arm.title, shape, *arm.over_episodes(shape))
         experiment.log({"tables/arms": table})
         log_results(experiment, run.name, folder / "results.md", folder / "results.json")

@@ -14,12 +14,12 @@ from genmeta.cli.labels import kind_of
 from genmeta.cli.lineage import describe_inputs, log_inputs
 from genmeta.cli.newest import newest
 from genmeta.cli.options import OptionParser, find_config
-from genmeta.cli.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
 from genmeta.cli.tracking import tracking
 from genmeta.data.source import outline_and_table
 from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
+from genmeta.experiments.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
 from genmeta.explore.exploration import Findings, Looked, explore
 from genmeta.explore.maps import check_umap
 from genmeta.explore.page import page

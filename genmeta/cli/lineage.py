@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from genmeta.cli.run_folder import RUN_FILE, SPLIT_FILE
 from genmeta.data.splits import Split
+from genmeta.experiments.run_folder import RUN_FILE, SPLIT_FILE
 
 LARGEST_FILE = 200 * 2**20
 """Files above so many bytes are referred to by their path and checksum, not uploaded."""

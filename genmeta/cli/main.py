@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from genmeta.cli.memory import keep_freed_memory
-from genmeta.cli.output import discard_stdout
 from genmeta.errors import UserError, nearest
+from genmeta.output import discard_stdout
 
 USAGE = """usage: genmeta COMMAND ...
 

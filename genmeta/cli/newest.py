@@ -4,8 +4,8 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from genmeta.cli.run_folder import CONFIG_FILE, RunSettings, lays_debug
 from genmeta.errors import UserError
+from genmeta.experiments.run_folder import CONFIG_FILE, RunSettings, lays_debug
 from genmeta.models.checkpoint import KEY, read_checkpoint
 
 TO_TRAIN = {"generator": "make train-vae", "redrawer": "make train-vae VAE=vae_deformation"}

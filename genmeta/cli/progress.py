@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-from genmeta.cli.output import say
+from genmeta.output import say
 
 
 class LiveBar(TQDMProgressBar):

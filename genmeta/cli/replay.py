@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from genmeta.cli.options import OptionParser
-from genmeta.cli.run_folder import CONFIG_FILE
 from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
+from genmeta.experiments.run_folder import CONFIG_FILE
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.nonfinite import NON_FINITE
 

@@ -14,8 +14,8 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from genmeta.cli.run_folder import DEBUG_NOTE, RunSettings
 from genmeta.errors import UserError
+from genmeta.experiments.run_folder import DEBUG_NOTE, RunSettings
 
 STEP, IMAGES = "trainer/global_step", "images_seen"
 """The two axes: optimiser steps (Lightning's name; one a batch, also for a GAN), and training images."""

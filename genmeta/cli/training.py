@@ -25,11 +25,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from genmeta.cli.faults import refused_by_lightning, what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
-from genmeta.cli.messages import one_line
-from genmeta.cli.output import command_line, say
 from genmeta.cli.progress import EpochLines, LiveBar, in_words, quiet
-from genmeta.cli.read_yaml import check_extent
-from genmeta.cli.run_folder import (
+from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
+from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer, never_validates
+from genmeta.data.source import DataSource
+from genmeta.data.splits import write_split
+from genmeta.errors import UserError, tell
+from genmeta.experiments.run_folder import (
     CONFIG_FILE,
     DEBUG_NOTE,
     SPLIT_FILE,
@@ -43,12 +45,8 @@ from genmeta.cli.run_folder import (
     write_run_file,
     write_whole,
 )
-from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers, unharmed
-from genmeta.cli.trainer_checks import check_ends_with_best, check_precision, check_trainer, never_validates
-from genmeta.data.source import DataSource
-from genmeta.data.splits import write_split
-from genmeta.errors import UserError, tell
 from genmeta.learn2learn_import import leave_out_gym
+from genmeta.messages import one_line
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.models.transfer import PretrainedBackbone
 from genmeta.modules.checkpoints import LAST, PREVIOUS, Checkpoints, batches_seen, whole_checkpoint
@@ -61,6 +59,8 @@ from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.nonfinite import StopAtNonFinite
 from genmeta.modules.pictures import picture_callbacks
 from genmeta.modules.stages import StagesPicture
+from genmeta.output import command_line, say
+from genmeta.read_yaml import check_extent
 
 
 class Parser(LightningArgumentParser):
@@ -533,3 +533,8 @@ def _make_source(config: Namespace) -> DataSource:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=DataSource)
     return parser.instantiate_classes(Namespace(source=config)).source
+
+
+def checked(args: Sequence[str], *, set_up: bool = True) -> TrainingCLI:
+    """Return the parts that a command would run with, as `genmeta.experiments.checks.Check` says."""
+    return TrainingCLI(args, check_only=True, set_up=set_up)

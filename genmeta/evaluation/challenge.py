@@ -7,7 +7,8 @@ import torch
 
 from genmeta.data.challenge import ChallengeRun, resized
 from genmeta.episode import EpisodeBatch
-from genmeta.evaluation.comparison import markdown_table, percent
+from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.tables import markdown_table, percent
 from genmeta.learners.learner import Learner
 
 # Error in %, what it was trained on, method. Collected by Lake et al., Science 2015, and Lake, Salakhutdinov and
@@ -75,7 +76,7 @@ def per_run(runs: Sequence[ChallengeRun], entries: Sequence[Entry]) -> str:
 def overall(entries: Sequence[Entry]) -> str:
     """Return the overall errors with their 95 % interval over runs, and the published ones, as a Markdown table."""
     rows = [("error (%)", "trained on", "method")]
-    rows += [(percent(entry.errors), entry.trained_on, entry.method) for entry in entries]
+    rows += [(percent(*mean_and_ci95(entry.errors)), entry.trained_on, entry.method) for entry in entries]
     rows += [(error, trained_on, f"published: {method}") for error, trained_on, method in PUBLISHED]
     return markdown_table(rows)
 

@@ -48,9 +48,14 @@ class Support:
     weight: float = 0.7
 
     @property
+    def title(self) -> str:
+        """In words: `30 hands`, `30 elastic` if nothing learned is used."""
+        return f"{self.n} {'hands' if self.hands.learned else 'elastic'}"
+
+    @property
     def suffix(self) -> str:
-        """What it adds to the name of episodes: `+30hands`, `+30elastic` if nothing learned is used."""
-        return f"+{self.n}{'hands' if self.hands.learned else 'elastic'}"
+        """What it adds to the name of episodes: `+30hands`."""
+        return f"+{self.title.replace(' ', '')}"
 
 
 @dataclass(frozen=True)

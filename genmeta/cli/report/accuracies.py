@@ -1,14 +1,15 @@
 """Tables of accuracies and of paired differences, with their intervals, as numbers and as strips."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, floor, isfinite
 from statistics import median
 from typing import Any
 
 from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.comparison import percent, shape_title
-from genmeta.evaluation.statistics import over_episodes
+from genmeta.evaluation.tables import number, p_value, percent, shape_title
+from genmeta.experiments.results import Arm
+from genmeta.experiments.settings import Value
 from genmeta.pages.blocks import Block, Cell, Charts, Strip, Table
 from genmeta.pages.charts import Series, chart
 
@@ -32,53 +33,49 @@ def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: s
     return Table(columns, rows, caption, scales=_said(scales))
 
 
-def seeds_table(arms: Mapping[str, Any]) -> Table:
+def seeds_table(arms: Mapping[str, Arm]) -> Table:
     """Return the accuracies of arms that were trained with several seeds: the mean, and each seed's as a dot."""
-    shapes = list(dict.fromkeys(shape for arm in arms.values() for shape in arm.get("accuracies", {})))
-    found = {
-        (name, shape): _over_seeds(arm["accuracies"][shape])
-        for name, arm in arms.items()
-        for shape in arm.get("accuracies", {})
-    }
-    scales = {s: _scale([(m, h) for (_, shape), (m, h, _) in found.items() if shape == s]) for s in shapes}
-    rows = []
-    for name, arm in arms.items():
-        row: list[Cell | str] = [str(arm.get("title", name))]
+    shapes = list(dict.fromkeys(shape for arm in arms.values() for shape in arm.shapes))
+    found = {shape: [arm.over_episodes(shape) for arm in arms.values() if shape in arm.shapes] for shape in shapes}
+    scales = {shape: _scale(intervals) for shape, intervals in found.items()}
+    rows: Rows = []
+    for arm in arms.values():
+        row: list[Cell | str] = [arm.title]
         for shape in shapes:
-            if (name, shape) not in found:
+            if shape not in arm.shapes:
                 row += ["", ""]
                 continue
-            mean, half, seeds = found[name, shape]
+            (mean, half), seeds = arm.over_episodes(shape), arm.means(shape)
             strip = _strip(mean, half, scales[shape], [_place(seed, scales[shape]) for seed in seeds])
-            row += [Cell(_percent(mean, half), strip), Cell(f"{100 * min(seeds):.2f} to {100 * max(seeds):.2f}")]
+            row += [Cell(percent(mean, half), strip), Cell(f"{100 * min(seeds):.2f} to {100 * max(seeds):.2f}")]
         rows.append(row)
     columns = ["", *(title for shape in shapes for title in (shape_title(shape), "seeds"))]
     caption = f"accuracy in %: {EPISODES} of the mean of the seeds; beside it the lowest and highest seed (dots)"
     return Table(columns, rows, caption, scales=_said(scales))
 
 
-def axis_blocks(title: str, points: Sequence[Mapping[str, Any]]) -> list[Block]:
+def axis_blocks(title: str, points: Mapping[Value, Mapping[str, Arm]]) -> list[Block]:
     """Return charts and tables of accuracies against an axis, such as the number of real classes.
 
     Args:
         title: of the axis.
-        points: its `value`s, each with `arms` as those of a comparison.
+        points: the arms by name, by value.
     """
-    arms = list(dict.fromkeys(name for point in points for name in point["arms"]))
-    shapes = list(dict.fromkeys(s for p in points for arm in p["arms"].values() for s in arm["accuracies"]))
+    names = list(dict.fromkeys(name for arms in points.values() for name in arms))
+    shapes = list(dict.fromkeys(s for arms in points.values() for arm in arms.values() for s in arm.shapes))
     charts = []
     for shape in shapes:
         lines = []
-        for number, arm in enumerate(arms):
-            here = [p for p in points if shape in p["arms"].get(arm, {}).get("accuracies", {})]
-            found = [_over_seeds(p["arms"][arm]["accuracies"][shape]) for p in here]
-            values = [(float(p["value"]), 100 * mean) for p, (mean, _, _) in zip(here, found, strict=True)]
-            name = str(here[0]["arms"][arm].get("title", arm)) if here else arm
-            lines.append(Series(name, values, number, [100 * _half(half) for _, half, _ in found]))
+        for place, name in enumerate(names):
+            here = {value: arms[name] for value, arms in points.items() if name in arms and shape in arms[name].shapes}
+            found = {float(value or 0): arm.over_episodes(shape) for value, arm in here.items()}
+            values = [(value, 100 * mean) for value, (mean, _) in found.items()]
+            label = next((arm.title for arm in here.values()), name)
+            lines.append(Series(label, values, place, [100 * _half(half) for _, half in found.values()]))
         charts.append(chart(f"{shape_title(shape)}, %", lines, x_label=title))
     drawn = [one for one in charts if one]
     said = f"Mean accuracy of the seeds against {title}; bands: 95 % interval over test episodes."
-    tables = [replace(seeds_table(point["arms"]), folded=f"{title} = {point['value']}") for point in points]
+    tables = [replace(seeds_table(arms), folded=f"{title} = {value}") for value, arms in points.items()]
     return [*([Charts(drawn, said)] if drawn else []), *tables]
 
 
@@ -95,12 +92,10 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
                 f"{titles.get(one['arm'], one['arm'])} − {titles.get(one['control'], one['control'])}"
                 + (f" at {one['value']:g}" if one.get("value") is not None else ""),
                 shape_title(one["shape"]),
-                Cell(_percent(mean, half, "+"), _strip(mean, half, scale)),
-                _points(one.get("ci95_seeds")),
-                _p(one.get("p")),
-                _p(one.get("p_holm")),
-                _p(one.get("p_seeds")),
-                _plain(one.get("effect_size"), "+.2f"),
+                Cell(percent(mean, half, sign="+"), _strip(mean, half, scale)),
+                _known(one.get("ci95_seeds"), number),
+                *(_known(one.get(name), p_value) for name in ("p", "p_holm", "p_seeds")),
+                _known(one.get("effect_size"), "{:+.2f}".format),
                 ", ".join(f"{seed}: {100 * value:+.2f}" for seed, value in (one.get("of_seeds") or {}).items()),
             ]
         )
@@ -116,12 +111,6 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
         [f"points (of 100) on the same episodes, {EPISODES}", *(said[c] for c in said if columns.index(c) in used)]
     )
     return [Table([columns[i] for i in used], [[row[i] for i in used] for row in rows], caption, scales=_range(scale))]
-
-
-def _over_seeds(by_seed: Mapping[str, Sequence[float]]) -> tuple[float, float, list[float]]:
-    """Return mean and half width over episodes of the seeds' mean accuracy, and the mean of each seed."""
-    lists = list(by_seed.values())
-    return *mean_and_ci95(over_episodes(lists)), [mean_and_ci95(values)[0] for values in lists]
 
 
 Scale = tuple[float, float]
@@ -157,7 +146,7 @@ def _strip(mean: float, half: float, scale: Scale, dots: Sequence[float] = ()) -
 
 
 def _accuracy_cell(values: Sequence[float] | None, scale: Scale) -> Cell:
-    return Cell(percent(values), _strip(*mean_and_ci95(values), scale)) if values else Cell("")
+    return Cell(percent(*mean_and_ci95(values)), _strip(*mean_and_ci95(values), scale)) if values else Cell("")
 
 
 def _said(scales: Mapping[str, Scale]) -> dict[str, str]:
@@ -174,19 +163,6 @@ def _half(half: Any) -> float:
     return float(half) if isinstance(half, int | float) and isfinite(half) else 0.0
 
 
-def _percent(mean: float, half: float, sign: str = "") -> str:
-    return f"{100 * mean:{sign}.2f} ± {100 * half:.2f}"
-
-
-def _points(half: Any) -> str:
-    return f"{100 * half:.2f}" if isinstance(half, int | float) else ""
-
-
-def _p(value: Any) -> str:
-    if not isinstance(value, int | float):
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _plain(value: Any, form: str) -> str:
-    return f"{value:{form}}" if isinstance(value, int | float) else ""
+def _known(value: Any, form: Callable[[float], str]) -> str:
+    """Return a number in its form, nothing if there is none."""
+    return form(value) if isinstance(value, int | float) else ""

@@ -1,6 +1,6 @@
 """Training curves of runs from their `metrics.csv`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from genmeta.cli.report.folders import Run
@@ -20,20 +20,19 @@ _BY_PROVENANCE = (
 _FIRST = ("val/acc", "train/loss", "train/acc", *_BY_PROVENANCE, "train/made_up_share", "val/loss")
 
 
-def curves(runs: Sequence[Run], groups: Mapping[str, str] | None = None) -> list[Block]:
+def curves(runs: Sequence[Run]) -> list[Block]:
     """Return charts and a table of the values.
 
     Of one run, what measures the same thing (`train/loss`, `val/loss`) is in one chart; of several runs every metric
     has a chart, with a line for each run.
 
     Args:
-        runs: that were trained; of those without metrics nothing is shown.
-        groups: by label of a run, the arm that it is of, where several belong to one: they have one colour.
+        runs: that were trained; of those without metrics nothing is shown. Those of one arm have one colour.
     """
     runs = [run for run in runs if any(len(points) > 1 for points in run.metrics.values())]
     if not runs:
         return []
-    charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs, groups or {})
+    charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
     drawn = [one for one in charts if one]
     said = (
         "A band is the 95 % interval over episodes. " if any(line.band for one in drawn for line in one.lines) else ""
@@ -54,8 +53,8 @@ def _of_one(run: Run) -> list[Chart | None]:
     ]
 
 
-def _of_several(runs: Sequence[Run], groups: Mapping[str, str]) -> list[Chart | None]:
-    of = {run.label: groups.get(run.label, run.label) for run in runs}
+def _of_several(runs: Sequence[Run]) -> list[Chart | None]:
+    of = {run.label: run.arm or run.label for run in runs}
     colours = {group: number for number, group in enumerate(dict.fromkeys(of.values()))}
 
     def line(run: Run, name: str) -> Series:

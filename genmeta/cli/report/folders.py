@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.read_yaml import check_extent
-from genmeta.cli.run_folder import CONFIG_FILE, RUN_FILE
 from genmeta.errors import UserError
 from genmeta.evaluation.confusion import PER_CLASS
+from genmeta.experiments.results import Arm, arm_of_json
+from genmeta.experiments.run_folder import CONFIG_FILE, RUN_FILE
+from genmeta.experiments.settings import Value
 from genmeta.modules.class_files import PER_CLASS_FILE
+from genmeta.read_yaml import check_extent
 
 RESULTS_FILE, EXPLORE_FILE = "results.json", "report.json"
 _PICTURES = ("*.png", "*.jpg", "*.jpeg")
@@ -28,6 +30,8 @@ class Run:
     Attributes:
         path: of the folder.
         label: what it is called on the page.
+        arm: whose run it is, in a comparison.
+        column: what stands above it where one seed stands for all: the arm, with the axis's value if there is one.
         config: the resolved configuration.
         summary: `run.json`; empty if the run is not finished.
         lightning: version of Lightning, if the configuration says it.
@@ -38,6 +42,8 @@ class Run:
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     lightning: str = ""
+    arm: str = ""
+    column: str = ""
 
     @property
     def finished(self) -> bool:
@@ -90,11 +96,13 @@ class Experiment:
     Attributes:
         path: of the folder.
         results: `results.json`; empty if it is not finished.
-        fits, tests: runs by label (`mixed`, or `mixed, seed 0`); those that are still there.
+        points: arms by name, by value of the axis (None without one); none if it is not finished.
+        fits, tests: runs by label (`mixed-seed0`, or `mixed, seed 0`); those that are still there.
     """
 
     path: Path
     results: Mapping[str, Any]
+    points: Mapping[Value, Mapping[str, Arm]] = field(default_factory=dict)
     fits: Mapping[str, Run] = field(default_factory=dict)
     tests: Mapping[str, Run] = field(default_factory=dict)
 
@@ -191,22 +199,27 @@ def pictures_in(path: Path) -> list[Path]:
 
 def _finished(path: Path, results: dict[str, Any]) -> Experiment:
     """Return an experiment or a comparison that has its results, with the runs that still lie where they say."""
-    points = results.get("points") if results.get("kind") == "curves" else [results]
-    if not isinstance(points, list) or not all(_has_arms(point) for point in points):
+    entries = results.get("points") if results.get("kind") == "curves" else [results]
+    if not isinstance(entries, list) or not all(_has_arms(entry) for entry in entries):
         raise UserError(f"RUN: {path / RESULTS_FILE} has no arms with accuracies; is it of another program?")
+    points: dict[Value, dict[str, Arm]] = {}
     found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
-    for point in points:
-        for arm, content in point["arms"].items():
-            if not all(_is_texts(content.get(kind) or {}) for kind in found):
-                raise UserError(f"RUN: {path / RESULTS_FILE} does not name the runs of arm {arm} by their seeds")
-            name = f"{arm} at {point['value']}" if "value" in point else arm
+    for entry in entries:
+        value = entry.get("value")
+        arms = points[value] = {name: arm_of_json(content) for name, content in entry["arms"].items()}
+        for name, arm in arms.items():
+            column = name if value is None else f"{name} at {value}"
             for kind, runs in found.items():
-                for seed, folder in (content.get(kind) or {}).items():
+                folders = getattr(arm, kind)
+                if not _is_texts(folders):
+                    raise UserError(f"RUN: {path / RESULTS_FILE} does not name the runs of arm {name} by their seeds")
+                for seed, folder in folders.items():
                     if not (path / folder).resolve().is_relative_to(path.resolve()):
                         raise UserError(f"RUN: {path / RESULTS_FILE} names a run outside of its folder: {folder}")
                     if (path / folder / CONFIG_FILE).is_file():  # they may have been removed, to save space
-                        runs[f"{name}, seed {seed}"] = read_run(path / folder, f"{name}, seed {seed}")
-    return Experiment(path, results, **found)
+                        label = f"{column}, seed {seed}"
+                        runs[label] = replace(read_run(path / folder, label), arm=name, column=column)
+    return Experiment(path, results, points, **found)
 
 
 def _has_arms(point: Any) -> bool:
@@ -234,7 +247,7 @@ def _unfinished(path: Path) -> Experiment:
                 label, is_test = arm.name, arm.name.endswith("-test")
             runs = tests if is_test else fits
             runs[label if label not in runs else f"{label} {version}"] = read_run(folder, label)
-    return Experiment(path, {}, fits, tests)
+    return Experiment(path, {}, {}, fits, tests)
 
 
 def _number(text: str | None) -> float | None:

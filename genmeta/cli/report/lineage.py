@@ -6,8 +6,8 @@ from typing import Any
 
 from genmeta.cli.report.folders import Run, read_run
 from genmeta.cli.report.options import flat
-from genmeta.cli.run_folder import CONFIG_FILE
 from genmeta.errors import UserError
+from genmeta.experiments.run_folder import CONFIG_FILE
 from genmeta.pages.blocks import Block, Node, Tree
 
 

@@ -15,8 +15,9 @@ from genmeta.cli.report.folders import RESULTS_FILE, Experiment, Exploration, Fo
 from genmeta.cli.report.lineage import lineage
 from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
-from genmeta.cli.run_folder import DEBUG_NOTE
-from genmeta.evaluation.comparison import shape_title
+from genmeta.evaluation.tables import shape_title
+from genmeta.experiments.results import Arm
+from genmeta.experiments.run_folder import DEBUG_NOTE
 from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
 
@@ -133,12 +134,10 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
     one_each = _one_seed(fits) if experiment.is_comparison else dict(fits)
     section.configs = {arm: run.config for arm, run in one_each.items()}
     if experiment.is_comparison:
-        _add_comparison(section, results)
+        _add_comparison(section, experiment)
     else:
         _add_tests(section, experiment)
-    # a comparison's labels are `<arm>, seed 0`, or `<arm> at 10, seed 0` where it has an axis
-    groups = {label: label.split(", seed ")[0].split(" at ")[0] for label in fits} if experiment.is_comparison else {}
-    section.add("Training curves", curves(list(fits.values()), groups))
+    section.add("Training curves", curves(list(fits.values())))
     section.add_pictures("Plots", chosen(pictures_in(experiment.path)))
     section.add_pictures(
         "Pictures", [shown for arm, run in one_each.items() for shown in chosen(run.pictures, f"{arm}, ")]
@@ -154,21 +153,19 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
 
 def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
     first: dict[str, Run] = {}
-    for label, run in fits.items():
-        first.setdefault(label.split(", seed ")[0], run)
+    for run in fits.values():
+        first.setdefault(run.column, run)
     return first
 
 
-def _add_comparison(section: Draft, results: Mapping[str, Any]) -> None:
-    is_curve = results.get("kind") == "curves"
-    points = results["points"] if is_curve else [results]
-    titles = {name: _title_of_arm(name, point["arms"]) for point in points for name in point["arms"]}
+def _add_comparison(section: Draft, experiment: Experiment) -> None:
+    results, points = experiment.results, experiment.points
+    titles = {name: _title_of_arm(arm, arms) for arms in points.values() for name, arm in arms.items()}
     said: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
-    if is_curve:
-        over = results.get("over") or {}
-        said += axis_blocks(str(over.get("title") or over.get("option") or "value"), points)
+    if over := results.get("over"):
+        said += axis_blocks(str(over["title"]), points)
     else:
-        said.append(seeds_table(results["arms"]))
+        said.append(seeds_table(points[None]))
     section.add("Accuracies", said)
     section.add("Paired differences", comparisons_table(titles, results.get("comparisons") or []))
     facts = ("data", "learner", "control", "seeds", "part", "seconds", "commit")
@@ -189,11 +186,9 @@ def _add_tests(section: Draft, experiment: Experiment) -> None:
         section.add("Accuracies", [accuracy_table(titles, accuracies, caption)])
 
 
-def _title_of_arm(name: str, arms: Mapping[str, Any]) -> str:
-    """Return an arm's title; one with generated support images (`mixed+30hands`) begins with that of its learner."""
-    own, _, beside = name.partition("+")
-    title = str(arms[name].get("title", name))
-    return f"{arms[own].get('title', own)} {title}" if beside and own in arms else title
+def _title_of_arm(arm: Arm, arms: Mapping[str, Arm]) -> str:
+    """Return an arm's title; one with generated support images begins with that of its learner."""
+    return f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
 
 
 def _exploration(exploration: Exploration, title: str, album: Album) -> Draft:

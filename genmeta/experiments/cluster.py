@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from genmeta.cli.grid import Begin, Run, run_one
-from genmeta.cli.read_yaml import read_typed
 from genmeta.errors import UserError
+from genmeta.experiments.execute import Begin, run_one
+from genmeta.experiments.run import Run
+from genmeta.read_yaml import read_typed
 
 
 @dataclass(frozen=True)

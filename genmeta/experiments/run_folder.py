@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
-from genmeta.cli.read_yaml import check_extent
 from genmeta.errors import UserError
+from genmeta.read_yaml import check_extent
 
 RUN_FILE = "run.json"  # written last: a run with it is finished
 DEBUG_NOTE = "Settings for a check; these numbers mean nothing."

@@ -1,12 +1,14 @@
 """Runs of `genmeta` that begin with its libraries loaded, which takes longer than a short run itself.
 
-`python -m genmeta.cli.warm` loads them once, then forks itself for each run. Nothing has run in it by then: it has one
-thread, no GPU, and has drawn no number, so that a fork is like a new process. It ends with the process that began it;
-runs that are going on then do not.
+`python -m genmeta.experiments.warm` loads them once, then forks itself for each run. Nothing has run in it by then: it
+has one thread, no GPU, and has drawn no number, so that a fork is like a new process. It ends with the process that
+began it; runs that are going on then do not.
 """
 
+import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any, NoReturn, Self
 
-from genmeta.cli.main import main
+_LOADED = "genmeta.cli.training"  # what takes long; by its name, as the program is: they come after this package
 
 
 class Warm:
@@ -27,7 +29,7 @@ class Warm:
         self._connection, its = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # read when the libraries are loaded
         with its:
-            command = [sys.executable, "-m", "genmeta.cli.warm", str(its.fileno())]
+            command = [sys.executable, "-m", "genmeta.experiments.warm", str(its.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[its.fileno()], env=environment)
 
     def __enter__(self) -> Self:
@@ -134,10 +136,10 @@ def _run(asked: int, state: int, error: int, held: int) -> NoReturn:
     os.environ.update(run["environment"])
     os.write(state, f"{os.getpid()}\n".encode())
     sys.argv = ["genmeta", *run["args"]]
-    sys.exit(main(run["args"]))
+    runpy.run_module("genmeta", run_name="__main__")
+    sys.exit()
 
 
 if __name__ == "__main__":
-    import genmeta.cli.training  # noqa: F401  (what takes long to load)
-
+    importlib.import_module(_LOADED)
     serve(socket.socket(fileno=int(sys.argv[1])))

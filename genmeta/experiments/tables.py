@@ -1,17 +1,17 @@
-"""The results of a comparison as Markdown, CSV and LaTeX."""
+"""The results of a comparison as rows of a Markdown table, as CSV and as LaTeX."""
 
 import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from statistics import mean
 
-from genmeta.evaluation.against_control import Difference, p_text, points
-from genmeta.evaluation.comparison import SeedsOfArm, markdown_table, shape_title
 from genmeta.evaluation.statistics import SURE
+from genmeta.evaluation.tables import p_value, percent, shape_title
+from genmeta.experiments.results import Arm, Difference
+from genmeta.experiments.settings import Value
 
-Points = Mapping[float | None, Mapping[str, SeedsOfArm]]
+Points = Mapping[Value, Mapping[str, Arm]]
 """Arms by value of the axis; one value, None, without an axis."""
 
 _LATEX = {"±": r"$\pm$", "−": "--", "–": "--", "…": r"\dots{}", "×": r"$\times$", "<": "$<$", ">": "$>$"}
@@ -22,23 +22,25 @@ def accuracy_rows(found: Points, axis: str) -> list[list[str]]:
     and what training took.
     """
     shapes = _shapes(found)
-    timed = any(arm.training_seconds is not None for arms in found.values() for arm in arms.values())
-    head = [*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes)]
-    rows = [[*head, *(["training (min)"] if timed else [])]]
+    rows = [[*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes), "training (min)"]]
     for value, arms in found.items():
         for arm in arms.values():
-            cells = [accuracy_cell(arm, shape) for shape in shapes]
-            took = "–" if arm.training_seconds is None else f"{arm.training_seconds / 60:.1f}"
             where = [f"{value:g}"] if value is not None else []
-            rows.append([*where, arm.title, *cells, *([took] if timed else [])])
+            cells = [over_both(arm, shape) for shape in shapes]
+            rows.append([*where, arm.title, *cells, f"{(arm.training_seconds or 0) / 60:.1f}"])
     return rows
 
 
-def accuracy_cell(arm: SeedsOfArm, shape: str) -> str:
+def over_both(arm: Arm, shape: str, digits: int = 2) -> str:
     """Return mean, half width of the 95 % interval over seeds, and that over episodes, in percent."""
-    middle, seeds = arm.over_seeds(shape)
-    _, episodes = arm.over_episodes(shape)
-    return f"{100 * middle:.2f} ± {_half(seeds)} ± {_half(episodes)}"
+    return percent(*arm.over_seeds(shape), arm.over_episodes(shape)[1], digits=digits)
+
+
+def over_episodes_rows(arms: Sequence[Arm]) -> list[list[str]]:
+    """Return a head and a row for each arm: mean over seeds ± over episodes, in percent."""
+    shapes = arms[0].shapes
+    cells = [[percent(*arm.over_episodes(s)) if s in arm.shapes else "" for s in shapes] for arm in arms]
+    return [["", *map(shape_title, shapes)], *([arm.title, *row] for arm, row in zip(arms, cells, strict=True))]
 
 
 def difference_rows(found: Sequence[Difference], titles: Mapping[str, str], axis: str) -> list[list[str]]:
@@ -47,44 +49,32 @@ def difference_rows(found: Sequence[Difference], titles: Mapping[str, str], axis
     head = [*([axis] if axis else []), f"arm − {control}", "episodes", "points", "p", "p (Holm)", "p (bootstrap)"]
     rows = [[*head, "p (seeds)", "d_z"]]
     for d in found:
-        seeds = "–" if d.ci95_seeds is None else f"{100 * d.ci95_seeds:.2f}"
-        episodes = "–" if d.ci95_episodes is None else f"{100 * d.ci95_episodes:.2f}"
-        p_values = [p_text(p).removeprefix("p ").removeprefix("= ") for p in (d.p, d.p_holm, d.p_bootstrap)]
-        of_seeds = "–" if d.p_seeds is None else p_text(d.p_seeds).removeprefix("p ").removeprefix("= ")
+        p_values = [p_value(p) for p in (d.p, d.p_holm, d.p_bootstrap, d.p_seeds)]
         size = "–" if d.effect_size is None else f"{d.effect_size:+.2f}"
         where = [f"{d.value:g}"] if d.value is not None else []
-        change = f"{points(d.difference)} ± {seeds} ± {episodes}"
-        rows.append([*where, titles[d.arm], shape_title(d.shape), change, *p_values, of_seeds, size])
+        change = percent(d.difference, d.ci95_seeds, d.ci95_episodes, sign="+")
+        rows.append([*where, titles[d.arm], shape_title(d.shape), change, *p_values, size])
     return rows
-
-
-def markdown(
-    found: Points, differences: Sequence[Difference], titles: Mapping[str, str], verdict: str, notes: str, axis: str
-) -> str:
-    """Return the whole page: verdict, accuracies, differences, what the numbers are of."""
-    blocks = [verdict] if verdict else []
-    blocks += [markdown_table(accuracy_rows(found, axis)), markdown_table(difference_rows(differences, titles, axis))]
-    return "\n\n".join([*blocks, notes]) + "\n"
 
 
 def as_csv(found: Points, differences: Sequence[Difference]) -> str:
     """Return one line for each arm and kind of episodes (and value of the axis); numbers in [0, 1]."""
-    seeds = list(next(iter(next(iter(found.values())).values())).seeds)
+    seeds = list(next(iter(next(iter(next(iter(found.values())).values())).accuracies.values())))
     by_place = {(d.value, d.arm, d.shape): d for d in differences}
-    fields = ["difference", "ci95_episodes", "ci95_seeds", "p", "p_holm", "p_bootstrap", "p_seeds", "effect_size"]
+    names = ["difference", "ci95_episodes", "ci95_seeds", "p", "p_holm", "p_bootstrap", "p_seeds", "effect_size"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     of_accuracy = ["accuracy", "accuracy_ci95_seeds", "accuracy_ci95_episodes", *(f"seed_{seed}" for seed in seeds)]
-    of_difference = [field if field.startswith("difference") else f"difference_{field}" for field in fields]
+    of_difference = [field if field.startswith("difference") else f"difference_{field}" for field in names]
     writer.writerow(["value", "arm", "title", "shape", *of_accuracy, *of_difference, "training_seconds"])
     for value, arms in found.items():
         for name, arm in arms.items():
             for shape in arm.shapes:
                 middle, over_seeds = arm.over_seeds(shape)
-                of_seeds = [mean(values) for values in arm.accuracies(shape)]
-                numbers = [middle, over_seeds if isfinite(over_seeds) else None, arm.over_episodes(shape)[1], *of_seeds]
+                half = over_seeds if isfinite(over_seeds) else None
+                numbers = [middle, half, arm.over_episodes(shape)[1], *arm.means(shape)]
                 d = by_place.get((value, name, shape))
-                more = [getattr(d, field) if d else None for field in fields]
+                more = [getattr(d, field) if d else None for field in names]
                 writer.writerow([value, name, arm.title, shape, *numbers, *more, arm.training_seconds])
     return buffer.getvalue()
 
@@ -125,7 +115,3 @@ def escaped(text: str) -> str:
 
 def _shapes(found: Points) -> list[str]:
     return next(iter(next(iter(found.values())).values())).shapes
-
-
-def _half(half: float) -> str:
-    return f"{100 * half:.2f}" if isfinite(half) else "–"

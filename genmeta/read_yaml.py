@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from genmeta.cli.messages import one_line
 from genmeta.errors import UserError, nearest
+from genmeta.messages import one_line
 
 _MOST_VALUES = 100_000  # of a YAML, aliases written out; the largest of ours has less than a thousand
 

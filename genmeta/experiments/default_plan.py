@@ -1,10 +1,9 @@
-"""The runs of an experiment: generators, trainings and tests of all arms and seeds, and what the tests found."""
+"""The runs of an experiment: generators, trainings and tests of all arms and seeds."""
 
 import argparse
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.experiment_episodes import beside_support, episodes_of, lay_over
-from genmeta.cli.grid import Run
-from genmeta.cli.options import CONFIGS
-from genmeta.cli.roles import check_role, needed_roles
-from genmeta.cli.run_folder import comparable
-from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
-from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.experiments.checks import Check, check_role, needed_roles
+from genmeta.experiments.default_episodes import beside_support, episodes_of, lay_over
+from genmeta.experiments.run import Run
+from genmeta.experiments.run_folder import comparable
+from genmeta.experiments.settings import FindConfig
+from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 
 MIXED = "mixed"
 TRAINED = {
@@ -31,13 +28,9 @@ TRAINED = {
 }
 """Arms that are trained; the second quarter is that of the default generated tasks: it is their matched control."""
 
-_CONTROLS = {
-    "real_only": CONFIGS / "arm" / "real_only.yaml",
-    "elastic_quarter": CONFIGS / "policy" / "elastic_quarter.yaml",
-    "elastic": CONFIGS / "arm" / "elastic.yaml",
-}
-_BESIDE = CONFIGS / "test" / "hands.yaml"
+_CONTROLS = {"real_only": "arm", "elastic_quarter": "policy", "elastic": "arm"}  # folders of their YAMLs
 _UNTRAINED = {"from_scratch": "from scratch on each task", "pixels": "nearest neighbour on pixels"}
+TITLES = TRAINED | _UNTRAINED
 
 # seconds of a core, of the defaults, while the other core of two works too: what the first estimate of the time is made
 # of. Proportions were measured alone, their common size follows from a whole experiment, which took 11 min 22 s
@@ -57,7 +50,7 @@ class Settings:
         roles: kinds of generators that the tasks need, and the YAML of each.
         configs: options of each arm's runs, and of each generator's, by arm and role, but for seeds and checkpoints.
         resolved: whole configurations of all kinds of runs with the first seed.
-        with_hands: arms that are tested with generated support images too.
+        with_support: arms that are tested with generated support images too, and the episodes of these tests.
         beside: options of these tests.
     """
 
@@ -65,8 +58,8 @@ class Settings:
     roles: Mapping[str, Path]
     configs: Mapping[str, list[str]]
     resolved: Mapping[str, dict[str, Any]]
-    with_hands: tuple[str, ...]
-    beside: tuple[str, ...] = ()
+    with_support: Mapping[str, tuple[Episodes, ...]]
+    beside: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -83,46 +76,52 @@ class Settings:
     @property
     def digest(self) -> str:
         """Of everything that decides what the experiment computes."""
-        content = {"seeds": self.seeds, "hands": self.with_hands, "runs": self.resolved}
+        content = {"seeds": self.seeds, "hands": tuple(self.with_support), "runs": self.resolved}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def check_settings(options: argparse.Namespace) -> Settings:
+def check_settings(options: argparse.Namespace, check: Check, find: FindConfig) -> Settings:
     """Check what can be checked before time is spent on training.
+
+    Args:
+        options: of the command.
+        check: whether a run could be made.
+        find: finds the YAMLs of controls and baselines.
 
     Raises:
         UserError: an option, a file or a size is wrong.
     """
     configs = {MIXED: _configs(options, options.learner, options.policy)}
-    cli = TrainingCLI(["fit", *configs[MIXED]], check_only=True, set_up=False)
-    data = cli.datamodule
+    parts = check(["fit", *configs[MIXED]], set_up=False)
+    data = parts.datamodule
     if not isinstance(data, EpisodicDataModule):
         raise UserError(f"--learner: {options.learner} has no episodes")
-    cli.check_ends_with_best()
-    of_learner = yaml.safe_load(cli.resolved())["data"]["init_args"]
-    TrainingCLI(["test", *configs[MIXED]], check_only=True)  # sizes, and that the learner can be tested
+    parts.check_ends_with_best()
+    of_learner = yaml.safe_load(parts.resolved())["data"]["init_args"]
+    check(["test", *configs[MIXED]])  # sizes, and that the learner can be tested
     needed = needed_roles(data, "fit", "test")
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
-    configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
+    for arm, kind in _CONTROLS.items():
+        configs[arm] = [*_configs(options, options.learner), f"--config={find(kind, arm)}"]
     for arm in _untrained(options):  # tested on the learner's episodes, whatever its own YAML says
-        configs[arm] = [*_configs(options, CONFIGS / "baseline" / f"{arm}.yaml"), *episodes_of(of_learner, arm)]
+        configs[arm] = [*_configs(options, find("baseline", arm)), *episodes_of(of_learner, arm)]
     configs |= {role: _configs(options, config, of_generator=True) for role, config in roles.items()}
 
     seed = f"--seed_everything={options.seed}"
     resolved = {}
     for kind, of_kind in configs.items():
         command = "test" if kind in _UNTRAINED else "fit"
-        cli = TrainingCLI([command, *of_kind, seed], check_only=True, set_up=kind in _CONTROLS | _UNTRAINED)
-        resolved[kind] = comparable(yaml.safe_load(cli.resolved()))
+        parts = check([command, *of_kind, seed], set_up=kind in _CONTROLS | _UNTRAINED)
+        resolved[kind] = comparable(yaml.safe_load(parts.resolved()))
     for role, config in roles.items():
-        check_role(role, config, configs[role])
-    with_hands: tuple[str, ...] = ()
-    beside = beside_support(_BESIDE, of_learner) if "redrawer" in needed else []
+        check_role(check, role, config, configs[role])
+    with_support: dict[str, tuple[Episodes, ...]] = {}
+    beside = beside_support(find("test", "hands"), of_learner) if "redrawer" in needed else []
     if beside:
-        cli = TrainingCLI(["test", *configs[MIXED], *beside, seed], check_only=True, set_up=False)
-        with_hands = tuple(TRAINED) if options.full else (MIXED,)
-        resolved["test_hands"] = comparable(yaml.safe_load(cli.resolved()))
-    return Settings(options, roles, configs, resolved, with_hands, tuple(beside))
+        parts = check(["test", *configs[MIXED], *beside, seed], set_up=False)
+        with_support = dict.fromkeys(TRAINED if options.full else (MIXED,), parts.datamodule.test)
+        resolved["test_hands"] = comparable(yaml.safe_load(parts.resolved()))
+    return Settings(options, roles, configs, resolved, with_support, tuple(beside))
 
 
 @dataclass(frozen=True)
@@ -143,27 +142,6 @@ class Grid:
     def runs(self) -> list[Run]:
         """All of them: what others wait for first."""
         return [*self.generators.values(), *self.fits.values(), *self.tests.values()]
-
-    def found(self) -> dict[str, SeedsOfArm]:
-        """Return the rows of the table, by arm; those with generated support images (`mixed+30hands`) after their own.
-
-        Episodes with generated support images are the same real ones, so that all of them pair.
-        """
-        titles, seeds = TRAINED | _UNTRAINED, dict[str, dict[int, Arm]]()
-        rows: dict[str, str] = {}
-        for (arm, seed, _), run in self.tests.items():
-            summary = run.summary
-            for name, accuracies in summary["episode_accuracies"].items():
-                base, plus, kind = name.partition("+")
-                n, what = re.fullmatch(r"(\d*)(.*)", kind).groups()  # type: ignore[union-attr]
-                row = f"{arm}{plus}{kind}"
-                rows[row] = f"… and {n} {what} beside each support image" if plus else titles[arm]
-                entry = seeds.setdefault(row, {}).setdefault(seed, Arm(f"{row}, seed {seed}", {}, {}))
-                entry.accuracies[base] = accuracies  # type: ignore[index]
-                hashes = hashes_of(summary)
-                entry.hashes.update({k: hashes[k] for k in (f"test/{base}", "images") if k in hashes})  # type: ignore
-        order = sorted(rows, key=lambda row: list(titles).index(row.partition("+")[0]))  # stable
-        return {row: SeedsOfArm(rows[row], seeds[row]) for row in order}
 
 
 def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -> Grid:
@@ -195,7 +173,7 @@ def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -
             fits[arm, seed] = fit
             weights = (*given, f"--ckpt_path={fit.checkpoint}")
             tests[arm, seed, "test"] = make(arm, "test", fit.name, seed, "test", *weights, after=(fit,))
-            if arm in settings.with_hands:
+            if arm in settings.with_support:
                 beside = (*settings.beside, *of_role.values(), f"--ckpt_path={fit.checkpoint}")
                 after = (fit, *made.values())
                 tests[arm, seed, "test_hands"] = make(arm, "test", fit.name, seed, "test_hands", *beside, after=after)

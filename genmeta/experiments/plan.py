@@ -1,29 +1,22 @@
-"""The runs of a comparison: generators, trainings and tests of all arms and seeds, and what their tests found."""
+"""The runs of a comparison: generators, trainings and tests of all arms and seeds."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from genmeta.cli.compare_settings import ROLES, ArmSettings, CompareSettings, references, referring
-from genmeta.cli.grid import Run
-from genmeta.cli.options import find_config
-from genmeta.cli.roles import check_role, needed_roles
-from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
-from genmeta.evaluation.comparison import Arm, SeedsOfArm, hashes_of
+from genmeta.experiments.checks import Check, check_role, needed_roles
+from genmeta.experiments.run import Run
+from genmeta.experiments.settings import ROLES, ArmSettings, CompareSettings, Value, references, referring
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 
-Value = float | None
-"""Of the axis; None without one."""
-
 
 @dataclass(frozen=True)
-class Grid:
+class Plan:
     """All runs of a comparison.
 
     Attributes:
@@ -41,61 +34,37 @@ class Grid:
         trained = [run for one in some for run in one.after if run not in fits]
         return list(dict.fromkeys([*trained, *self.fits.values(), *self.tests.values()]))
 
-    def found(self, value: Value, titles: Mapping[str, str], seeds: list[int]) -> dict[str, SeedsOfArm]:
-        """Return what the tests of finished runs found at a value of the axis, by arm."""
-        arms = {}
-        for name, title in titles.items():
-            tests = {seed: self.tests[value, name, seed] for seed in seeds}
-            summaries = {seed: test.summary for seed, test in tests.items()}
-            arms[name] = SeedsOfArm(
-                title,
-                {
-                    seed: Arm(f"{name}, seed {seed}", summary["episode_accuracies"], hashes_of(summary))
-                    for seed, summary in summaries.items()
-                },
-                once=len(seeds) > 1 and len(set(tests.values())) == 1,
-                training_seconds=round(mean(_training_seconds(test) for test in tests.values()), 1),
-            )
-        return arms
 
-
-def _training_seconds(test: Run) -> float:
-    """Return what the trainings took that a test's learner is made of: its own, those of its members, generators."""
-    found: dict[Run, float] = {}
-    new = list(test.after)
-    while new:
-        run = new.pop()
-        if run not in found:
-            found[run] = run.summary["seconds"]
-            new += run.after
-    return sum(found.values())
-
-
-def make_grid(settings: CompareSettings, folder: Path) -> Grid:
+def make_plan(settings: CompareSettings, folder: Path, check: Check) -> Plan:
     """Check every arm as far as can be without training, and return the runs of the comparison.
+
+    Args:
+        settings: of the comparison.
+        folder: of its runs.
+        check: whether a run could be made.
 
     Raises:
         UserError: an arm cannot be trained, or tested on these episodes.
     """
     fits: dict[tuple[Value, str, int], Run] = {}
     tests: dict[tuple[Value, str, int], Run] = {}
-    axis = settings.axis
-    values: list[Value] = list(axis.values) if axis else [None]
-    of_test = _test_roles(settings)
-    roles = {name: _check_arm(settings, name) | of_test for name in settings.arms}
-    of_others = {name: sorted(references(settings.arm(name).options)) for name in settings.arms}
+    axis = settings.over
+    of_test = _test_roles(settings, check)
+    roles = {name: _check_arm(settings, name, check) | of_test for name in settings.arms}
+    of_others = {name: sorted(references(arm.options)) for name, arm in settings.arms.items()}
     trained_alone = [name for name in settings.arms if not roles[name] and not of_others[name]]
     named = {reference.partition("@")[0] for of_arm in of_others.values() for reference in of_arm}
     for role in sorted(named.union(*roles.values()) & set(ROLES)):
-        check_role(role, settings.config(role), _generator_options(settings, role, []), set_up=False)
-    for value in values:
+        config = Path(getattr(settings, role))
+        check_role(check, role, config, _generator_options(settings, role, []), set_up=False)
+    for value in settings.values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
         # data and sizes of tasks by all arms whose generators need no training first, once; at other values by one
-        _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at)
-        if value == values[0] and not of_test:  # arms that are trained with a generator are tested without
+        _check_data(settings, trained_alone if value == settings.values[0] else trained_alone[:1], at, check)
+        if value == settings.values[0] and not of_test:  # arms that are trained with a generator are tested without
             for name in (name for name in settings.arms if name not in trained_alone and not of_others[name]):
                 try:
-                    _check_test(settings, name, at)
+                    _check_test(settings, name, at, check)
                 except UserError as error:
                     raise UserError(f"arms.{name}: {error}") from error
         label = f"-at-{value:g}" if value is not None else ""
@@ -108,7 +77,7 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
         for name, seed in product(settings.arms, settings.seeds):
             used = {role: trained[role, seed] for role in sorted(roles[name])}
             needed = {reference: trained[_of_seed(reference, seed)] for reference in of_others[name]}
-            arm = settings.arm(name)
+            arm = settings.arms[name]
             checkpoints = {reference: run.checkpoint for reference, run in needed.items()}
             arm = replace(arm, options=referring(arm.options, checkpoints))
             options = [
@@ -127,8 +96,8 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
             first = tests.get((value, name, settings.seeds[0]))
             # what is not trained, and uses no training of its own seed, is tested once for all
             tests[value, name, seed] = (of_all_seeds and first) or Run(f"{label_of_run}-test", test, str(folder), after)
-    order = list(product(values, settings.seeds, settings.arms))  # all arms of a seed first
-    return Grid(
+    order = list(product(settings.values, settings.seeds, settings.arms))  # all arms of a seed first
+    return Plan(
         {(v, name, seed): fits[v, name, seed] for v, seed, name in order if (v, name, seed) in fits},
         {(v, name, seed): tests[v, name, seed] for v, seed, name in order},
     )
@@ -142,9 +111,7 @@ def _of_seed(reference: str, seed: int) -> tuple[str, int]:
 
 def _options(settings: CompareSettings, arm: ArmSettings) -> list[str]:
     """Return the options of an arm's trainings, the same for all seeds."""
-    policies = [find_config("policy", name) for name in arm.policy]
-    learner = find_config("learner", arm.learner)
-    configs = [learner, settings.config("data"), *settings.budget, *policies]
+    configs = [arm.learner, settings.data, *settings.budget, *arm.policy]
     return [*(f"--config={path}" for path in configs), *_as_options(arm.options)]
 
 
@@ -162,7 +129,7 @@ def _last(seed: int) -> list[str]:
 
 
 def _generator_options(settings: CompareSettings, role: str, at: list[str]) -> list[str]:
-    configs = [settings.config(role), settings.config("data"), *settings.generator_budget]
+    configs = [getattr(settings, role), settings.data, *settings.generator_budget]
     low_data = [option for option in at if option.startswith("--data.low_data.")]
     return [*(f"--config={path}" for path in configs), *low_data]
 
@@ -177,44 +144,43 @@ def _generator(settings: CompareSettings, role: str, seed: int, at: list[str], l
     return Run(name, ("fit", *options, *_last(seed)), str(folder))
 
 
-def _check_arm(settings: CompareSettings, name: str) -> set[str]:
+def _check_arm(settings: CompareSettings, name: str, check: Check) -> set[str]:
     """Check an arm's options, but for those with a checkpoint that is not there yet; return which kinds of generators
     its training needs.
     """
-    arm = settings.arm(name)
+    arm = settings.arms[name]
     arm = replace(arm, options={key: value for key, value in arm.options.items() if not references(value)})
     stage = "fit" if arm.train else "test"
     try:
-        made = TrainingCLI([stage, *_options(settings, arm), *_last(0)], check_only=True, set_up=False)
+        parts = check([stage, *_options(settings, arm), *_last(0)], set_up=False)
         if arm.train:
-            made.check_ends_with_best()
+            parts.check_ends_with_best()
     except UserError as error:
         raise UserError(f"arms.{name}: {error}") from error
-    if not isinstance(made.model, MetaModule) or not isinstance(made.datamodule, EpisodicDataModule):
+    if not isinstance(parts.model, MetaModule) or not isinstance(parts.datamodule, EpisodicDataModule):
         raise UserError(f"learner: {settings.learner} has no episodes; expected a YAML of configs/learner")
-    return needed_roles(made.datamodule) if arm.train else set()
+    return needed_roles(parts.datamodule) if arm.train else set()
 
 
-def _test_roles(settings: CompareSettings) -> set[str]:
+def _test_roles(settings: CompareSettings, check: Check) -> set[str]:
     """Check the options of the test episodes; return which kinds of generators these need."""
-    options = [*_options(settings, settings.arm(settings.control)), *_last(0), *_test(settings)]
-    data = TrainingCLI(["test", *options], check_only=True, set_up=False).datamodule
+    options = [*_options(settings, settings.arms[settings.control]), *_last(0), *_test(settings)]
+    data = check(["test", *options], set_up=False).datamodule
     return needed_roles(data, "test") if isinstance(data, EpisodicDataModule) else set()
 
 
-def _check_test(settings: CompareSettings, name: str, at: list[str]) -> None:
-    TrainingCLI(["test", *_options(settings, settings.arm(name)), *at, *_last(0), *_test(settings)], check_only=True)
+def _check_test(settings: CompareSettings, name: str, at: list[str], check: Check) -> None:
+    check(["test", *_options(settings, settings.arms[name]), *at, *_last(0), *_test(settings)])
 
 
-def _check_data(settings: CompareSettings, arms: list[str], at: list[str]) -> None:
+def _check_data(settings: CompareSettings, arms: list[str], at: list[str], check: Check) -> None:
     """Check that the data are there and have the classes that training and tests ask for, and that the learner of each
     arm can be tested.
     """
     for name in arms:
-        options = [*_options(settings, settings.arm(name)), *at, *_last(0)]
         try:
-            if settings.arm(name).train:
-                TrainingCLI(["fit", *options], check_only=True)
-            _check_test(settings, name, at)
+            if settings.arms[name].train:
+                check(["fit", *_options(settings, settings.arms[name]), *at, *_last(0)])
+            _check_test(settings, name, at, check)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from error

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from genmeta.cli.read_yaml import check_extent
 from genmeta.errors import UserError
+from genmeta.read_yaml import check_extent
 
 _OF_EPISODES = {"train", "val", "test", "train_tasks", "tasks_per_step", "tasks_per_eval_batch", "test_part"}
 _OF_ALL = {"source", "split", "low_data"}  # options of data that a generator's run must share

@@ -1,13 +1,33 @@
-"""Which generators a learner's tasks need, and whether a YAML makes one."""
+"""What a plan asks of the command line: whether a run could be made, and which generators its tasks need."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from genmeta.cli.training import TrainingCLI
 from genmeta.errors import UserError
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule
 from genmeta.modules.redraw_module import RedrawModule
+
+
+class Parts(Protocol):
+    """What a command would run with."""
+
+    model: Any
+    datamodule: Any
+
+    def check_ends_with_best(self) -> None:
+        """Raise UserError if a training would end without a best checkpoint."""
+
+    def resolved(self) -> str:
+        """Return the whole configuration as YAML."""
+
+
+class Check(Protocol):
+    """Returns the parts of a command that is not run; raises UserError if an option of it is wrong."""
+
+    def __call__(self, args: Sequence[str], *, set_up: bool = True) -> Parts:
+        """Without `set_up` no data are loaded, and sizes are not compared."""
 
 
 def needed_roles(data: EpisodicDataModule, *stages: str) -> set[str]:
@@ -23,10 +43,11 @@ def needed_roles(data: EpisodicDataModule, *stages: str) -> set[str]:
     return roles | ({"redrawer"} if "redrawer" in needs else set())
 
 
-def check_role(role: str, config: Path, options: Sequence[str], set_up: bool = True) -> None:
+def check_role(check: Check, role: str, config: Path, options: Sequence[str], set_up: bool = True) -> None:
     """Check what can be checked of a generator's training before time is spent on it.
 
     Args:
+        check: whether a run could be made.
         role: `generator` or `redrawer`.
         config: its YAML.
         options: of its `genmeta fit`.
@@ -35,12 +56,12 @@ def check_role(role: str, config: Path, options: Sequence[str], set_up: bool = T
     Raises:
         UserError: its configuration is wrong, or it is of the other kind.
     """
-    cli = TrainingCLI(["fit", *options], check_only=True, set_up=set_up)
+    parts = check(["fit", *options], set_up=set_up)
     try:
-        cli.check_ends_with_best()
+        parts.check_ends_with_best()
     except UserError as error:
         raise UserError(f"--{role}: {error}") from error
-    model = cli.model
+    model = parts.model
     if role == "generator" and not isinstance(model, CodesModule):
         raise UserError(
             f"--generator: {config} is a {type(model).__name__}, which draws given images again, not new classes "

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from genmeta.evaluation.comparison import SeedsOfArm, shape_title
-from genmeta.evaluation.comparison_tables import Points
+from genmeta.evaluation.tables import shape_title
+from genmeta.experiments.results import Arm
+from genmeta.experiments.tables import Points
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
 
-def draw_arms(arms: Mapping[str, SeedsOfArm], control: str, path: Path) -> None:
+def draw_arms(arms: Mapping[str, Arm], control: str, path: Path) -> None:
     """Draw for each arm the mean accuracy with its 95 % interval over seeds, and each seed as a point; the control's
     mean is a line. Writes a PNG.
     """
@@ -25,7 +25,7 @@ def draw_arms(arms: Mapping[str, SeedsOfArm], control: str, path: Path) -> None:
             middle, half = arm.over_seeds(shape)
             if not isfinite(half):  # of one seed; what was tested once among arms of several has none
                 half = 0 if arm.once else arm.over_episodes(shape)[1]
-            of_seeds = [100 * mean(values) for values in arm.accuracies(shape)]
+            of_seeds = [100 * one for one in arm.means(shape)]
             panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
             panel.errorbar(100 * middle, row, xerr=100 * half, fmt="o", color=colour, capsize=3, markersize=5)
         panel.set_title(shape_title(shape))
@@ -63,8 +63,9 @@ def draw_curves(found: Points, label: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _interval_of(arms: Mapping[str, SeedsOfArm]) -> str:
-    several = len(next(iter(arms.values())).seeds) > 1
+def _interval_of(arms: Mapping[str, Arm]) -> str:
+    first = next(iter(arms.values()))
+    several = len(first.accuracies[first.shapes[0]]) > 1
     return f"95 % interval over {'seeds' if several else 'episodes (one seed)'}"
 
 

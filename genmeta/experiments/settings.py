@@ -1,17 +1,21 @@
 """What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
 
-import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from genmeta.cli.options import find_config
-from genmeta.cli.read_yaml import read_typed, typed
 from genmeta.errors import UserError, nearest
+from genmeta.read_yaml import read_typed, typed
 
 ROLES = ("generator", "redrawer")
+FindConfig = Callable[[str, str], Path]
+"""Returns the path of the YAML that an option (`data`, `learner`, `policy`, …) names; raises UserError."""
+
+Value = float | None
+"""Of the axis; None without one."""
+
 _REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?)\}")  # to a checkpoint, in an arm's options
 
 
@@ -74,21 +78,21 @@ class Axis:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Arms × seeds on one data set and learner.
+    """Arms × seeds on one data set and learner. What names YAMLs is their paths once it is read.
 
     Attributes:
         data, learner: names of YAMLs in `configs/data` and `configs/learner`, or paths.
         seeds: each is the seed of a whole pipeline: generators and learners.
         control: name of the arm that all others are held to.
         tests: test episodes, entries of `data.test`.
-        arms: by name.
+        arms: by name; `ArmSettings` once they are read.
         name: of the comparison and its folder; that of the YAML by default.
         budget: YAMLs laid over learner and data in all learners' runs: sizes, steps, validation.
         generator, redrawer: YAMLs of `configs/generator` or paths: what is trained for the arms that need it.
         generator_budget: YAMLs laid over those.
         generator_seed: one seed of generators for all seeds of learners; each has its own by default.
         part: of the split that is tested on: `test`, or `val` to choose settings by.
-        over: an axis; none by default.
+        over: an axis; none by default; `Axis` once it is read.
     """
 
     data: str
@@ -104,29 +108,21 @@ class CompareSettings:
     generator_budget: list[str] = field(default_factory=list)
     generator_seed: int | None = None
     part: Literal["test", "val"] = "test"
-    over: dict[str, Any] | None = None
-
-    def arm(self, name: str) -> ArmSettings:
-        """Return an arm's settings."""
-        arm = typed(ArmSettings, self.arms[name] or {}, f"arms.{name}.")
-        return dataclasses.replace(arm, title=arm.title or name, learner=arm.learner or self.learner)
+    over: Any = None
 
     @property
-    def axis(self) -> Axis | None:
-        """The axis, if there is one."""
-        return None if self.over is None else typed(Axis, self.over, "over.")
-
-    def config(self, option: str) -> Path:
-        """Return the path of a YAML that one of `data`, `learner`, `generator`, `redrawer` names."""
-        return find_config(option, getattr(self, option))
-
-    def titles(self) -> dict[str, str]:
-        """Return the titles of all arms."""
-        return {name: self.arm(name).title for name in self.arms}
+    def values(self) -> list[Value]:
+        """Values of the axis; None alone without one."""
+        return list(self.over.values) if self.over else [None]
 
 
-def read_settings(path: Path) -> CompareSettings:
+def read_settings(path: Path, find: FindConfig, data: str = "") -> CompareSettings:
     """Read the YAML of a comparison.
+
+    Args:
+        path: of the YAML.
+        find: finds the YAMLs that it names.
+        data: path of a YAML of data in place of its own, which becomes part of the comparison's name.
 
     Raises:
         UserError: it cannot be read, has a key that nobody knows or a value of a wrong kind, names a file that is not
@@ -134,14 +130,15 @@ def read_settings(path: Path) -> CompareSettings:
     """
     settings = read_typed(CompareSettings, path, "--config")
     try:
-        settings = dataclasses.replace(settings, name=settings.name or path.stem)
-        _check(settings)
+        settings = replace(settings, name=settings.name or path.stem)
+        settings = _parsed(settings, find)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
-    return settings
+    return replace(settings, data=data, name=f"{settings.name}-{Path(data).stem}") if data else settings
 
 
-def _check(settings: CompareSettings) -> None:
+def _parsed(settings: CompareSettings, find: FindConfig) -> CompareSettings:
+    """Return checked settings with arms, an axis and paths in the places of what the YAML says."""
     if len(settings.arms) < 2:
         raise UserError(f"arms: a comparison needs two, found {', '.join(settings.arms) or 'none'}")
     if settings.control not in settings.arms:
@@ -151,38 +148,44 @@ def _check(settings: CompareSettings) -> None:
         )
     for option, names in {"name": [settings.name], "arms": list(settings.arms)}.items():
         for name in names:
-            if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"):
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise UserError(f"{option}: '{name}' becomes a folder; use letters, digits, _ and -")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"seeds: expected different seeds, at least one, found {settings.seeds}")
     if not settings.tests:
         raise UserError("tests: expected episodes to test on, e.g. {n_way: 5, n_shot: 1}, found none")
-    for option in ("data", "learner", "generator", "redrawer"):
-        settings.config(option)
+    named = ("data", "learner", "generator", "redrawer")
+    paths: dict[str, Any] = {option: str(find(option, getattr(settings, option))) for option in named}
     for option in ("budget", "generator_budget"):
         for path in getattr(settings, option):
             if not Path(path).is_file():
                 raise UserError(f"{option}: {path}: no such file")
-    for number, name in enumerate(settings.arms):
-        arm = settings.arm(name)
-        for option, config in [("learner", arm.learner), *(("policy", policy) for policy in arm.policy)]:
-            try:
-                find_config(option, config)
-            except UserError as error:
-                raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
-        trained = [other for other in list(settings.arms)[:number] if settings.arm(other).train]
-        known = [*trained, *ROLES]
-        for reference in sorted(references(arm.options)):
-            other, _, seed = reference.partition("@")
-            if other not in known:
-                raise UserError(
-                    f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm that is trained and no "
-                    f"generator; there are {', '.join(known)}{nearest(other, known)}"
-                )
-            if seed and int(seed) not in settings.seeds:
-                raise UserError(
-                    f"arms.{name}.options: found '{{{reference}}}', but the seeds are "
-                    f"{', '.join(map(str, settings.seeds))}"
-                )
-    if (axis := settings.axis) and (not axis.values or sorted(set(axis.values)) != axis.values):
+    arms: dict[str, ArmSettings] = {}
+    for name, content in settings.arms.items():
+        arm = typed(ArmSettings, content or {}, f"arms.{name}.")
+        _check_references(name, arm, arms, settings.seeds)
+        try:
+            learner = str(find("learner", arm.learner)) if arm.learner else paths["learner"]
+            policy = [str(find("policy", one)) for one in arm.policy]
+        except UserError as error:
+            raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
+        arms[name] = replace(arm, title=arm.title or name, learner=learner, policy=policy)
+    axis = None if settings.over is None else typed(Axis, settings.over, "over.")
+    if axis and (not axis.values or sorted(set(axis.values)) != axis.values):
         raise UserError(f"over.values: expected ascending values, found {axis.values}")
+    return replace(settings, **paths, arms=arms, over=axis and replace(axis, title=axis.title or axis.option))
+
+
+def _check_references(name: str, arm: ArmSettings, earlier: Mapping[str, ArmSettings], seeds: list[int]) -> None:
+    known = [*(other for other, of_other in earlier.items() if of_other.train), *ROLES]
+    for reference in sorted(references(arm.options)):
+        other, _, seed = reference.partition("@")
+        if other not in known:
+            raise UserError(
+                f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm that is trained and no "
+                f"generator; there are {', '.join(known)}{nearest(other, known)}"
+            )
+        if seed and int(seed) not in seeds:
+            raise UserError(
+                f"arms.{name}.options: found '{{{reference}}}', but the seeds are {', '.join(map(str, seeds))}"
+            )

@@ -5,37 +5,9 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
-from typing import Protocol
 
-from genmeta.cli.output import say
-
-
-class Part(Protocol):
-    """What must be known of a run."""
-
-    @property
-    def args(self) -> tuple[str, ...]:
-        """Command and options."""
-
-    @property
-    def expected(self) -> float:
-        """Seconds that it takes, 0 if that is not known."""
-
-    @property
-    def label(self) -> str:
-        """What it is called, of no other."""
-
-    @property
-    def after(self) -> Sequence["Part"]:
-        """Runs that must be finished before this one."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it ran to its end."""
-
-    @property
-    def summary(self) -> Mapping:
-        """What it wrote."""
+from genmeta.experiments.run import Run
+from genmeta.output import say
 
 
 class GridProgress:
@@ -46,7 +18,7 @@ class GridProgress:
         workers: how many at the same time.
     """
 
-    def __init__(self, runs: Sequence[Part], workers: int) -> None:
+    def __init__(self, runs: Sequence[Run], workers: int) -> None:
         self.runs, self.workers = runs, workers
         self.live = sys.stdout.isatty()
         self._started = time.monotonic()
@@ -57,11 +29,11 @@ class GridProgress:
         left = self._left()
         say(f"{len(runs)} runs, {before} finished before, {workers} at a time" + (f", {in_time(left)}" if left else ""))
 
-    def begins(self, run: Part) -> None:
+    def begins(self, run: Run) -> None:
         """Note that a run begins."""
         self._begun[run.label] = time.monotonic()
 
-    def ends(self, run: Part, said: str) -> None:
+    def ends(self, run: Run, said: str) -> None:
         """Tell that a run has ended, and what a failed one said."""
         self._begun.pop(run.label, None)
         self._note_finished()
@@ -107,7 +79,7 @@ class GridProgress:
 
 
 def seconds_left(
-    runs: Iterable[Part], took: Mapping[str, float], elapsed: Mapping[str, float], workers: int
+    runs: Iterable[Run], took: Mapping[str, float], elapsed: Mapping[str, float], workers: int
 ) -> float | None:
     """Return how long a grid still takes; None if nothing is known of a run.
 
@@ -124,7 +96,7 @@ def seconds_left(
     known = [run for run in runs if run.label in took and run.expected]
     scale = sum(took[run.label] for run in known) / sum(run.expected for run in known) if known else 1.0
 
-    def cost(run: Part) -> float | None:
+    def cost(run: Run) -> float | None:
         same = [took[other.label] for other in runs if other.label in took and other.args[0] == run.args[0]]
         return run.expected * scale or (mean(same or took.values()) if took else None)
 

@@ -1,0 +1,252 @@
+"""What the tests of a comparison found: one record, which tables, pictures, results.json and the report are made of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from genmeta.errors import UserError
+from genmeta.evaluation.accuracy import mean_and_ci95
+from genmeta.evaluation.statistics import (
+    effect_size,
+    holm,
+    mean_and_t95,
+    over_episodes,
+    paired_bootstrap,
+    paired_t_test,
+)
+from genmeta.experiments.run import Run
+from genmeta.experiments.run_folder import code_commit
+from genmeta.experiments.settings import Value
+from genmeta.rng import make_rng
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm of one or several seeds, tested on the same episodes as all others: a row of a table.
+
+    Attributes:
+        title: what a table says.
+        accuracies: by name of the episodes (`5w1s`, `20w1s_within`) and by seed, the accuracy of each episode in
+            [0, 1], in the order of the episodes.
+        learner: name of the arm whose learners these are, tested with generated support images; its own by default.
+        once: whether it was tested once for all seeds, so that it has no spread over them.
+        training_seconds: mean over seeds of what its training took, that of all it was made of included; None if that
+            is not known.
+        fits, tests: folders of its runs by seed, relative to that of the comparison.
+    """
+
+    title: str
+    accuracies: Mapping[str, Mapping[int, Sequence[float]]]
+    learner: str = ""
+    once: bool = False
+    training_seconds: float | None = None
+    fits: Mapping[int, str] = field(default_factory=dict)
+    tests: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> list[str]:
+        """Names of the test episodes."""
+        return list(self.accuracies)
+
+    def means(self, shape: str) -> list[float]:
+        """Return the mean accuracy of each seed."""
+        return [mean(values) for values in self.accuracies[shape].values()]
+
+    def over_seeds(self, shape: str) -> tuple[float, float]:
+        """Return the mean accuracy and the half width of its 95 % interval over seeds (Student's t); infinite for one
+        seed, and for an arm that was tested once.
+        """
+        return mean_and_t95(self.means(shape)[:1] if self.once else self.means(shape))
+
+    def over_episodes(self, shape: str) -> tuple[float, float]:
+        """Return the mean accuracy and the half width of its 95 % interval over episodes, of the seeds' means."""
+        return mean_and_ci95(over_episodes(list(self.accuracies[shape].values())))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what results.json says of it."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, "") and value is not False}
+
+
+def arm_of_json(content: Mapping[str, Any]) -> Arm:
+    """Return an arm of results.json. Raises what Python does where it is not as `Arm.as_json` wrote it."""
+    known = {name: value for name, value in content.items() if name in Arm.__dataclass_fields__}
+    return Arm(**{**known, "title": str(content.get("title", ""))})
+
+
+def read_arm(
+    title: str,
+    tests: Mapping[int, Run],
+    fits: Mapping[int, Run],
+    folder: Path,
+    names: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Arm:
+    """Return what the finished tests of an arm found.
+
+    Args:
+        title: of the arm.
+        tests: by seed.
+        fits: trainings by seed; none if there is nothing to train.
+        folder: of the comparison.
+        names: which of the tests' episodes count, and what the table calls them; all of them by default.
+        more: attributes of `Arm`.
+    """
+    found = {seed: run.summary["episode_accuracies"] for seed, run in tests.items()}
+    names = names or {name: name for name in next(iter(found.values()))}
+    return Arm(
+        title,
+        {shape: {seed: of_seed[name] for seed, of_seed in found.items()} for name, shape in names.items()},
+        fits={seed: str(run.folder.relative_to(folder)) for seed, run in fits.items()},
+        tests={seed: str(run.folder.relative_to(folder)) for seed, run in tests.items()},
+        **more,
+    )
+
+
+def facts(tests: Sequence[Run], runs: Iterable[Run]) -> dict[str, Any]:
+    """Return what results.json says of all runs: the split and the hashes of the episodes, time, code.
+
+    Raises:
+        UserError: tests were not on the same episodes.
+    """
+    check_same_episodes({run.label: run.summary for run in tests})
+    some, summaries = tests[0].summary, [run.summary for run in runs]
+    return {
+        "split": some["split"],
+        "episodes": {name.removeprefix("test/"): digest for name, digest in some["episodes"].items()},
+        "seconds": round(sum(summary["seconds"] for summary in summaries), 1),
+        **({"debug": True} if any(summary.get("debug") for summary in summaries) else {}),
+        "commit": ", ".join(sorted({str(summary.get("commit", code_commit())) for summary in summaries})),
+    }
+
+
+def check_same_episodes(tests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that tests, contents of `run.json` by name, are on the same episodes of the same images, of the shapes that
+    both of two were tested on.
+
+    Raises:
+        UserError: they are not, so that they do not compare.
+    """
+    first, *others = tests
+    known = _hashes(tests[first])
+    for name in others:
+        found = _hashes(tests[name])
+        both = found.keys() & known.keys()
+        if not both - {"images"} or any(found[what] != known[what] for what in both):
+            raise UserError(f"'{name}' and '{first}' were tested on different episodes; they do not compare")
+
+
+def _hashes(summary: Mapping[str, Any]) -> dict[str, str]:
+    content = summary.get("split", {}).get("content")
+    return {**summary["episodes"], **({"images": content} if content else {})}
+
+
+def check_pairs(arms: Mapping[str, Arm]) -> None:
+    """Check that all arms have the same seeds, and that all tests are of the same number of episodes.
+
+    Raises:
+        UserError: they do not pair.
+    """
+    first, *others = arms
+    for name in others:
+        for shape, expected in arms[first].accuracies.items():
+            found = arms[name].accuracies.get(shape, {})
+            if list(found) != list(expected):
+                raise UserError(f"arm '{name}' has seeds {list(found)}, '{first}' {list(expected)}; they do not pair")
+            numbers = {len(values) for values in (*found.values(), *expected.values())}
+            if len(numbers) > 1:
+                raise UserError(
+                    f"'{name}' and '{first}' were tested on {' and '.join(map(str, sorted(numbers)))} episodes of "
+                    f"{shape}; they do not pair"
+                )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The paired difference of two arms on one kind of episodes; accuracies and their differences are in [0, 1].
+
+    Pairing takes the difficulty of the episodes out of the comparison.
+
+    Attributes:
+        arm, control: names.
+        shape: name of the episodes.
+        difference: mean of arm − control, over the same seeds and the same episodes.
+        ci95_episodes: half width of its 95 % interval over episodes (Student's t), for these trained learners; None for
+            one episode.
+        ci95_seeds: that over seeds, of the seeds' mean differences; None for one seed.
+        p: of the paired t-test over episodes (means over seeds).
+        p_holm: the same, corrected for all differences that stand in one table.
+        p_bootstrap: of the paired bootstrap over episodes.
+        p_seeds: of the paired t-test over seeds; None for one seed.
+        effect_size: Cohen's d_z over episodes; None if it is infinite (all differences equal and not 0).
+        of_seeds: the difference of each seed.
+        value: of the axis, if the comparison has one.
+    """
+
+    arm: str
+    control: str
+    shape: str
+    difference: float
+    ci95_episodes: float | None
+    ci95_seeds: float | None
+    p: float
+    p_holm: float
+    p_bootstrap: float
+    p_seeds: float | None
+    effect_size: float | None
+    of_seeds: Mapping[int, float]
+    value: Value = None
+
+
+def paired(arms: Mapping[str, Arm], arm: str, control: str, value: Value = None) -> list[Difference]:
+    """Return how an arm differs from another, for each kind of episodes that both were tested on; p is uncorrected."""
+    found = []
+    for shape in (shape for shape in arms[arm].shapes if shape in arms[control].shapes):
+        first, second = (arms[name].accuracies[shape] for name in (arm, control))
+        # a test that was cut short (limit_test_batches) has fewer, but from the same first one on
+        deltas = {
+            seed: [a - b for a, b in zip(first[seed], second[seed], strict=False)] for seed in first if seed in second
+        }
+        values, seeds = over_episodes(list(deltas.values())), [mean(of_seed) for of_seed in deltas.values()]
+        middle, half = mean_and_t95(values)
+        p = paired_t_test(values)
+        found.append(
+            Difference(
+                arm=arm,
+                control=control,
+                shape=shape,
+                difference=middle,
+                ci95_episodes=_finite(half),
+                ci95_seeds=_finite(mean_and_t95(seeds)[1]),
+                p=p,
+                p_holm=p,
+                p_bootstrap=paired_bootstrap(values, make_rng("bootstrap", arm, shape)),
+                p_seeds=paired_t_test(seeds) if len(seeds) > 1 else None,
+                effect_size=_finite(effect_size(values)),
+                of_seeds=dict(zip(deltas, seeds, strict=True)),
+                value=value,
+            )
+        )
+    return found
+
+
+def against_control(arms: Mapping[str, Arm], control: str, value: Value = None) -> list[Difference]:
+    """Return how each arm differs from the control, one kind of episodes after the other; p is uncorrected.
+
+    Raises:
+        UserError: as `check_pairs`.
+    """
+    check_pairs(arms)
+    found = [one for arm in arms if arm != control for one in paired(arms, arm, control, value)]
+    return sorted(found, key=lambda one: arms[control].shapes.index(one.shape))
+
+
+def corrected(found: Sequence[Difference]) -> list[Difference]:
+    """Return differences with their p-values corrected (Holm) for all of them together."""
+    return [replace(d, p_holm=p) for d, p in zip(found, holm([d.p for d in found]), strict=True)]
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None

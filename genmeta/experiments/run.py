@@ -1,0 +1,100 @@
+"""One `genmeta` command and its folder.
+
+A `Run` knows its folder, and with it its checkpoint's path, before it has run, so that a whole comparison can be
+written down first:
+
+    fit = Run("protonet-seed0", ("fit", "--config=configs/learner/protonet.yaml"), "runs")
+    test = Run("protonet-seed0-test", ("test", "--config=...", f"--ckpt_path={fit.checkpoint}"), "runs", after=(fit,))
+    failed = run_all([fit, test], workers=2)
+
+A run is known by its command and the YAMLs that it names alone.
+"""
+
+import fcntl
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from genmeta.errors import UserError
+from genmeta.experiments.run_folder import RUN_FILE, best_checkpoint, read_run_file
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command in the folder `<runs>/<name>/<version>`.
+
+    Attributes:
+        name: of the run.
+        args: command and options, `("fit", "--config=a.yaml", …)`; `run.name`, `run.folder`, `run.version` are added.
+        runs: folder of all runs.
+        after: runs that must be finished before this one.
+        version: of the run; by default a hash of the command and of its YAMLs, so that another command is another run.
+        expected: seconds that it takes on a core of its own, for the time that is left; 0: not known.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    runs: str
+    after: tuple["Run", ...] = ()
+    version: str = ""
+    expected: float = 0.0
+
+    @cached_property
+    def folder(self) -> Path:
+        """The run's folder."""
+        if self.version:
+            return Path(self.runs) / self.name / self.version
+        digest = hashlib.sha256()
+        for arg in self.args:
+            digest.update(f"{arg}\0".encode())
+            if arg.startswith("--config="):
+                digest.update(Path(arg.removeprefix("--config=")).read_bytes())
+        return Path(self.runs) / self.name / digest.hexdigest()[:10]
+
+    @property
+    def label(self) -> str:
+        """What it is called while it runs."""
+        return f"{self.name} {self.version}" if self.version else self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the best checkpoint, also before there is one."""
+        return best_checkpoint(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end, now or earlier.
+
+        A summary that cannot be read while a process holds the run's lock is still being written, or still on its way
+        from another machine. One that nobody holds is damaged, and told by `summary`.
+        """
+        if not (self.folder / RUN_FILE).is_file():
+            return False
+        try:
+            read_run_file(self.folder)
+        except UserError:
+            return not self.running
+        return True
+
+    @property
+    def running(self) -> bool:
+        """Whether a process holds the run's lock."""
+        try:
+            with self.lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def lock(self) -> Path:
+        """The file that the process of the run has locked."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    @property
+    def summary(self) -> dict:
+        """What a finished run wrote to `run.json`."""
+        return read_run_file(self.folder)

@@ -1,0 +1,119 @@
+"""What a comparison says, in plain words."""
+
+from collections.abc import Mapping, Sequence
+
+from genmeta.evaluation.statistics import SURE
+from genmeta.evaluation.tables import number, p_value, percent, shape_title
+from genmeta.experiments.results import Arm, Difference
+
+
+def verdict(found: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, part: str) -> str:
+    """Return which arm won, by how much, how sure: a sentence or two for each kind of episodes.
+
+    Args:
+        found: corrected differences from one control, without an axis.
+        arms: by name.
+        n_seeds: how many.
+        part: of the split that was tested on, `test` or `val`.
+    """
+    lines = []
+    titles = {name: f"'{arm.title}'" for name, arm in arms.items()}
+    for shape in dict.fromkeys(d.shape for d in found):
+        of_shape = sorted((d for d in found if d.shape == shape), key=lambda d: -d.difference)
+        control = titles[of_shape[0].control]
+        best = next((d for d in of_shape if d.p_holm < SURE and d.difference > 0), None)
+        worse = [d for d in of_shape if d.p_holm < SURE and d.difference < 0]
+        if best:
+            text = (
+                f"{titles[best.arm]} wins, {percent(best.difference, sign='+')} points over {control} "
+                f"({_p(best)} after Holm's correction for {len(found)} comparisons); "
+                f"{_of_seeds(best, n_seeds)}."
+            )
+            also = [titles[d.arm] for d in of_shape if d is not best and d.p_holm < SURE and d.difference > 0]
+            text += f" Also better than {control}: {', '.join(also)}." if also else ""
+        else:
+            first = of_shape[0]
+            text = (
+                f"no arm is better than {control} by a difference that these episodes can show; the highest is "
+                f"{titles[first.arm]}, {percent(first.difference, sign='+')} points ({_p(first)} after Holm's "
+                f"correction for {len(found)} comparisons)."
+            )
+        if worse:
+            text += f" Worse than {control}: " + ", ".join(
+                f"{titles[d.arm]} ({percent(d.difference, sign='+')}; {_of_seeds(d, n_seeds, short=True)})"
+                for d in worse
+            )
+            text += "."
+        lines.append(f"{shape_title(shape)}: {text}")
+    lines.append(
+        "These are test episodes: choose a default by validation episodes (part: val), not by this table."
+        if part == "test"
+        else "These are validation episodes, which settings may be chosen by; what is chosen is still to be tested."
+    )
+    return "\n".join(lines)
+
+
+def _p(found: Difference) -> str:
+    text = p_value(found.p_holm)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def _of_seeds(found: Difference, n_seeds: int, short: bool = False) -> str:
+    if found.ci95_seeds is None:
+        return "one seed" if short else "one seed only, so how much trainings differ is not known"
+    holds = abs(found.difference) > found.ci95_seeds
+    half = f"± {number(found.ci95_seeds)} over seeds"
+    if short:
+        return half if holds else f"{half}: not sure"
+    if holds:
+        return f"the {n_seeds} seeds agree ({half})"
+    return f"but the {n_seeds} seeds differ so much ({half}) that another training may not show it"
+
+
+def in_one_line(found: Difference, arms: Mapping[str, Arm]) -> str:
+    """Return one difference of few seeds: its number, what it says, and that of each seed."""
+    seeds = ", ".join(f"seed {seed} {percent(one, sign='+')}" for seed, one in found.of_seeds.items())
+    return (
+        f"{found.shape}: {arms[found.arm].title} - {arms[found.control].title} = {_points(found)} points "
+        f"({_word(found)}{f'; {seeds}' if len(found.of_seeds) > 1 else ''})"
+    )
+
+
+def _points(found: Difference) -> str:
+    return percent(found.difference, found.ci95_episodes, sign="+")
+
+
+def _word(found: Difference) -> str:
+    """Return what a difference of few seeds says: `more`, `less`, or why neither."""
+    if found.ci95_episodes is None or abs(found.difference) <= found.ci95_episodes:
+        return "no difference that these episodes can show"
+    if any(one * found.difference <= 0 for one in found.of_seeds.values()):
+        return "the seeds disagree"
+    return "more" if found.difference > 0 else "less"
+
+
+def credit(found: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
+    """Return whether an arm was better than its controls, a line for each kind of episodes.
+
+    It gets credit only where it was better than each of them with each seed; and two seeds are never sure.
+
+    Args:
+        found: one arm's differences from all controls.
+        arms: by name.
+    """
+    n_seeds = len(found[0].of_seeds)
+    if n_seeds == 1:
+        return "one seed: undecided until `make compare`"
+    lines = []
+    for shape in dict.fromkeys(one.shape for one in found):
+        of_shape = [one for one in found if one.shape == shape]
+        least = min(of_shape, key=lambda one: one.difference)
+        against = f"{_points(least)} points against '{arms[least.control].title}'"
+        if all(_word(one) == "more" for one in of_shape):
+            text = f"more than each control with each of {n_seeds} seeds, at least {against}"
+        elif _word(least) == "less":
+            text = f"{against}, less with each of {n_seeds} seeds"
+        else:
+            text = f"undecided: {against} ({_word(least)})"
+        lines.append(f"{shape_title(shape)}: {arms[least.arm].title}: {text}")
+    return "\n".join([*lines, f"{n_seeds} seeds do not tell how much another training would differ: `make compare`"])
