@@ -91,4 +91,4 @@ def test_missing_learn2learn_is_one_sentence_with_the_command():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.count("\n") == 1
-    assert "pip install --no-deps -r requirements-learn2learn.txt" in done.stdout
+    assert 'pip install "genmeta[learn2learn]" && pip install --no-deps --config-settings=' in done.stdout

@@ -12,7 +12,7 @@ from genmeta.cli.compare_grid import make_grid
 from genmeta.cli.compare_results import write_results
 from genmeta.cli.compare_settings import read_settings
 from genmeta.cli.grid import run_all
-from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.options import OptionParser, config_file, find_config
 from genmeta.cli.output import command_line
 from genmeta.cli.run_folder import RunSettings, lays_debug
 from genmeta.errors import UserError
@@ -55,11 +55,11 @@ def compare(args: Sequence[str]) -> int:
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OptionParser("genmeta compare", compare.__doc__)
     add = parser.add_argument
-    add("--config", required=True, type=Path, help="a YAML of configs/compare, or your own")
+    add("--config", required=True, type=config_file, help="a YAML of configs/compare, or your own")
     add("--data", help="a YAML of configs/data or a path, in place of the comparison's; becomes part of its name")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
-    add("--cluster", type=Path, help="a YAML of configs/cluster: runs are jobs of a cluster; --workers does not count")
+    add("--cluster", type=config_file, help="a YAML of configs/cluster: runs are its jobs; --workers does not count")
     options = parser.parse_args(args)
     if options.workers < 1:
         raise UserError(f"--workers: expected at least 1, found {options.workers}")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from genmeta.cli.options import find_config
+from genmeta.cli.options import config_file, find_config
 from genmeta.cli.read_yaml import read_typed, typed
 from genmeta.errors import UserError, nearest
 
 ROLES = ("generator", "redrawer")
+_BUDGETS = ("budget", "generator_budget")
 _REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?)\}")  # to a checkpoint, in an arm's options
 
 
@@ -134,7 +135,8 @@ def read_settings(path: Path) -> CompareSettings:
     """
     settings = read_typed(CompareSettings, path, "--config")
     try:
-        settings = dataclasses.replace(settings, name=settings.name or path.stem)
+        budgets = {name: [str(config_file(config)) for config in getattr(settings, name)] for name in _BUDGETS}
+        settings = dataclasses.replace(settings, name=settings.name or path.stem, **budgets)
         _check(settings)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
@@ -159,7 +161,7 @@ def _check(settings: CompareSettings) -> None:
         raise UserError("tests: expected episodes to test on, e.g. {n_way: 5, n_shot: 1}, found none")
     for option in ("data", "learner", "generator", "redrawer"):
         settings.config(option)
-    for option in ("budget", "generator_budget"):
+    for option in _BUDGETS:
         for path in getattr(settings, option):
             if not Path(path).is_file():
                 raise UserError(f"{option}: {path}: no such file")

@@ -12,7 +12,7 @@ from genmeta.cli.experiment_grid import TRAINED, Grid, Settings, check_settings,
 from genmeta.cli.experiment_results import where_things_are, write_results
 from genmeta.cli.grid import run_all
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
-from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.options import OptionParser, config_file, find_config
 from genmeta.cli.output import command_line
 from genmeta.cli.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
 from genmeta.cli.tracking import tracking
@@ -87,6 +87,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     for kind in ("data", "learner", "policy", "generator", "redrawer"):
         if name := getattr(options, kind):
             setattr(options, kind, find_config(kind, name))
+    options.config = [str(config_file(config)) for config in options.config]
     for config in options.config:
         if not Path(config).is_file():
             raise UserError(f"--config: {config}: no such file")

@@ -14,7 +14,7 @@ import yaml
 
 from genmeta.cli.experiment_episodes import beside_support, episodes_of, lay_over
 from genmeta.cli.grid import Run
-from genmeta.cli.options import CONFIGS
+from genmeta.cli.options import config_file
 from genmeta.cli.roles import check_role, needed_roles
 from genmeta.cli.run_folder import comparable
 from genmeta.cli.training import TrainingCLI
@@ -32,11 +32,11 @@ TRAINED = {
 """Arms that are trained; the second quarter is that of the default generated tasks: it is their matched control."""
 
 _CONTROLS = {
-    "real_only": CONFIGS / "arm" / "real_only.yaml",
-    "elastic_quarter": CONFIGS / "policy" / "elastic_quarter.yaml",
-    "elastic": CONFIGS / "arm" / "elastic.yaml",
+    "real_only": "configs/arm/real_only.yaml",
+    "elastic_quarter": "configs/policy/elastic_quarter.yaml",
+    "elastic": "configs/arm/elastic.yaml",
 }
-_BESIDE = CONFIGS / "test" / "hands.yaml"
+_BESIDE = "configs/test/hands.yaml"
 _UNTRAINED = {"from_scratch": "from scratch on each task", "pixels": "nearest neighbour on pixels"}
 
 # seconds of a core, of the defaults, while the other core of two works too: what the first estimate of the time is made
@@ -105,7 +105,7 @@ def check_settings(options: argparse.Namespace) -> Settings:
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
     configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
     for arm in _untrained(options):  # tested on the learner's episodes, whatever its own YAML says
-        configs[arm] = [*_configs(options, CONFIGS / "baseline" / f"{arm}.yaml"), *episodes_of(of_learner, arm)]
+        configs[arm] = [*_configs(options, config_file(f"configs/baseline/{arm}.yaml")), *episodes_of(of_learner, arm)]
     configs |= {role: _configs(options, config, of_generator=True) for role, config in roles.items()}
 
     seed = f"--seed_everything={options.seed}"
@@ -117,7 +117,7 @@ def check_settings(options: argparse.Namespace) -> Settings:
     for role, config in roles.items():
         check_role(role, config, configs[role])
     with_hands: tuple[str, ...] = ()
-    beside = beside_support(_BESIDE, of_learner) if "redrawer" in needed else []
+    beside = beside_support(config_file(_BESIDE), of_learner) if "redrawer" in needed else []
     if beside:
         cli = TrainingCLI(["test", *configs[MIXED], *beside, seed], check_only=True, set_up=False)
         with_hands = tuple(TRAINED) if options.full else (MIXED,)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+import genmeta
 from genmeta.cli.memory import keep_freed_memory
 from genmeta.cli.output import discard_stdout
 from genmeta.errors import UserError, nearest
@@ -20,7 +21,8 @@ USAGE = """usage: genmeta COMMAND ...
   audit       are the generated classes of a run fit to learn from? before time is spent on training
   replay      the batch at which a training met NaN, once more: where does it begin?  genmeta replay RUN
   data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
-genmeta COMMAND --help tells the options of one of them."""
+genmeta COMMAND --help tells the options of one of them, genmeta --version which genmeta this is. YAMLs of configs/ come
+with the package and are found from any folder; yours are files."""
 TRAINING = ("fit", "validate", "test")
 COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit", "report", "replay", "data")
 
@@ -34,6 +36,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
+    if args[0] == "--version":
+        print(f"genmeta {genmeta.__version__}")
+        return 0
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"no command '{args[0]}'; there are {', '.join(COMMANDS)}{nearest(args[0], COMMANDS)}")

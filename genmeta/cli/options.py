@@ -1,12 +1,15 @@
 """Options of the commands that are not training."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import genmeta
 from genmeta.errors import UserError, nearest
 
-CONFIGS = Path("configs")
+CONFIGS = "configs"
+SHIPPED = Path(genmeta.__file__).with_name(CONFIGS)  # the YAMLs that come with the package; in a checkout, a link
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -24,21 +27,46 @@ class OptionParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def find_config(option: str, name: str) -> Path:
-    """Return the YAML that an option names: a file of its folder in `configs` without its ending, or a path.
+def config_file(path: str | Path) -> Path:
+    """Return the file that a path of a YAML means: one's own, or else the package's of that name.
 
-    The folder has the option's name, but `redrawer` is one of the generators.
+    `configs/learner/protonet.yaml`, and `learner/protonet.yaml` for short, are found from any folder; files of the
+    current folder, and of `configs` in it, come first. What is nowhere is returned as it is: whoever reads it says so.
+    """
+    path = Path(path)
+    below = path.relative_to(CONFIGS) if path.parts[:1] == (CONFIGS,) else path
+    return next((found for found in (path, CONFIGS / below, SHIPPED / below) if found.is_file()), path)
+
+
+def with_config_files(options: Sequence[str]) -> list[str]:
+    """Return the options of a command with the file that each `--config` means (`config_file`)."""
+    found = list(options)
+    for place, option in enumerate(options):
+        if option.startswith("--config="):
+            found[place] = f"--config={config_file(option.removeprefix('--config='))}"
+        elif place and options[place - 1] == "--config":
+            found[place] = str(config_file(option))
+    return found
+
+
+def configs_of(kind: str) -> dict[str, Path]:
+    """Return the YAMLs of a kind (`data`, `learner`, …) by name: those of `configs` in the current folder, and the
+    package's.
+    """
+    found = {path.stem: path for folder in (SHIPPED, Path(CONFIGS)) for path in (folder / kind).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def find_config(option: str, name: str) -> Path:
+    """Return the YAML that an option names: one of its kind (`configs_of`) without its ending, or a path.
+
+    The kind has the option's name, but `redrawer` is one of the generators.
 
     Raises:
         UserError: there is none.
     """
-    folder = CONFIGS / ("generator" if option == "redrawer" else option)
-    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    path = known.get(name, Path(name))
+    known = configs_of("generator" if option == "redrawer" else option)
+    path = known.get(name) or config_file(name)
     if not path.is_file():
-        if not known:
-            raise UserError(
-                f"--{option}: '{name}' is no file, and there is no folder {folder}; run in the project's folder"
-            )
         raise UserError(f"--{option}: '{name}' is no file and none of {', '.join(known)}{nearest(name, known)}")
     return path

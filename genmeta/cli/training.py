@@ -26,6 +26,7 @@ from genmeta.cli.faults import refused_by_lightning, what_happened
 from genmeta.cli.labels import job_type, tags
 from genmeta.cli.lineage import describe_inputs, log_checkpoint, log_inputs, log_split
 from genmeta.cli.messages import one_line
+from genmeta.cli.options import with_config_files
 from genmeta.cli.output import command_line, say
 from genmeta.cli.progress import EpochLines, LiveBar, in_words, quiet
 from genmeta.cli.read_yaml import check_extent
@@ -97,7 +98,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], check_only: bool = False, set_up: bool = True) -> None:
         self.started = time.monotonic()
-        self.subcommand, *self.options = args
+        self.subcommand, self.options = args[0], with_config_files(args[1:])
         self.check_only, self.set_up = check_only, set_up
         quiet()
         leave_out_gym()
@@ -109,7 +110,7 @@ class TrainingCLI(LightningCLI):
             parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=list(args),
+            args=[self.subcommand, *self.options],
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
