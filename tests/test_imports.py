@@ -20,7 +20,7 @@ ORDER = [
     ("pages",),
     ("explore",),
     ("modules",),
-    ("cli",),
+    ("api", "cli"),
     ("__main__",),
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
