@@ -15,7 +15,6 @@ from statistics import mean
 
 import torch
 
-from genmeta.cli.options import find_config
 from genmeta.cli.training import checked
 from genmeta.evaluation.samples import nearest_distance, recognisability, sample_metrics, spread_within
 from genmeta.evaluation.tables import half_range, markdown_table
@@ -23,6 +22,7 @@ from genmeta.experiments.execute import run_all
 from genmeta.experiments.run import Run
 from genmeta.modules.generative_module import N_SAMPLES, N_WAY, evenly, real_classes
 from genmeta.rng import make_rng
+from genmeta.shipped import find_config
 
 COLUMNS = {
     "fid": ("FID ↓", 2),

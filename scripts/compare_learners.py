@@ -22,7 +22,6 @@ from statistics import mean
 import torch
 import yaml
 
-from genmeta.cli.options import find_config
 from genmeta.cli.training import checked
 from genmeta.data.splits import Split
 from genmeta.episode import EpisodeBatch
@@ -33,6 +32,7 @@ from genmeta.experiments.run import Run
 from genmeta.experiments.tables import over_both
 from genmeta.learners.learner import Learner
 from genmeta.modules.episodic_data import Episodes
+from genmeta.shipped import find_config
 
 EPOCHS = 4  # validations of a training
 QUERIES = {5: 15, 20: 5}  # of a class, by way; 15 otherwise

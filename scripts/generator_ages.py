@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from genmeta.cli.options import find_config
 from genmeta.errors import UserError
 from genmeta.evaluation.accuracy import mean_and_ci95
 from genmeta.evaluation.tables import half_range, markdown_table, percent
@@ -23,6 +22,7 @@ from genmeta.experiments.execute import run_all
 from genmeta.experiments.results import Arm, facts, paired, read_arm
 from genmeta.experiments.run import Run
 from genmeta.modules.keep_ages import age_checkpoint
+from genmeta.shipped import find_config
 
 ROOT = Path(__file__).parents[1]
 METRICS = {"fid": ("FID ↓", 2), "coverage": ("coverage ↑", 2), "recognisability": ("recognisability ↑", 2)}

@@ -9,7 +9,6 @@ from small_data import encoded, pixels
 from small_runs import CONV4, config, part, write
 
 from genmeta.cli.experiment import _parse
-from genmeta.cli.options import find_config
 from genmeta.cli.training import checked as cli_checked
 from genmeta.errors import UserError
 from genmeta.experiments.default_plan import check_settings
@@ -44,7 +43,7 @@ def _here(monkeypatch, tmp_path_factory):
 
 def checked(tmp_path, data, *more):
     options = _parse([f"--data={data}", f"--runs={tmp_path / 'runs'}", "--wandb=off", *more])
-    return check_settings(options, cli_checked, find_config)
+    return check_settings(options, cli_checked)
 
 
 def test_the_documented_yaml_of_few_pictures_reaches_all_arms_and_no_generator(tmp_path, data):
@@ -116,7 +115,7 @@ def test_each_arm_of_a_comparison_is_checked_with_its_test(arm, tmp_path, data):
         "tests": [{"n_way": 3, "n_shot": 1, "n_query": 5, "n_episodes": 6}],
         "arms": {"control": {}, "other": ARMS[arm]},
     }
-    settings = read_settings(write(tmp_path / "comparison.yaml", content), find_config)
+    settings = read_settings(write(tmp_path / "comparison.yaml", content))
     with pytest.raises(UserError, match=r"arms.other: .*MAML with n_way=5, but the episodes have n_way=3"):
         make_plan(settings, tmp_path / "runs", cli_checked)
     assert not (tmp_path / "runs").exists()

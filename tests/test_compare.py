@@ -18,7 +18,6 @@ from conftest import PATIENCE, ROOT, ToySource, make_table, slow_but
 from test_training import protonet, trainer_for, weights
 
 from genmeta.cli.main import main
-from genmeta.cli.options import find_config
 from genmeta.cli.training import checked
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
@@ -89,7 +88,7 @@ def written(folder: Path, **changes) -> Path:
 
 
 def plan_of(path: Path, folder: Path) -> Plan:
-    return make_plan(read_settings(path, find_config), folder, checked)
+    return make_plan(read_settings(path), folder, checked)
 
 
 def test_the_grid_of_arms_and_seeds(tmp_path, monkeypatch):
@@ -129,7 +128,7 @@ def test_an_arm_has_its_own_learner_and_uses_checkpoints_of_earlier_arms(tmp_pat
     assert len(grid.runs) == 2 + 4 + 4  # redrawers, trainings, tests: each once
     arms["fused"]["options"] = {"model.learner": {"class_path": "X", "init_args": {"checkpoint": "{plian}"}}}
     with pytest.raises(UserError, match=r"arms\.fused\.options: found '\{plian\}'.*did you mean 'plain'"):
-        read_settings(written(tmp_path, arms=arms), find_config)
+        read_settings(written(tmp_path, arms=arms))
 
 
 def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, monkeypatch):
@@ -158,11 +157,11 @@ def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, 
     assert len(plan_of(written(tmp_path, arms=arms), tmp_path).runs) == 2 + 4, "this one is not"
     members[1]["init_args"]["checkpoint"] = "{plain@7}"
     with pytest.raises(UserError, match=r"found '\{plain@7\}', but the seeds are 0, 1"):
-        read_settings(written(tmp_path, arms=arms), find_config)
+        read_settings(written(tmp_path, arms=arms))
     members[1]["init_args"]["checkpoint"] = "{plain}"
     arms["plain"]["train"] = False
     with pytest.raises(UserError, match="no earlier arm that is trained"):
-        read_settings(written(tmp_path, arms=arms), find_config)
+        read_settings(written(tmp_path, arms=arms))
 
 
 def test_a_comparison_with_an_ensemble_has_its_results(tmp_path, program):
@@ -212,7 +211,7 @@ def test_an_axis_reaches_learners_and_generators(tmp_path, monkeypatch):
 def test_what_is_left_empty_takes_its_default(tmp_path):
     """Bug: `policy:` without a value in a YAML gave a traceback."""
     empty = {"arms": {"plain": {"policy": None, "title": None}, "again": None}, "budget": None}
-    settings = read_settings(written(tmp_path, **empty), find_config)
+    settings = read_settings(written(tmp_path, **empty))
     assert (settings.budget, settings.arms["plain"].policy, settings.arms["plain"].title) == ([], [], "plain")
 
 
@@ -371,7 +370,7 @@ def test_training_never_sees_a_test_image(tmp_path, toy_data):
 )
 def test_shipped_comparisons_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    settings = read_settings(path, find_config)
+    settings = read_settings(path)
     assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
     if path.stem == "all_policies":
         policies = {policy.stem for policy in (ROOT / "configs" / "policy").glob("*.yaml")}

@@ -18,7 +18,6 @@ from test_compare import written
 
 from genmeta.cli.experiment import _parse
 from genmeta.cli.main import main
-from genmeta.cli.options import find_config
 from genmeta.cli.training import checked
 from genmeta.experiments import execute
 from genmeta.experiments.default_plan import TRAINED, check_settings
@@ -167,7 +166,7 @@ def wait_for_runs(log: Path, n: int, process: subprocess.Popen) -> None:
 def test_all_arms_are_trained_alike(monkeypatch):
     """What differs between arms is what their tasks are made of; else a difference is no merit of the generator."""
     monkeypatch.chdir(ROOT)
-    resolved = check_settings(_parse(["--wandb=off"]), checked, find_config).resolved
+    resolved = check_settings(_parse(["--wandb=off"]), checked).resolved
     own = {"train_tasks", "generator", "redrawer"}
     alike = []
     for arm in TRAINED:

@@ -11,7 +11,6 @@ import shutil
 import zipfile
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from test_report import write_comparison, write_experiment, write_run
 
 from genmeta.cli.data import read_data_yaml
 from genmeta.cli.main import main
-from genmeta.cli.options import find_config
 from genmeta.cli.report.command import report_page
 from genmeta.data.challenge import read_runs
 from genmeta.data.glyphs import load_characters
@@ -196,8 +194,8 @@ def test_summaries_of_runs(n, tmp_path):
 
 
 YAMLS = {
-    "comparison": ("configs/compare/policies.yaml", partial(read_settings, find=find_config)),
-    "curves": ("configs/compare/low_data_classes.yaml", partial(read_settings, find=find_config)),
+    "comparison": ("configs/compare/policies.yaml", read_settings),
+    "curves": ("configs/compare/low_data_classes.yaml", read_settings),
     "cluster": ("configs/cluster/slurm.yaml", read_cluster),
     "data": ("configs/data/image_folder.yaml", read_data_yaml),
 }

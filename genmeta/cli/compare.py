@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.options import OptionParser
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
 from genmeta.experiments.cluster import jobs_of, read_cluster
@@ -16,6 +16,7 @@ from genmeta.experiments.run_folder import RunSettings, lays_debug
 from genmeta.experiments.settings import read_settings
 from genmeta.experiments.write import write_comparison
 from genmeta.output import command_line
+from genmeta.shipped import config_file, find_config
 
 
 def compare(args: Sequence[str]) -> int:
@@ -30,7 +31,7 @@ def compare(args: Sequence[str]) -> int:
     """
     options = _parse(args)
     data = str(find_config("data", options.data)) if options.data else ""
-    settings = read_settings(options.config, find_config, data)
+    settings = read_settings(options.config, data)
     debug = lays_debug([*settings.budget, *settings.generator_budget])
     folder = (options.runs or RunSettings(debug=debug).root / "compare") / settings.name
     workers, begin = options.workers, None
@@ -53,11 +54,11 @@ def compare(args: Sequence[str]) -> int:
 def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OptionParser("genmeta compare", compare.__doc__)
     add = parser.add_argument
-    add("--config", required=True, type=Path, help="a YAML of configs/compare, or your own")
+    add("--config", required=True, type=config_file, help="a YAML of configs/compare, or your own")
     add("--data", help="a YAML of configs/data or a path, in place of the comparison's; becomes part of its name")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
-    add("--cluster", type=Path, help="a YAML of configs/cluster: runs are jobs of a cluster; --workers does not count")
+    add("--cluster", type=config_file, help="a YAML of configs/cluster: runs are its jobs; --workers does not count")
     options = parser.parse_args(args)
     if options.workers < 1:
         raise UserError(f"--workers: expected at least 1, found {options.workers}")

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.options import OptionParser
 from genmeta.data.cache import cache_folder
 from genmeta.data.duplicates import drop_duplicates, find_duplicates
 from genmeta.data.source import CachedSource, DataSource, outline_and_table
@@ -18,8 +18,8 @@ from genmeta.data.splits import PARTS, DrawnSplit, Part, Split, Wanted, read_spl
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.read_yaml import check_extent
+from genmeta.shipped import configs_of, find_config
 
-CONFIGS = Path("configs") / "data"
 _COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes
 _LISTED = 20  # doubles that are named
 _TILE = 56  # side of a picture on it, in pixels
@@ -96,12 +96,10 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, W
 
 
 def _list() -> None:
-    paths = sorted(CONFIGS.glob("*.yaml"))
-    if not paths:
-        raise UserError(f"{CONFIGS}: no such folder; run genmeta data in the project's folder")
-    width = max(len(path.stem) for path in paths)
-    for path in paths:
-        print(f"{path.stem:{width}}  {_state(path)}")
+    paths = configs_of("data")
+    width = max(map(len, paths))
+    for name, path in paths.items():
+        print(f"{name:{width}}  {_state(path)}")
     print(f"cache: {cache_folder()}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
-from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.options import OptionParser
 from genmeta.cli.tracking import tracking
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
@@ -19,6 +19,7 @@ from genmeta.experiments.execute import run_all
 from genmeta.experiments.results import Arm
 from genmeta.experiments.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
 from genmeta.output import command_line
+from genmeta.shipped import config_file, find_config
 
 PLAN_FILE = "experiment.json"  # what the experiment is of; written first
 
@@ -35,7 +36,7 @@ def experiment(args: Sequence[str]) -> int:
     """
     started = time.monotonic()
     options = _parse(args)
-    settings = check_settings(options, checked, find_config)
+    settings = check_settings(options, checked)
     folder, generators = _taken_up(settings) or _begun(settings)
     grid = make_grid(settings, folder, generators)
     print(_plan(settings, grid, folder), flush=True)
@@ -86,6 +87,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     for kind in ("data", "learner", "policy", "generator", "redrawer"):
         if name := getattr(options, kind):
             setattr(options, kind, find_config(kind, name))
+    options.config = [str(config_file(config)) for config in options.config]
     for config in options.config:
         if not Path(config).is_file():
             raise UserError(f"--config: {config}: no such file")

@@ -13,18 +13,19 @@ from genmeta.cli.data import read_data_yaml
 from genmeta.cli.labels import kind_of
 from genmeta.cli.lineage import describe_inputs, log_inputs
 from genmeta.cli.newest import newest
-from genmeta.cli.options import OptionParser, find_config
+from genmeta.cli.options import OptionParser
 from genmeta.cli.tracking import tracking
 from genmeta.data.source import outline_and_table
 from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
-from genmeta.experiments.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_run_folder
+from genmeta.experiments.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_out
 from genmeta.explore.exploration import Findings, Looked, explore
 from genmeta.explore.maps import check_umap
 from genmeta.explore.page import page
 from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.modules.generative_module import evenly
+from genmeta.shipped import find_config
 
 N_IMAGES = 4000
 """At most so many images are looked at, evenly spaced over the classes: t-SNE and the page grow slow beyond."""
@@ -46,7 +47,7 @@ def explore_command(args: Sequence[str]) -> None:
     *_, (table, split) = outline_and_table(source, wanted)
     model.check_image_shape(table.image_shape)
     looked = look(table, split, _seen_classes(model, split, table), options.part)
-    folder = _claim(options)
+    folder = claim_out(options.out, "explore")
     print(
         f"looking     {len(looked.images)} images of {len(looked.class_names)} classes, generator {options.ckpt}",
         flush=True,
@@ -95,19 +96,6 @@ def _data_yaml(options: argparse.Namespace) -> Path:
     if not path.is_file():
         raise UserError(f"--data: not given, and there is no {path} that would say which data the generator is of")
     return path
-
-
-def _claim(options: argparse.Namespace) -> Path:
-    if options.out is None:
-        return claim_run_folder(RunSettings(name="explore"))
-    folder = Path(options.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"--out: {folder} is not empty; nothing was overwritten")
-    except OSError as error:
-        raise UserError(f"--out: cannot write into {folder} ({error.strerror})") from error
-    return folder
 
 
 def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[str]) -> Looked:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+import genmeta
 from genmeta.cli.memory import keep_freed_memory
 from genmeta.errors import UserError, nearest
 from genmeta.output import discard_stdout
@@ -15,14 +16,16 @@ USAGE = """usage: genmeta COMMAND ...
   experiment  pretrain, meta-train with and without generated tasks, meta-test, compare
   compare     arms x seeds of a YAML on the same test episodes: what differs, and how sure that is
   challenge   the Omniglot Challenge: a learner's error beside the published ones
+  predict     name pictures of new classes, by a few examples of each:  genmeta predict --ckpt RUN --support … --query …
   explore     look into a generator's latent space: clusters, maps, interpolations, one interactive page
   report      run folders as one page: tables, curves, pictures, what they differ in:  genmeta report RUN...
   audit       are the generated classes of a run fit to learn from? before time is spent on training
   replay      the batch at which a training met NaN, once more: where does it begin?  genmeta replay RUN
   data        list the data sets, prepare one, show one:  genmeta data show omniglot_minimal
-genmeta COMMAND --help tells the options of one of them."""
+genmeta COMMAND --help tells the options of one of them, genmeta --version which genmeta this is. YAMLs of configs/ come
+with the package and are found from any folder; yours are files."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "explore", "audit", "report", "replay", "data")
+COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "predict", "explore", "audit", "report", "replay", "data")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -34,6 +37,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
+    if args[0] == "--version":
+        print(f"genmeta {genmeta.__version__}")
+        return 0
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"no command '{args[0]}'; there are {', '.join(COMMANDS)}{nearest(args[0], COMMANDS)}")
@@ -51,6 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.challenge import challenge
 
             challenge(args[1:])
+        elif args[0] == "predict":
+            from genmeta.cli.predict import predict
+
+            predict(args[1:])
         elif args[0] == "explore":
             from genmeta.cli.explore import explore_command
 

@@ -1,12 +1,9 @@
 """Options of the commands that are not training."""
 
 import argparse
-from pathlib import Path
 from typing import NoReturn
 
-from genmeta.errors import UserError, nearest
-
-CONFIGS = Path("configs")
+from genmeta.errors import UserError
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -22,23 +19,3 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
-
-
-def find_config(option: str, name: str) -> Path:
-    """Return the YAML that an option names: a file of its folder in `configs` without its ending, or a path.
-
-    The folder has the option's name, but `redrawer` is one of the generators.
-
-    Raises:
-        UserError: there is none.
-    """
-    folder = CONFIGS / ("generator" if option == "redrawer" else option)
-    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        if not known:
-            raise UserError(
-                f"--{option}: '{name}' is no file, and there is no folder {folder}; run in the project's folder"
-            )
-        raise UserError(f"--{option}: '{name}' is no file and none of {', '.join(known)}{nearest(name, known)}")
-    return path

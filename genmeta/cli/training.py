@@ -61,6 +61,7 @@ from genmeta.modules.pictures import picture_callbacks
 from genmeta.modules.stages import StagesPicture
 from genmeta.output import command_line, say
 from genmeta.read_yaml import check_extent
+from genmeta.shipped import with_config_files
 
 
 class Parser(LightningArgumentParser):
@@ -97,7 +98,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], check_only: bool = False, set_up: bool = True) -> None:
         self.started = time.monotonic()
-        self.subcommand, *self.options = args
+        self.subcommand, self.options = args[0], with_config_files(args[1:])
         self.check_only, self.set_up = check_only, set_up
         quiet()
         leave_out_gym()
@@ -109,7 +110,7 @@ class TrainingCLI(LightningCLI):
             parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=list(args),
+            args=[self.subcommand, *self.options],
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10},

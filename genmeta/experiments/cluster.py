@@ -58,7 +58,7 @@ def jobs_of(settings: ClusterSettings, logs: Path) -> Begin:
     try:
         import submitit
     except ImportError as error:
-        raise UserError('--cluster needs submitit: pip install -e ".[slurm]"') from error
+        raise UserError('--cluster needs submitit: pip install "genmeta[slurm]"') from error
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=settings.executor)
         array = {"slurm_array_parallelism": settings.at_once} if settings.executor == "slurm" else {}

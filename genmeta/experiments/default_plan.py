@@ -16,8 +16,8 @@ from genmeta.experiments.checks import Check, check_role, needed_roles
 from genmeta.experiments.default_episodes import beside_support, episodes_of, lay_over
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import comparable
-from genmeta.experiments.settings import FindConfig
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.shipped import find_config
 
 MIXED = "mixed"
 TRAINED = {
@@ -80,13 +80,12 @@ class Settings:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def check_settings(options: argparse.Namespace, check: Check, find: FindConfig) -> Settings:
+def check_settings(options: argparse.Namespace, check: Check) -> Settings:
     """Check what can be checked before time is spent on training.
 
     Args:
         options: of the command.
         check: whether a run could be made.
-        find: finds the YAMLs of controls and baselines.
 
     Raises:
         UserError: an option, a file or a size is wrong.
@@ -102,9 +101,9 @@ def check_settings(options: argparse.Namespace, check: Check, find: FindConfig) 
     needed = needed_roles(data, "fit", "test")
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
     for arm, kind in _CONTROLS.items():
-        configs[arm] = [*_configs(options, options.learner), f"--config={find(kind, arm)}"]
+        configs[arm] = [*_configs(options, options.learner), f"--config={find_config(kind, arm)}"]
     for arm in _untrained(options):  # tested on the learner's episodes, whatever its own YAML says
-        configs[arm] = [*_configs(options, find("baseline", arm)), *episodes_of(of_learner, arm)]
+        configs[arm] = [*_configs(options, find_config("baseline", arm)), *episodes_of(of_learner, arm)]
     configs |= {role: _configs(options, config, of_generator=True) for role, config in roles.items()}
 
     seed = f"--seed_everything={options.seed}"
@@ -116,7 +115,7 @@ def check_settings(options: argparse.Namespace, check: Check, find: FindConfig) 
     for role, config in roles.items():
         check_role(check, role, config, configs[role])
     with_support: dict[str, tuple[Episodes, ...]] = {}
-    beside = beside_support(find("test", "hands"), of_learner) if "redrawer" in needed else []
+    beside = beside_support(find_config("test", "hands"), of_learner) if "redrawer" in needed else []
     if beside:
         parts = check(["test", *configs[MIXED], *beside, seed], set_up=False)
         with_support = dict.fromkeys(TRAINED if options.full else (MIXED,), parts.datamodule.test)

@@ -137,6 +137,41 @@ def claim_run_folder(run: RunSettings, checkpoint: str | Path | None = None) -> 
             return folder
 
 
+def claim_out(out: str | Path | None, name: str) -> Path:
+    """Make and return the folder that a command writes into: that of `--out`, which must be empty or new, else
+    `runs/<name>/<next number>`.
+
+    Raises:
+        UserError: it is not empty, or cannot be made.
+    """
+    if out is None:
+        return claim_run_folder(RunSettings(name=name))
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"--out: {folder} is not empty; nothing was overwritten")
+    except OSError as error:
+        raise UserError(f"--out: cannot write into {folder} ({error.strerror})") from error
+    return folder
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """Return the checkpoint that `--ckpt` means: a file, or that of a run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path  # whoever reads it says what is wrong
+    if made := made_checkpoint(path):
+        return made
+    inside = sorted(path.glob("**/checkpoints/best.ckpt"))
+    example = f"; there is {inside[0]}" if inside else ""
+    raise UserError(f"--ckpt: {path} holds no checkpoints/best.ckpt; expected a run folder, or a checkpoint{example}")
+
+
 def _job(environment: Mapping[str, str]) -> tuple[int, str | None] | None:
     """Return the rank of this process and a name of its job, if torchrun or srun has started several; else None.
 

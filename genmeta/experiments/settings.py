@@ -1,18 +1,16 @@
 """What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from genmeta.errors import UserError, nearest
 from genmeta.read_yaml import read_typed, typed
+from genmeta.shipped import config_file, find_config
 
 ROLES = ("generator", "redrawer")
-FindConfig = Callable[[str, str], Path]
-"""Returns the path of the YAML that an option (`data`, `learner`, `policy`, …) names; raises UserError."""
-
 Value = float | None
 """Of the axis; None without one."""
 
@@ -116,12 +114,11 @@ class CompareSettings:
         return list(self.over.values) if self.over else [None]
 
 
-def read_settings(path: Path, find: FindConfig, data: str = "") -> CompareSettings:
+def read_settings(path: Path, data: str = "") -> CompareSettings:
     """Read the YAML of a comparison.
 
     Args:
         path: of the YAML.
-        find: finds the YAMLs that it names.
         data: path of a YAML of data in place of its own, which becomes part of the comparison's name.
 
     Raises:
@@ -131,13 +128,13 @@ def read_settings(path: Path, find: FindConfig, data: str = "") -> CompareSettin
     settings = read_typed(CompareSettings, path, "--config")
     try:
         settings = replace(settings, name=settings.name or path.stem)
-        settings = _parsed(settings, find)
+        settings = _parsed(settings)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
     return replace(settings, data=data, name=f"{settings.name}-{Path(data).stem}") if data else settings
 
 
-def _parsed(settings: CompareSettings, find: FindConfig) -> CompareSettings:
+def _parsed(settings: CompareSettings) -> CompareSettings:
     """Return checked settings with arms, an axis and paths in the places of what the YAML says."""
     if len(settings.arms) < 2:
         raise UserError(f"arms: a comparison needs two, found {', '.join(settings.arms) or 'none'}")
@@ -155,9 +152,10 @@ def _parsed(settings: CompareSettings, find: FindConfig) -> CompareSettings:
     if not settings.tests:
         raise UserError("tests: expected episodes to test on, e.g. {n_way: 5, n_shot: 1}, found none")
     named = ("data", "learner", "generator", "redrawer")
-    paths: dict[str, Any] = {option: str(find(option, getattr(settings, option))) for option in named}
+    paths: dict[str, Any] = {option: str(find_config(option, getattr(settings, option))) for option in named}
     for option in ("budget", "generator_budget"):
-        for path in getattr(settings, option):
+        paths[option] = [str(config_file(path)) for path in getattr(settings, option)]
+        for path in paths[option]:
             if not Path(path).is_file():
                 raise UserError(f"{option}: {path}: no such file")
     arms: dict[str, ArmSettings] = {}
@@ -165,8 +163,8 @@ def _parsed(settings: CompareSettings, find: FindConfig) -> CompareSettings:
         arm = typed(ArmSettings, content or {}, f"arms.{name}.")
         _check_references(name, arm, arms, settings.seeds)
         try:
-            learner = str(find("learner", arm.learner)) if arm.learner else paths["learner"]
-            policy = [str(find("policy", one)) for one in arm.policy]
+            learner = str(find_config("learner", arm.learner)) if arm.learner else paths["learner"]
+            policy = [str(find_config("policy", one)) for one in arm.policy]
         except UserError as error:
             raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
         arms[name] = replace(arm, title=arm.title or name, learner=learner, policy=policy)
