@@ -40,6 +40,8 @@ def compare(args: Sequence[str]) -> int:
         cluster = read_cluster(options.cluster)
         workers, begin = cluster.at_once, jobs_of(cluster, folder / "jobs")
     grid = make_grid(settings, folder)
+    if grid.account:
+        print(grid.account, flush=True)
     try:
         failed = run_all(grid.runs, workers, begin=begin)
     except KeyboardInterrupt:

@@ -28,10 +28,12 @@ class Grid:
 
     Attributes:
         fits, tests: by value of the axis, arm and seed; arms that are not trained have no fits.
+        account: one line of what was used of the files that the data were read from, or "".
     """
 
     fits: Mapping[tuple[Value, str, int], Run]
     tests: Mapping[tuple[Value, str, int], Run]
+    account: str = ""
 
     @property
     def runs(self) -> list[Run]:
@@ -79,6 +81,7 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     """
     fits: dict[tuple[Value, str, int], Run] = {}
     tests: dict[tuple[Value, str, int], Run] = {}
+    account = ""
     axis = settings.axis
     values: list[Value] = list(axis.values) if axis else [None]
     of_test = _test_roles(settings)
@@ -91,11 +94,11 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     for value in values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
         # data and sizes of tasks by all arms whose generators need no training first, once; at other values by one
-        _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at)
+        account = _check_data(settings, trained_alone if value == values[0] else trained_alone[:1], at) or account
         if value == values[0] and not of_test:  # arms that are trained with a generator are tested without
             for name in (name for name in settings.arms if name not in trained_alone and not of_others[name]):
                 try:
-                    _check_test(settings, name, at)
+                    account = _check_test(settings, name, at)
                 except UserError as error:
                     raise UserError(f"arms.{name}: {error}") from error
         label = f"-at-{value:g}" if value is not None else ""
@@ -131,6 +134,7 @@ def make_grid(settings: CompareSettings, folder: Path) -> Grid:
     return Grid(
         {(v, name, seed): fits[v, name, seed] for v, seed, name in order if (v, name, seed) in fits},
         {(v, name, seed): tests[v, name, seed] for v, seed, name in order},
+        account,
     )
 
 
@@ -202,19 +206,23 @@ def _test_roles(settings: CompareSettings) -> set[str]:
     return needed_roles(data, "test") if isinstance(data, EpisodicDataModule) else set()
 
 
-def _check_test(settings: CompareSettings, name: str, at: list[str]) -> None:
-    TrainingCLI(["test", *_options(settings, settings.arm(name)), *at, *_last(0), *_test(settings)], check_only=True)
+def _check_test(settings: CompareSettings, name: str, at: list[str]) -> str:
+    """Check an arm's test; return the account of the data."""
+    options = [*_options(settings, settings.arm(name)), *at, *_last(0), *_test(settings)]
+    return TrainingCLI(["test", *options], check_only=True).account
 
 
-def _check_data(settings: CompareSettings, arms: list[str], at: list[str]) -> None:
+def _check_data(settings: CompareSettings, arms: list[str], at: list[str]) -> str:
     """Check that the data are there and have the classes that training and tests ask for, and that the learner of each
-    arm can be tested.
+    arm can be tested; return the account of the data, or "" without arms.
     """
+    account = ""
     for name in arms:
         options = [*_options(settings, settings.arm(name)), *at, *_last(0)]
         try:
             if settings.arm(name).train:
                 TrainingCLI(["fit", *options], check_only=True)
-            _check_test(settings, name, at)
+            account = _check_test(settings, name, at)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from error
+    return account

@@ -59,6 +59,7 @@ class Settings:
         resolved: whole configurations of all kinds of runs with the first seed.
         with_hands: arms that are tested with generated support images too.
         beside: options of these tests.
+        account: one line of what was used of the files that the data were read from, or "".
     """
 
     options: argparse.Namespace
@@ -67,6 +68,7 @@ class Settings:
     resolved: Mapping[str, dict[str, Any]]
     with_hands: tuple[str, ...]
     beside: tuple[str, ...] = ()
+    account: str = ""
 
     @property
     def name(self) -> str:
@@ -100,7 +102,8 @@ def check_settings(options: argparse.Namespace) -> Settings:
         raise UserError(f"--learner: {options.learner} has no episodes")
     cli.check_ends_with_best()
     of_learner = yaml.safe_load(cli.resolved())["data"]["init_args"]
-    TrainingCLI(["test", *configs[MIXED]], check_only=True)  # sizes, and that the learner can be tested
+    # sizes, and that the learner can be tested
+    account = TrainingCLI(["test", *configs[MIXED]], check_only=True).account
     needed = needed_roles(data, "fit", "test")
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
     configs |= {arm: [*_configs(options, options.learner), f"--config={over}"] for arm, over in _CONTROLS.items()}
@@ -122,7 +125,7 @@ def check_settings(options: argparse.Namespace) -> Settings:
         cli = TrainingCLI(["test", *configs[MIXED], *beside, seed], check_only=True, set_up=False)
         with_hands = tuple(TRAINED) if options.full else (MIXED,)
         resolved["test_hands"] = comparable(yaml.safe_load(cli.resolved()))
-    return Settings(options, roles, configs, resolved, with_hands, tuple(beside))
+    return Settings(options, roles, configs, resolved, with_hands, tuple(beside), account)
 
 
 @dataclass(frozen=True)
