@@ -394,7 +394,10 @@ def test_each_picture_of_the_published_sets_is_used_or_named(name, tmp_path):
         (images / "nobody's").mkdir()
         (images / "nobody's" / "1.png").write_bytes(CONTENT["PNG"])
         (images / "nobody's" / "1.txt").write_bytes(b"x")
-        extra = 3
+        (images / "nobody's" / "more").symlink_to(tmp_path)
+        (images / ".hidden").mkdir()
+        (images / ".hidden" / "1.png").write_bytes(CONTENT["PNG"])
+        extra = 5
     source, _ = read_data_yaml(ROOT / "configs" / "data" / f"{name}.yaml", str(tmp_path))
     table = source.load()
     assert table.account.used == len(table.images)

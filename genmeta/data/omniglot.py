@@ -57,7 +57,7 @@ class Omniglot(CachedSource):
         return 1, self.size, self.size
 
     def recipe(self) -> dict[str, object]:
-        return {"recipe": 2, "size": self.size, "files": fingerprint(self._find(name) for name in SETS)}
+        return {"recipe": 3, "size": self.size, "files": fingerprint(self._find(name) for name in SETS)}
 
     def stream(self) -> TableStream:
         drawings: dict[str, list[Tensor]] = {}
