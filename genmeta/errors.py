@@ -44,16 +44,26 @@ def begun_with(word: str, known: Iterable[str]) -> str | None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known word most like `word`, or `""` if none is close.
 
-    A word that somebody has cut short is the beginning of the known one, whatever else has letters like it. Only the
-    last dotted parts differ in a typical slip, so whole words are compared first and last parts second.
+    A word that somebody has cut short is the beginning of the known one, whatever else has letters like it. Of a dotted
+    word the first part that nothing known has is the slip, and what stands in the same group is looked at first.
     """
     known = sorted(set(known))
     if begun := begun_with(word, known):
         return f"; did you mean '{begun}'?"
-    if "." in word and word.split(".")[0] not in known:  # the slip is in the first part
-        first = difflib.get_close_matches(word.split(".")[0], known, n=1, cutoff=0.6)
-        if first:
-            return f"; did you mean '{'.'.join([first[0], *word.split('.')[1:]])}'?"
+    parts = word.split(".")
+    for n in range(1, len(parts)):
+        heads = {".".join(k.split(".")[:n]) for k in known}
+        if (head := ".".join(parts[:n])) in heads:
+            continue
+        in_group = [h for h in heads if h.startswith("".join(f"{part}." for part in parts[: n - 1]))]
+        # only the last part may differ: letters that are right anyway would count for likeness
+        last = {h.rsplit(".", 1)[-1]: h for h in in_group if h.count(".") == n - 1}
+        found = begun_with(head, last.values()) or next(
+            (last[m] for m in difflib.get_close_matches(parts[n - 1], last, n=1, cutoff=0.6)), None
+        )
+        if found:
+            return f"; did you mean '{'.'.join([found, *parts[n:]])}'?"
+        break
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
     if not match:
         last = {k.rsplit(".", 1)[-1]: k for k in known}

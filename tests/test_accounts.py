@@ -34,6 +34,8 @@ from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.tasks.latent import LatentTasks
+from genmeta.tasks.policies import PriorNoise
 from genmeta.tasks.real import RealTasks
 
 PLAIN = ["--config", "configs/baseline/pixels.yaml", "--config", "configs/trainer/debug.yaml"]
@@ -88,7 +90,7 @@ def test_what_pillow_is_built_without_is_named_not_decoded(tmp_path, monkeypatch
         (tmp_path / "p" / label / "1.png").write_bytes(CONTENT["PNG"])
     (tmp_path / "p" / "b" / "2.avif").write_bytes(b"x")
     account = ImageFolder(str(tmp_path / "p"), 12).load().account
-    assert str(account) == "pictures: 3 used, 1 passed over: 1 no picture by suffix .avif (b/2.avif)"
+    assert str(account) == "pictures: 3 used, 1 passed over: 1 of kind .avif (b/2.avif)"
 
 
 def test_a_folder_of_a_mac_archive_is_used_and_its_litter_is_not_told(tmp_path):
@@ -120,7 +122,7 @@ NAMES = st.one_of(
 CLASSES = st.sampled_from(["cat", "Dog", "ünï", "猫", "a b", "e\u0301", "x.png"])
 LITTER_FOLDERS = ["__MACOSX", ".git", "@eaDir", ".thumbnails"]
 THINGS = st.sampled_from(["picture"] * 6 + ["garbage", "broken link", "link to itself", "link to a file", "fifo"])
-WHERE = st.sampled_from(["class"] * 12 + ["root", "litter", "litter inside", "deep", "circle", "empty"])
+WHERE = st.sampled_from(["class"] * 12 + ["root", "litter", "litter inside", "deep", "circle", "alias", "empty"])
 
 
 @st.composite
@@ -143,17 +145,20 @@ def build(root: Path, plan: list[tuple[str, str, str, str, str]]) -> None:
             "deep": root / label / "inner" / "deeper",
             "empty": root / label,
             "circle": root / "base2",
+            "alias": root,
         }[where]
         if where == "class" and thing == "picture" and number % 2:
             folder = root / label  # a class of its own
         folder.mkdir(parents=True, exist_ok=True)
         if where == "empty":
             continue
-        path = folder / (f"loop{number}" if where == "circle" else name)
+        path = folder / (f"{where}{number}" if where in ("circle", "alias") else name)
         if os.path.lexists(path):
             continue
         if where == "circle":
             path.symlink_to([root, root / "base2", Path("."), Path("..")][number % 4])
+        elif where == "alias":
+            path.symlink_to(["base1", root / "base2"][number % 2])
         elif thing == "picture":
             path.write_bytes(CONTENT[kind])
         elif thing == "garbage":
@@ -180,6 +185,7 @@ def is_shown_picture(name: str) -> bool:
 @given(folders())
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example([("class", "cat", "1.png", "fifo", "PNG"), ("class", "cat", "2.png", "link to itself", "PNG")])
+@example([("alias", "cat", "1.png", "picture", "PNG"), ("alias", "cat", "1.png", "picture", "PNG")])
 @example([("circle", "cat", "1.png", "picture", "PNG"), ("litter", "cat", "1.png", "picture", "PNG")])
 @example([("class", "cat", "2.png", "picture", "PNG"), ("empty", "Dog", "1.png", "picture", "PNG")])
 @example([("class", "cat", f"{i}.{s}", "picture", "GIF") for i, s in enumerate(["0001", "png.txt", "txt.png", "PNG"])])
@@ -197,7 +203,7 @@ def test_each_file_of_any_folder_is_used_or_named(tmp_path_factory, plan):
             assert os.path.lexists(str(error).partition(": ")[0]), "what it names is there"
             assert not list((root.parent / "cache").glob("*.table"))
             assert not all(
-                where in ("class", "litter", "litter inside", "circle")
+                where in ("class", "litter", "litter inside", "circle", "alias")
                 and (where != "class" or (thing == "picture" and is_shown_picture(name)))
                 for where, _, name, thing, _ in plan
             ), "nothing was wrong"
@@ -214,6 +220,8 @@ def test_each_file_of_any_folder_is_used_or_named(tmp_path_factory, plan):
                 shown = not any(part.startswith((".", "__MACOSX", "@eaDir")) for part in path.relative_to(root).parts)
                 if shown and path.suffix.lower() in picture_suffixes() and path.is_file():
                     assert path in {file for found in list_folder(root).classes for file in found.files}
+        files = {os.path.realpath(file.parent) for found in list_folder(root).classes for file in found.files}
+        assert len(files) == len(table.class_names), "no class is there under two names"
         # the cached table tells the same
         assert ImageFolder(str(root), 8).load().account == account
 
@@ -259,12 +267,42 @@ def test_a_file_that_comes_later_is_told_though_the_table_is_cached(tmp_path, mo
     ImageFolder(str(root), 8).load()
     (root / "base1" / "notes.txt").write_text("x")
     monkeypatch.setattr("genmeta.data.image_folder.decode", None)  # nothing is decoded again
-    assert ImageFolder(str(root), 8).load().account.passed_over == {"no picture by suffix .txt": 1}
+    assert ImageFolder(str(root), 8).load().account.passed_over == {"of kind .txt": 1}
+
+
+def test_classes_of_no_part_are_passed_over(tmp_path):
+    """A split file that forgets a class left its pictures out without a word."""
+    classes(tmp_path / "pictures", dict.fromkeys("abcde", 3))
+    source = ImageFolder(str(tmp_path / "pictures"), 12)
+    split = Split("mine", "image_folder", ("a",), ("c",), ("d",))
+    *_, (table, _) = outline_and_table(source, split)
+    assert str(table.account) == "pictures: 9 used, 6 passed over: 6 in no part of split mine (b)"
+    *_, (table, _) = outline_and_table(source, DrawnSplit())
+    assert table.account.passed_over == {}
+    fonts = [str(shutil.copy(font_path(FACES[0]), tmp_path / "one.ttf"))]
+    (tmp_path / "characters.json").write_text(json.dumps({"mine": "abcd"}))
+    own = Glyphs(fonts, str(tmp_path / "characters.json"))
+    split = Split("mine", "own_glyphs", ("mine/U+0061",), ("mine/U+0062",), ("mine/U+0063",))
+    account = split.told(own.load()).account
+    assert (account.used, account.passed_over) == (4, {"in no part of split mine": 1}), "a font, three characters"
+
+
+def test_a_link_to_a_hidden_folder_or_elsewhere_is_a_class(tmp_path):
+    root = tmp_path / "pictures"
+    build(root, [])
+    for store in (root / ".store" / "cat", tmp_path / "elsewhere"):
+        store.mkdir(parents=True)
+        (store / "1.png").write_bytes(CONTENT["PNG"])
+    (root / "cat").symlink_to(".store/cat")
+    (root / "dog").symlink_to(tmp_path / "elsewhere")
+    (root / ".trash").symlink_to("/usr")  # nobody counts what lies there
+    account = ImageFolder(str(root), 8).load().account
+    assert (account.used, account.passed_over, account.litter) == (5, {"hidden": 1}, 1)
 
 
 def test_many_reasons_stay_one_line():
     account = Account(1, {f"reason {i}": i for i in range(1, 30)}, {f"reason {i}": "x" * 60 for i in range(1, 30)})
-    assert "24 more reasons" in str(account)
+    assert str(account).endswith(", 300 for 24 more reasons")
     assert str(account).startswith("pictures: 1 used, 435 passed over: 29 reason 29 (")
 
 
@@ -272,6 +310,7 @@ def test_many_reasons_stay_one_line():
 
 MEMBERS = ["s/Greek/c1/1.png", "s/Greek/c1/2.PNG", "s/Latin/c1/1.png", "s/readme.txt", "s/Greek/c1/x/3.png", "4.png"]
 MEMBERS += ["__MACOSX/s/Greek/c1/._1.png", "__MACOSX/Greek/c1/._2.png", "s/Greek/.DS_Store", "s/Greek/c2/1.jpg"]
+MEMBERS += ["s/Greek/.ipynb_checkpoints/1.png", "s/.Latin/c1/1.png", "s/Greek/c1/.7.png", "s/.git/config"]
 
 
 def write_zip(path: Path, members: list[str]) -> None:
@@ -293,6 +332,7 @@ def test_each_member_of_omniglot_zips_is_used_or_named(tmp_path_factory, first, 
     table = OmniglotMinimal(str(root), 12).load()
     assert table.account.used == len(table.images)
     assert table.account.found == len(first) + len(second)
+    assert not any("/." in f"/{name}" for name in table.class_names), "hidden folders are no characters"
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
@@ -305,6 +345,8 @@ def test_each_file_of_omniglot_is_used_or_named(tmp_path, unpacked):
             (tmp_path / f"{name}.zip").unlink()
             (tmp_path / name / "Greek" / "c1" / "9.png").symlink_to("nowhere")
             (tmp_path / name / "Greek" / "loop").symlink_to("..")
+            (tmp_path / name / "Same").symlink_to("Greek")
+            (tmp_path / name / "Greek" / "c1" / "more").symlink_to(tmp_path)
     source = Omniglot(str(tmp_path), 12)
     outline = source.outline()
     table = source.load()
@@ -314,11 +356,12 @@ def test_each_file_of_omniglot_is_used_or_named(tmp_path, unpacked):
     assert outline.counts.tolist() == table.counts.tolist()
     reasons = set(account.passed_over)
     if unpacked:
-        assert account.found >= sum(1 for path in tmp_path.rglob("*") if not path.is_dir())
-        assert {"broken link", "not in <alphabet>/<character>"} <= reasons
+        assert account.found == sum(put_in(tmp_path / name) for name in ("images_background", "images_evaluation"))
+        assert {"broken link", "link to a folder", "not in <alphabet>/<character>", "hidden"} <= reasons
     else:
         assert account.found == 2 * len(MEMBERS)
-        assert reasons >= {"not in <set>/<alphabet>/<character>", "no picture by suffix .jpg"}
+        assert reasons >= {"not in <set>/<alphabet>/<character>", "of kind .jpg", "hidden"}
+    assert set(table.class_names) == {"Greek/c1", "Latin/c1"}
     assert source.load().account == account, "from the cache, too"
 
 
@@ -351,7 +394,10 @@ def test_each_picture_of_the_published_sets_is_used_or_named(name, tmp_path):
         (images / "nobody's").mkdir()
         (images / "nobody's" / "1.png").write_bytes(CONTENT["PNG"])
         (images / "nobody's" / "1.txt").write_bytes(b"x")
-        extra = 3
+        (images / "nobody's" / "more").symlink_to(tmp_path)
+        (images / ".hidden").mkdir()
+        (images / ".hidden" / "1.png").write_bytes(CONTENT["PNG"])
+        extra = 5
     source, _ = read_data_yaml(ROOT / "configs" / "data" / f"{name}.yaml", str(tmp_path))
     table = source.load()
     assert table.account.used == len(table.images)
@@ -452,6 +498,19 @@ def test_generators_and_training_tell_it_too(tmp_path, monkeypatch):
         EpisodicDataModule(source, DrawnSplit(), RealTasks(), shape, Episodes(9, 1, 1, 2), []).setup("fit")
 
 
+def test_checkpoints_that_are_not_there_are_told_before_anything_is_decoded(tmp_path, monkeypatch, capsys):
+    classes(tmp_path / "pictures", dict.fromkeys("abcdefghijklmno", 20))
+    monkeypatch.setattr("genmeta.data.image_folder.decode", lambda *_: pytest.fail("a picture was decoded"))
+    data = ["--config", "configs/data/image_folder.yaml", f"--data.source.folder={tmp_path / 'pictures'}"]
+    few = "--data.test=[{n_way: 3, n_shot: 1, n_query: 5, n_episodes: 2}]"
+    assert main(["test", *PLAIN, *data, few, "--ckpt_path=gone.ckpt", f"--run.folder={tmp_path / 'runs'}"]) == 2
+    assert "checkpoint gone.ckpt: no such file" in capsys.readouterr().err
+    shape, val = EpisodeShape(2, 1, 1), Episodes(2, 1, 1, 2)
+    source, tasks = ImageFolder(str(tmp_path / "pictures"), 12), LatentTasks(PriorNoise())
+    with pytest.raises(UserError, match=r"checkpoint gone\.ckpt: no such file"):
+        EpisodicDataModule(source, DrawnSplit(), tasks, shape, val, [], generator="gone.ckpt").setup("fit")
+
+
 def test_data_show_tells_it_too(tmp_path, monkeypatch, capsys):
     classes(tmp_path / "pictures", {"a": 2, "b": 2})
     monkeypatch.setattr("genmeta.data.image_folder.decode", lambda *_: pytest.fail("a picture was decoded"))
@@ -483,9 +542,7 @@ def test_counts_are_printed_before_training_and_stand_in_run_json_and_in_the_rep
     data = ["--config", "configs/data/image_folder.yaml", f"--data.source.folder={root}"]
     config = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml", *PLAIN[2:]]
     assert main(["fit", *config, *data, f"--run.folder={tmp_path / 'runs'}"]) == 0
-    line = (
-        "pictures: 600 used, 2 passed over: 1 no picture by suffix .txt (c01/notes.txt), 1 broken link (c02/gone.png)"
-    )
+    line = "pictures: 600 used, 2 passed over: 1 of kind .txt (c01/notes.txt), 1 broken link (c02/gone.png)"
     out = capsys.readouterr().out
     assert out.count(line) == 1
     assert out.index(line) < out.index("best.ckpt")
@@ -495,12 +552,12 @@ def test_counts_are_printed_before_training_and_stand_in_run_json_and_in_the_rep
         "what": "pictures",
         "found": 603,
         "used": 600,
-        "passed_over": {"no picture by suffix .txt": 1, "broken link": 1},
+        "passed_over": {"of kind .txt": 1, "broken link": 1},
         "litter": 1,
     }
     assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
-    for cell in ("600", "1 no picture by suffix .txt, 1 broken link"):
+    for cell in ("600", "1 of kind .txt, 1 broken link"):
         assert f">{cell}<" in page
     images = ImageDataModule(ImageFolder(str(root), 28, 1), DrawnSplit())
     images.setup("fit")

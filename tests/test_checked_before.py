@@ -8,11 +8,12 @@ from conftest import ROOT
 from small_data import encoded, pixels
 from small_runs import CONV4, config, part, write
 
-from genmeta.cli.experiment import _parse
+from genmeta.cli.experiment import _parse, _plan
 from genmeta.cli.training import checked as cli_checked
 from genmeta.errors import UserError
 from genmeta.experiments.default_plan import check_settings
-from genmeta.experiments.plan import make_plan
+from genmeta.experiments.default_plan import make_grid as experiment_grid
+from genmeta.experiments.plan import _check_test, make_plan
 from genmeta.experiments.settings import read_settings
 
 FEW = yaml.safe_load(
@@ -66,6 +67,8 @@ def test_sizes_in_the_learners_yaml_are_those_of_all_arms(tmp_path, data):
     content["data"]["init_args"] |= FEW["data"]["init_args"]
     settings = checked(tmp_path, data, f"--learner={write(tmp_path / 'mine.yaml', content)}")
     assert [e["n_query"] for e in settings.resolved["pixels"]["data"]["init_args"]["test"]] == [5, 5]
+    grid = experiment_grid(settings, tmp_path, dict.fromkeys(settings.roles, "001"))
+    assert "\ndata         pictures: 360 used, 0 passed over\n" in _plan(settings, grid, tmp_path)
 
 
 TOO_MUCH = {
@@ -93,6 +96,14 @@ def test_episodes_and_what_generators_share_are_not_in_one_yaml(tmp_path, data):
 def maml(n_way: int) -> dict:
     backbone = {**CONV4, "init_args": {**CONV4["init_args"], "norm": "batch"}}
     return part("genmeta.learners.maml.MAML", backbone=backbone, n_way=n_way)
+
+
+def test_a_comparison_knows_what_was_used_of_the_files(tmp_path, data):
+    """Its runs print that, too, but nobody sees it."""
+    content = {"data": str(data), "learner": "protonet", "seeds": [0], "control": "one", "arms": {"one": {}, "two": {}}}
+    content["tests"] = FEW["data"]["init_args"]["test"]
+    settings = read_settings(write(tmp_path / "comparison.yaml", content))
+    assert _check_test(settings, "one", [], cli_checked) == "pictures: 360 used, 0 passed over"
 
 
 ARMS = {

@@ -21,6 +21,7 @@ from genmeta.cli.main import main
 from genmeta.cli.tracking import has_account, wandb_mode
 from genmeta.cli.training import Parser, TrainingCLI
 from genmeta.data.omniglot_minimal import FILES
+from genmeta.errors import nearest
 from genmeta.models.checkpoint import load_generator
 from genmeta.rng import make_rng
 
@@ -338,6 +339,24 @@ def assert_one_line(capsys, message: str) -> None:
     assert re.search(message, captured.err), captured.err
     assert "usage" not in captured.out + captured.err
     assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("data.sour.folder", "data.source.folder"),  # run.folder has more letters of it
+        ("data.soruce.folder", "data.source.folder"),
+        ("trainer.max_ep", "trainer.max_epochs"),
+        ("traner.max_epochs", "trainer.max_epochs"),
+        ("model.tasks_per_step", "data.tasks_per_step"),
+        ("learner", "model.learner"),
+        ("ckpt", "ckpt_path"),
+    ],
+)
+def test_the_nearest_option_is_of_the_same_group_where_one_is_like_it(word, wanted):
+    known = ["data", "data.source", "data.split", "data.tasks_per_step", "model", "model.learner", "run", "run.folder"]
+    known += ["trainer", "trainer.max_epochs", "trainer.max_steps", "ckpt_path", "config"]
+    assert nearest(word, known) == f"; did you mean '{wanted}'?"
 
 
 BAD_ARGS = [

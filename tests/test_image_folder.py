@@ -1,5 +1,6 @@
 """Your own pictures: every kind of file has a defined outcome; what cannot be meant is refused with its name."""
 
+import json
 import struct
 import zipfile
 import zlib
@@ -18,7 +19,7 @@ from torch import Tensor
 from genmeta.data.decode import BadImageError, decode
 from genmeta.data.image_folder import ImageFolder, list_folder
 from genmeta.data.omniglot_minimal import read_zip
-from genmeta.data.splits import DrawnSplit, find_split
+from genmeta.data.splits import DrawnSplit, find_split, load_split
 from genmeta.errors import UserError
 from genmeta.modules.image_data import ImageDataModule
 
@@ -154,7 +155,7 @@ def test_what_cannot_be_used_is_refused_with_its_name_and_leaves_nothing(content
 def test_broken_files_are_counted(folder):
     put(folder, "a/1.png", *(f"{c}/{i}.png" for c in "bc" for i in range(3)))
     put(folder, "b/1.png", "b/2.png", "c/0.png", content=b"x")
-    with pytest.raises(UserError, match=r"b/1\.png.*cannot be used: 3;"):
+    with pytest.raises(UserError, match=r"b/1\.png: .*cannot be used: 3; also \S*b/2\.png, \S*c/0\.png; nothing"):
         ImageFolder(str(folder), 8).load()
     put(folder, *(f"d/{i}.png" for i in range(40)), content=b"x")
     with pytest.raises(UserError, match="cannot be used: 43 or more"):
@@ -209,7 +210,13 @@ def test_sub_folders_train_val_test_are_the_split(folder, deep):
         ),
         (["train/a/1.png", "test/b/1.png"], "holds test, train; expected train, val and test and nothing else"),
         (["train/a/1.png", "val/b/1.png", "test/c/1.png", "more/d/1.png"], "expected train, val and test and nothing"),
-        (["train/a/1.png", "val/b/1.png", "test/a/1.png"], "class 'a' is in train and in test"),
+        (
+            ["train/a/1.png", "val/b/1.png", "test/a/1.png"],
+            r"test/a: is class 'a', as is .*train/a; a class must be one",
+        ),
+        (["Train/a/1.png", "Val/b/1.png", "Test/c/1.png"], "holds Test, Train, Val; expected train, val and test"),
+        (["training/a/1.png", "validation/b/1.png"], "holds training, validation; expected train, val and test"),
+        (["a/1.png", "b/x.txt", "c/.DS_Store", "d/y.txt"], r"pictures/b: holds no picture .*\(2 more hold none\)"),
     ],
 )
 def test_folders_that_cannot_be_meant(folder, names, message):
@@ -241,7 +248,7 @@ def test_a_drawn_split_has_no_empty_part(folder, n):
 
 def test_a_draw_that_cannot_be_is_refused(folder):
     put(folder, "a/1.png", "b/1.png")
-    with pytest.raises(UserError, match="2 classes cannot be split into train, val and test"):
+    with pytest.raises(UserError, match=r"2 classes cannot be split .*; at least 3 are needed"):
         DrawnSplit().draw(ImageFolder(str(folder), 8).load())
     with pytest.raises(UserError, match=r"above 0 and together below 1, found 0\.5, 0\.5"):
         DrawnSplit(val=0.5, test=0.5)
@@ -258,6 +265,26 @@ def test_one_image_classes_train_a_generator_but_validate_none(folder):
     train = {int(data.table.class_ids[row]) for row in data.train_rows}
     assert len(train) == len(data.split.train), "each class trains"
     assert not set(data.train_rows.tolist()) & set(data.held_out_rows.tolist())
+
+
+def test_class_names_are_composed_whatever_the_file_system_makes_of_them(folder, tmp_path):
+    """An archive made on a Mac has `e` and an accent for what a keyboard writes as one letter."""
+    put(folder, "cafe\u0301/1.png", "the\u0301/2.png", "b/3.png")
+    table = ImageFolder(str(folder), 8).load()
+    assert set(table.class_names) == {"caf\u00e9", "th\u00e9", "b"}
+    for accent in ("e\u0301", "\u00e9"):
+        names = {"dataset": "image_folder", "train": [f"caf{accent}"], "val": [f"th{accent}"], "test": ["b"]}
+        (tmp_path / "split.json").write_text(json.dumps(names, ensure_ascii=False), encoding="utf-8")
+        assert find_split(load_split(str(tmp_path / "split.json")), table).train == ("caf\u00e9",)
+    put(folder, "caf\u00e9/1.png")
+    with pytest.raises(UserError, match=r"is class 'caf\u00e9', as is"):
+        ImageFolder(str(folder), 8).load()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "pictures.zip").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"pictures\.zip: is a file; unpack it"):
+        ImageFolder(str(tmp_path / "pictures.zip"), 8).load()
 
 
 def test_class_names_of_any_script_are_kept(folder):

@@ -1,13 +1,18 @@
 """Training with generated images through Lightning: encodings, hands, bank, adaptive share; resume, two processes."""
 
+import contextlib
 import warnings
 from dataclasses import replace
+from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import torch
+from genmeta.cli.grid_progress import GridProgress
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from genmeta.cli.report.sections import _notes
 from genmeta.data.glyphs import Glyphs
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
@@ -73,6 +78,29 @@ def test_encodings_are_those_of_the_encoder_in_the_order_of_the_rows(vae):
     classes = data.table.class_ids[encodings.rows]
     assert torch.equal(classes, data.split.class_ids(data.table, "train")[encodings.classes])
     assert data.pools["val"].encodings is None, "nothing of the other classes is encoded"
+
+
+class Noted(RealTasks):
+    """Tasks that have lowered something."""
+
+    notes = ("less separation",)
+
+
+def test_a_lowered_separation_is_told_once_and_recorded(capsys):
+    """It was printed by runs of experiments alone, where nobody saw it."""
+    data = make_data(Noted())
+    data.setup("fit")
+    data.setup("fit")  # as the trainer does
+    [note] = data.facts["notes"]
+    assert capsys.readouterr().err == f"genmeta: {note}\n"
+    said = StringIO()
+    with contextlib.redirect_stdout(said):
+        run = SimpleNamespace(args=("fit",), label="fit", expected=0, after=(), finished=True)
+        run.summary = {"seconds": 1, "notes": [note]}
+        GridProgress([run], 1).ends(run, "")
+    assert note in said.getvalue()
+    [shown] = _notes([run, SimpleNamespace(label="test", summary={})])
+    assert shown.rows == [[note, "fit"]]
 
 
 def test_the_bank_holds_what_its_filling_renders_and_is_filled_anew(generator):

@@ -14,7 +14,10 @@ def make(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", "-n", *args], cwd=ROOT, capture_output=True, text=True, check=False, env=env)
 
 
-@pytest.mark.parametrize(("given", "near"), [("LERNER=maml", "LEARNER"), ("seed=1", "SEED"), ("CHKPT=x", "CKPT")])
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [("LERNER=maml", "LEARNER"), ("seed=1", "SEED"), ("CHKPT=x", "CKPT"), ("GEN=gan", "GENERATOR")],
+)
 def test_an_unknown_variable_is_an_error_with_the_nearest_name(given, near):
     """LERNER=maml trained a ProtoNet."""
     done = make("meta-train", given)

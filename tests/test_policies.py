@@ -12,6 +12,7 @@ from genmeta.errors import UserError
 from genmeta.rng import make_rng
 from genmeta.tasks.clusters import ClusterTasks, partition
 from genmeta.tasks.latent import GeneratedInstances, LatentTasks
+from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import (
     ClassExtrapolation,
     ClassGaussian,
@@ -267,31 +268,30 @@ def test_wrong_settings_are_refused_with_what_was_found(make, message):
         make()
 
 
-def test_a_default_separation_that_the_classes_do_not_have_is_halved_with_a_note(capsys):
+def test_a_default_separation_that_the_classes_do_not_have_is_halved_with_a_note():
     """Encodings of a generator of three training steps lie close together, and the default of the YAML failed."""
     near = replace(ENCODINGS, means=ENCODINGS.means * 0.02)
     pool = replace(POOL, encodings=near)
     tasks = LatentTasks(ClassInterpolation(), separation=0.2).prepared(pool)
     shape = EpisodeShape(5, 1, 2)
     tasks.check(pool, shape)
-    said = capsys.readouterr().out
-    assert re.search(r"^note: no 5 classes have separation 0\.2 in this generator's .*; 0\.0\d+ is used", said)
-    used = float(re.search(r"; (\S+) is used", said)[1])
-    assert 0 < used < 0.2
+    [note] = MixedTasks(RealTasks(), tasks).notes
+    assert note.startswith("no 5 classes have separation 0.2 in this generator's latent space")
+    assert 0 < float(re.search(r"so (\S+) is used", note)[1]) < 0.2
     plan = tasks.sample(pool, shape, 20, 0, make_rng(0))
     assert torch.equal(plan.z, tasks.sample(pool, shape, 20, 0, make_rng(0)).z), "still a function of the draw"
     tasks.check(pool, shape)
-    assert capsys.readouterr().out == said, "the same each time, after a resume too"
+    assert tasks.notes == [note], "the same each time, after a resume too"
 
 
-def test_a_separation_that_can_be_had_is_kept_without_a_note(capsys):
+def test_a_separation_that_can_be_had_is_kept_without_a_note():
     tasks = LatentTasks(PriorNoise(), separation=0.3)
     tasks.check(POOL, EpisodeShape(5, 1, 1))
-    assert capsys.readouterr().out == ""
+    assert tasks.notes == []
     assert tasks._possible == {5: 0.3}
 
 
 def test_classes_that_do_not_differ_at_all_are_refused_with_the_option():
     one = replace(POOL, encodings=replace(ENCODINGS, means=torch.zeros_like(ENCODINGS.means)))
-    with pytest.raises(UserError, match=r"separation 0\.0 found .* for the option separation"):
+    with pytest.raises(UserError, match=r"5 different classes were not found .*; lower n_way"):
         LatentTasks(ClassInterpolation(), separation=0.2).check(one, EpisodeShape(5, 1, 1))

@@ -39,6 +39,8 @@ def compare(args: Sequence[str]) -> int:
         cluster = read_cluster(options.cluster)
         workers, begin = cluster.at_once, jobs_of(cluster, folder / "jobs")
     plan = make_plan(settings, folder, checked)
+    if plan.account:
+        print(plan.account, flush=True)
     try:
         failed = run_all(plan.runs, workers, begin=begin)
     except KeyboardInterrupt:

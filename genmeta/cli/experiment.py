@@ -129,6 +129,7 @@ def _plan(settings: Settings, grid: Grid, folder: Path) -> str:
     """Return what will run."""
     seeds = f"seed{'s' if len(settings.seeds) > 1 else ''} {', '.join(map(str, settings.seeds))}"
     lines = [f"experiment   {folder}"]
+    lines += [f"data         {settings.account}"] if settings.account else []
     for role, run in grid.generators.items():
         lines.append(f"{role:12} {run.folder}{' (found)' if run.finished else ''}")
     lines.append(

@@ -240,6 +240,14 @@ class TrainingCLI(LightningCLI):
         check_ends_with_best(self.config["fit"].trainer, self.model, self.datamodule.steps_per_epoch)
 
     @property
+    def account(self) -> str:
+        """One line of what was used of the files that the data were read from; "" before these are set up, or if they
+        were read from none.
+        """
+        table = self.datamodule.table
+        return str(table.account) if table is not None and table.account else ""
+
+    @property
     def inputs(self) -> dict[str, Any]:
         """The checkpoints that the run reads, by role."""
         roles = {"generator": self.datamodule.generator, "redrawer": self.datamodule.redrawer} if self._episodic else {}
@@ -280,10 +288,10 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(self.model).__name__}")
         if self.config[self.subcommand].ckpt_path == "":  # of a variable that a script has not set
             raise UserError("ckpt_path: is empty; expected the path of a checkpoint, or leave the option out")
+        path, checkpoint = self._given_checkpoint()  # before the data: these may take long
         self.datamodule.setup(self.subcommand)
-        table = self.datamodule.table
-        if table is not None and table.account and not self.check_only:
-            rank_zero_only(say)(str(table.account))
+        if self.account and not self.check_only:
+            rank_zero_only(say)(self.account)
         self.model.check(self.datamodule, self.subcommand)
         if self.subcommand == "fit":
             try:
@@ -294,22 +302,30 @@ class TrainingCLI(LightningCLI):
             why = never_validates(trainer, self.model, self.datamodule.steps_per_epoch)
             if why and not self.check_only:
                 rank_zero_only(tell)(f"{why}: no checkpoint can be chosen as the best, and the last is the result")
-        if path := self.config[self.subcommand].ckpt_path:
-            if self.subcommand == "fit":
-                path, checkpoint, note = whole_checkpoint(path)
-                self.config[self.subcommand].ckpt_path = str(path)
-                self._batches = batches_seen(checkpoint)
-                if note:
-                    tell(note)
-            else:
-                checkpoint = read_checkpoint(path)
+        if path:
             self._check_weights(path, checkpoint["state_dict"])
             if self.subcommand == "fit":
-                self.model.check_going_on(checkpoint, str(path))
+                self.model.check_going_on(checkpoint, path)
             if isinstance(self.datamodule, EpisodicDataModule):
                 self.model.check_checkpoint(checkpoint, self.datamodule, self.subcommand, path)
         elif isinstance(self.datamodule, EpisodicDataModule):
             self.model.check_new_classes(self.datamodule, None, "")
+
+    def _given_checkpoint(self) -> tuple[str, dict[str, Any]]:
+        """Return path and content of the checkpoint that is given, if one is; of several that stand in for one another
+        the whole one.
+        """
+        path = self.config[self.subcommand].ckpt_path
+        if not path:
+            return "", {}
+        if self.subcommand != "fit":
+            return path, read_checkpoint(path)
+        whole, checkpoint, note = whole_checkpoint(path)
+        self.config[self.subcommand].ckpt_path = str(whole)
+        self._batches = batches_seen(checkpoint)
+        if note:
+            tell(note)
+        return str(whole), checkpoint
 
     def _check_weights(self, path: str, weights: dict[str, torch.Tensor]) -> None:
         expected = {name: list(value.shape) for name, value in self.model.state_dict().items()}

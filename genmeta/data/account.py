@@ -2,13 +2,17 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from genmeta.data.decode import picture_suffixes
+
 _LITTER = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-_LITTER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information"})
+_LITTER_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "#recycle"}
+)
 _SHOWN = 5  # reasons in the line; all of them are in the facts
 _LONGEST = 60  # characters of a name in the line
 
@@ -23,12 +27,24 @@ def is_litter_folder(name: str) -> bool:
     return name.lower() in _LITTER_FOLDERS
 
 
+def is_read_anyway(link: Path, root: Path) -> bool:
+    """Whether a link to a folder leads to one that it lies in, or to another one below `root`: to follow it would be to
+    go in a circle, or to have the same pictures under two names. What is hidden is read by links only.
+    """
+    target, top = (Path(os.path.realpath(path)) for path in (link, root))
+    if Path(os.path.realpath(link.parent)).is_relative_to(target):
+        return True
+    if not target.is_relative_to(top):
+        return False
+    return not any(part.startswith(".") or is_litter_folder(part) for part in target.relative_to(top).parts)
+
+
 def suffix_reason(name: str) -> str:
     """Return why a file that is told by its name is not read."""
     suffix = os.path.splitext(name)[1].lower()
     # numbers and sentences after a dot are no kind of file, and each would be a reason of its own
     known = re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix)
-    return f"no picture by suffix {suffix}" if known else "no picture by name"
+    return f"of kind {suffix}" if known else "of no kind that the name tells"
 
 
 @dataclass(frozen=True)
@@ -73,8 +89,18 @@ class Account:
         line = f"{self.what}: {self.used:,} used, {sum(self.passed_over.values()):,} passed over"
         reasons = sorted(self.passed_over, key=lambda reason: -self.passed_over[reason])
         said = [f"{self.passed_over[r]:,} {r} ({self.examples.get(r, '')})" for r in reasons[:_SHOWN]]
-        said += [f"{len(reasons) - _SHOWN} more reasons"] if len(reasons) > _SHOWN else []
+        if more := reasons[_SHOWN:]:
+            said.append(f"{sum(self.passed_over[r] for r in more):,} for {len(more)} more reasons")
         return f"{line}: {', '.join(said)}" if said else line
+
+    def less(self, n: int, reason: str, example: str) -> "Account":
+        """Return the account with `n` of those that were used passed over, for a reason."""
+        return replace(
+            self,
+            used=self.used - n,
+            passed_over={**self.passed_over, reason: self.passed_over.get(reason, 0) + n},
+            examples={reason: example, **self.examples},
+        )
 
 
 class Tally:
@@ -99,6 +125,25 @@ class Tally:
                 name = name.relative_to(self.root)
             text = "".join(c if c.isprintable() else " " for c in str(name))  # also of bytes that are no text
             self._examples[reason] = text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}"
+
+    def set_aside(self, place: Sequence[str], name: str | Path) -> bool:
+        """Count a file that is hidden or litter, or lies in such a folder; return whether it is one.
+
+        Hidden pictures are told; other hidden files are litter, as is all that archives and systems leave.
+
+        Args:
+            place: names of the folders that it lies in, and its own.
+            name: to tell it by.
+        """
+        if is_litter(place[-1]) or any(is_litter_folder(folder) for folder in place[:-1]):
+            self.litter += 1
+        elif not any(part.startswith(".") for part in place):
+            return False
+        elif place[-1].lower().endswith(tuple(picture_suffixes())):
+            self.pass_over("hidden", name)
+        else:
+            self.litter += 1
+        return True
 
     def account(self) -> Account:
         """Return what was counted."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import random
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -197,6 +198,7 @@ def load_characters(path: Path = CHARACTERS_FILE) -> dict[str, str]:
         raise UserError(
             f'{path}: expected JSON like {{"Greek": "αβγ"}}, scripts and their characters ({error})'
         ) from error
+    characters = {unicodedata.normalize("NFC", script): text for script, text in characters.items()}
     script_of: dict[str, str] = {}
     for script, text in characters.items():
         for character in text:

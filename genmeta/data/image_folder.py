@@ -1,6 +1,7 @@
 """`image_folder`: your own pictures, a folder a class."""
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from genmeta.data.account import Account, Tally, is_litter, is_litter_folder, suffix_reason
+from genmeta.data.account import Account, Tally, is_litter, is_litter_folder, is_read_anyway, suffix_reason
 from genmeta.data.cache import Block, TableStream, cached_table
 from genmeta.data.decode import BadImageError, decode, picture_suffixes
 from genmeta.data.source import CachedSource, fingerprint
@@ -19,6 +20,9 @@ from genmeta.errors import UserError, require_positive
 _READ = "PNG, JPEG, WebP, TIFF, BMP, GIF, …"
 _BLOCK = 256  # images of a class decoded before they are written
 _NAMED = 10  # files that cannot be used that a message counts
+_SHOWN = 3  # of them that it names
+# names of parts in other data sets: groups of these names would be parts that nobody keeps apart
+_PART_NAMES = {*PARTS, "training", "valid", "validation", "dev", "testing"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,11 @@ class ImageFolder(CachedSource):
 
     If `folder` holds `train`, `val` and `test`, each of these holds such folders and they are the data set's own split
     (`split: own`); otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
-    `<group>/<class>`. Files of other kinds, hidden pictures, broken links and links in a circle are passed over; the
-    table's `account` counts them by reason. What systems and archives leave (`.DS_Store`, `__MACOSX`, …) is not told. A
-    class with one image is a class, unless `min_images` leaves it out; episodes that need more images than the smallest
-    class has are refused before training.
+    `<group>/<class>`, in Unicode's composed form, whatever the file system makes of them. Files of other kinds, hidden
+    pictures, broken links and links to a folder that is read anyway are passed over; the table's `account` counts them
+    by reason. What systems and archives leave (`.DS_Store`, `__MACOSX`, …) is not told. A class with one image is a
+    class, unless `min_images` leaves it out; episodes that need more images than the smallest class has are refused
+    before training.
 
     What becomes of a picture is told by `genmeta.data.decode.decode`: rotated by its EXIF orientation, 16 bits and CMYK
     converted, cut to the largest centred square and scaled. A broken, empty or animated picture stops the preparation
@@ -116,11 +121,12 @@ class ImageFolder(CachedSource):
     def _listing(self) -> Listing:
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; expected one with a folder of pictures for each class")
+            found = "is a file; unpack it and give its folder," if folder.is_file() else "no such folder; expected"
+            raise UserError(f"{folder}: {found} one with a folder of pictures for each class")
         return list_folder(folder, self.min_images)
 
     def _blocks(self, classes: Sequence[FolderClass]) -> Iterator[Block]:
-        bad: list[str] = []
+        bad: list[tuple[Path, BadImageError]] = []
         for found in classes:
             for first in range(0, len(found.files), _BLOCK):
                 images = []
@@ -128,7 +134,7 @@ class ImageFolder(CachedSource):
                     try:
                         images.append(decode(file, self.size, self.channels))
                     except BadImageError as error:
-                        bad.append(f"{file}: {error}")
+                        bad.append((file, error))
                 if len(bad) >= _NAMED:
                     raise _refusal(bad)
                 if not bad:
@@ -137,9 +143,12 @@ class ImageFolder(CachedSource):
             raise _refusal(bad)
 
 
-def _refusal(bad: list[str]) -> UserError:
+def _refusal(bad: list[tuple[Path, BadImageError]]) -> UserError:
     n = f"{len(bad)} or more" if len(bad) >= _NAMED else str(len(bad))
-    return UserError(f"{bad[0]}; remove or replace it (pictures that cannot be used: {n}; nothing was prepared)")
+    also = ", ".join(str(file) for file, _ in bad[1:_SHOWN])
+    n += f"; also {also}" if also else ""
+    file, error = bad[0]
+    return UserError(f"{file}: {error}; remove or replace it (pictures that cannot be used: {n}; nothing was prepared)")
 
 
 def list_folder(folder: Path, min_images: int = 1) -> Listing:
@@ -149,12 +158,14 @@ def list_folder(folder: Path, min_images: int = 1) -> Listing:
 
     Raises:
         UserError: there is no picture, one lies in no class folder or too deep, a class folder is empty, only some of
-            `train`, `val` and `test` are there, a class is in two of them, or no class has `min_images`.
+            `train`, `val` and `test` are there, or under other names, a class is there twice, or no class has
+            `min_images`.
     """
     tally = Tally(folder)
     inside = _look(folder, tally)
     split = [part for part in PARTS if part in inside.folders]
-    if split and (len(split) < 3 or len(inside.folders) > 3):
+    like_parts = len(inside.folders) > 1 and {name.lower() for name in inside.folders} <= _PART_NAMES
+    if (split or like_parts) and set(inside.folders) != set(PARTS):
         raise UserError(
             f"{folder}: holds {', '.join(inside.folders[:5])}; expected train, val and test and nothing else, or none "
             "of them"
@@ -169,10 +180,8 @@ def list_folder(folder: Path, min_images: int = 1) -> Listing:
     where: dict[str, FolderClass] = {}
     for found in classes:
         if found.name in where:
-            raise UserError(
-                f"{folder}: class '{found.name}' is in {where[found.name].part} and in {found.part}; "
-                "a class must be in one of them"
-            )
+            first, second = where[found.name].files[0].parent, found.files[0].parent
+            raise UserError(f"{second}: is class '{found.name}', as is {first}; a class must be one folder")
         where[found.name] = found
     small = [found for found in classes if len(found.files) < min_images]
     for found in small:
@@ -200,6 +209,7 @@ def _classes_of_part(root: Path, part: str | None, inside: _Inside, tally: Tally
     if loose := inside.pictures:
         raise UserError(f"{loose[0]}: lies in no class folder; expected {root}/<class>/{loose[0].name}")
     classes = []
+    empty: list[Path] = []
     depths: dict[int, Path] = {}
     for outer in inside.folders:
         within = _look(root / outer, tally)
@@ -211,13 +221,17 @@ def _classes_of_part(root: Path, part: str | None, inside: _Inside, tally: Tally
             if within.folders
             else [(root / outer, outer, ImageFolder.table_name, within)]
         ):
+            name, group = _composed(path, name), _composed(path, group)
             if its.folders:
                 raise UserError(f"{path}: holds folders; expected pictures in <class>/ or <group>/<class>/, no deeper")
-            if not its.pictures:
-                raise UserError(
-                    f"{path}: holds no picture ({_READ}){_first_file(path)}; put some there or remove the folder"
-                )
-            classes.append(FolderClass(name, group, part, tuple(its.pictures)))
+            if its.pictures:
+                classes.append(FolderClass(name, group, part, tuple(its.pictures)))
+            else:
+                empty.append(path)
+    if empty:
+        found = f"holds no picture ({_READ}){_first_file(empty[0])}"
+        others = f" ({len(empty) - 1} more hold none)" if len(empty) > 1 else ""
+        raise UserError(f"{empty[0]}: {found}; put some there or remove the folder{others}")
     if len(depths) > 1:
         raise UserError(
             f"{depths[1]}: holds pictures, but {depths[2]} holds folders; expected <class>/ everywhere or "
@@ -235,18 +249,16 @@ def _look(path: Path, tally: Tally) -> _Inside:
             is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:  # a link to itself
             is_folder = is_file = False
-        if is_folder and entry.is_symlink() and _lies_in(path, entry):
-            tally.pass_over("link to a folder that it lies in", path / name)
+        if is_folder and entry.is_symlink() and is_read_anyway(path / name, tally.root or path):
+            tally.pass_over("link to a folder that is read anyway", path / name)
         elif is_folder and (name.startswith(".") or is_litter_folder(name)):
             _count_passed_over(path / name, tally)
         elif is_folder:
-            inside.folders.append(_class_name(path, name))
-        elif is_litter(name):
-            tally.litter += 1
+            inside.folders.append(name)
+        elif tally.set_aside([name], path / name):
+            continue
         elif not is_file:
             tally.pass_over("broken link" if entry.is_symlink() else "no regular file", path / name)
-        elif name.startswith("."):
-            _count_hidden(path / name, tally)
         elif os.path.splitext(name)[1].lower() in picture_suffixes():
             inside.pictures.append(path / name)
         else:
@@ -262,33 +274,23 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"{path}: cannot be listed ({error.strerror}); make it readable or remove it") from error
 
 
-def _lies_in(path: Path, link: os.DirEntry[str]) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(link.path))
-
-
-def _class_name(path: Path, name: str) -> str:
+def _composed(path: Path, name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path / name}: a class cannot be named by bytes that are no UTF-8; rename it") from error
-    return name
+        raise UserError(f"{path}: a class cannot be named by bytes that are no UTF-8; rename it") from error
+    return unicodedata.normalize("NFC", name)
 
 
 def _count_passed_over(folder: Path, tally: Tally) -> None:
-    """Count what lies in a folder that is passed over; a hidden folder's pictures are told, archive litter is not."""
-    for where, _, names in os.walk(folder):
-        for name in sorted(names):
-            if is_litter_folder(folder.name) or is_litter(name):
-                tally.litter += 1
-            else:
-                _count_hidden(Path(where) / name, tally)
-
-
-def _count_hidden(file: Path, tally: Tally) -> None:
-    if file.name.lower().endswith(tuple(picture_suffixes())):
-        tally.pass_over("hidden", file)
-    else:
+    """Count what lies in a folder that is passed over; a link to one is not followed."""
+    if folder.is_symlink():
         tally.litter += 1
+        return
+    for where, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(where) / name).is_symlink()]
+        for file in (Path(where) / name for name in sorted([*names, *links])):
+            tally.set_aside(file.relative_to(folder.parent).parts, file)
 
 
 def _first_file(path: Path) -> str:

@@ -100,13 +100,13 @@ class Learn2learnSource(CachedSource):
     def _count_unused(self, used: set[tuple[str, str]], tally: Tally) -> None:
         if self.picture_folder is None:
             return
-        for where, _, names in os.walk(self.path / self.picture_folder):
-            for file in (Path(where) / name for name in sorted(names)):
-                if (file.parent.name, file.name) in used:
+        root = self.path / self.picture_folder
+        for where, folders, names in os.walk(root):
+            links = [name for name in folders if (Path(where) / name).is_symlink()]  # which are not followed
+            for file in (Path(where) / name for name in sorted([*names, *links])):
+                if (file.parent.name, file.name) in used or tally.set_aside(file.relative_to(root).parts, file):
                     continue
-                if is_litter(file.name):
-                    tally.litter += 1
-                elif file.suffix.lower() in picture_suffixes():
+                if file.suffix.lower() in picture_suffixes():
                     tally.pass_over("in no part of the published split", file)
                 else:
                     tally.pass_over(suffix_reason(file.name), file)

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from genmeta.data.account import Tally, is_litter, is_litter_folder, suffix_reason
+from genmeta.data.account import Tally, is_read_anyway, suffix_reason
 from genmeta.data.cache import TableStream
 from genmeta.data.decode import BadImageError
 from genmeta.data.omniglot_minimal import SOURCE, read_drawing, read_zip, sort_members, table_of_drawings
@@ -57,7 +57,7 @@ class Omniglot(CachedSource):
         return 1, self.size, self.size
 
     def recipe(self) -> dict[str, object]:
-        return {"recipe": 2, "size": self.size, "files": fingerprint(self._find(name) for name in SETS)}
+        return {"recipe": 3, "size": self.size, "files": fingerprint(self._find(name) for name in SETS)}
 
     def stream(self) -> TableStream:
         drawings: dict[str, list[Tensor]] = {}
@@ -122,10 +122,11 @@ def sort_files(path: Path, tally: Tally) -> list[tuple[str, Path]]:
     found = []
     for file in sorted(_files(path)):
         place = file.relative_to(path).parts
-        if is_litter(file.name) or any(is_litter_folder(part) for part in place[:-1]):
-            tally.litter += 1
-        elif not file.is_file():
-            tally.pass_over("broken link" if file.is_symlink() else "no regular file", file)
+        if tally.set_aside(place, file):
+            continue
+        if not file.is_file():
+            kind = "link to a folder" if file.is_dir() else "broken link" if file.is_symlink() else "no regular file"
+            tally.pass_over(kind, file)
         elif file.suffix.lower() != ".png":
             tally.pass_over(suffix_reason(file.name), file)
         elif len(place) != 3:
@@ -139,9 +140,11 @@ def sort_files(path: Path, tally: Tally) -> list[tuple[str, Path]]:
 def _files(path: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(path, followlinks=True):
         folder = Path(where)
-        if len(folder.relative_to(path).parts) >= 2:  # a link from here on may be a circle
-            folders[:] = [name for name in folders if not (folder / name).is_symlink()]
-        yield from (folder / name for name in names)
+        links = [name for name in folders if (folder / name).is_symlink()]
+        if len(folder.relative_to(path).parts) < 2:  # a link to a drawing's folder, or further down, may be a circle
+            links = [name for name in links if is_read_anyway(folder / name, path)]
+        folders[:] = [name for name in folders if name not in links]
+        yield from (folder / name for name in [*names, *links])
 
 
 def read_folder(path: Path, size: int, tally: Tally | None = None) -> dict[str, list[Tensor]]:

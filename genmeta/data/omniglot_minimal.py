@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genmeta.data.account import Account, Tally, is_litter, is_litter_folder, suffix_reason
+from genmeta.data.account import Account, Tally, suffix_reason
 from genmeta.data.decode import BadImageError, decode
 from genmeta.data.source import DataSource, data_folder
 from genmeta.data.table import ImageTable
@@ -99,9 +99,9 @@ def sort_members(archive: zipfile.ZipFile, tally: Tally) -> list[tuple[str, zipf
         parts = PurePosixPath(member.filename).parts
         if member.is_dir():
             continue
-        if is_litter(parts[-1]) or any(is_litter_folder(part) for part in parts[:-1]):
-            tally.litter += 1
-        elif not parts[-1].lower().endswith(".png"):
+        if tally.set_aside(parts, f"{place}: {member.filename}"):
+            continue
+        if not parts[-1].lower().endswith(".png"):
             tally.pass_over(suffix_reason(parts[-1]), f"{place}: {member.filename}")
         elif len(parts) != 4:
             tally.pass_over("not in <set>/<alphabet>/<character>", f"{place}: {member.filename}")

@@ -94,7 +94,7 @@ def outline_and_table(source: DataSource, wanted: Wanted) -> Iterator[tuple[Imag
     """Yield the outline with its split, if there is one, and then the table with its split.
 
     So whoever checks both tells before the long work all that a listing tells. The table is without the images that the
-    split leaves out.
+    split leaves out, and its account counts those of classes that are in no part.
 
     Raises:
         UserError: data or split are missing or do not fit.
@@ -103,7 +103,7 @@ def outline_and_table(source: DataSource, wanted: Wanted) -> Iterator[tuple[Imag
         yield outline, find_split(wanted, outline)
     table = source.load()
     split = find_split(wanted, table)
-    yield split.without_left_out(table), split
+    yield split.told(split.without_left_out(table)), split
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

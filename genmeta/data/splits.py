@@ -4,6 +4,7 @@ hash.
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -118,14 +119,23 @@ class Split:
             if unwanted >= set(found):
                 raise UserError(f"split '{self.name}': leaves out all images of class '{name}'; leave out the class")
             keep[first : first + n] = torch.tensor([digest not in unwanted for digest in found])
-        kept, account = table.keep(keep.nonzero().flatten()), table.account
-        if account is None:
+        kept = table.keep(keep.nonzero().flatten())
+        if table.account is None:
             return kept
-        reason, n_out = "also in another part", int((~keep).sum())
-        passed_over = {**account.passed_over, reason: n_out}
-        examples = {**account.examples, reason: self.left_out[0][0]}
-        account = replace(account, used=account.used - n_out, passed_over=passed_over, examples=examples)
-        return replace(kept, account=account)
+        n_out, example = int((~keep).sum()), self.left_out[0][0]
+        return replace(kept, account=table.account.less(n_out, "also in another part", example))
+
+    def told(self, table: ImageTable) -> ImageTable:
+        """Return the table with an account by which the pictures of classes that are in no part are passed over."""
+        named = {*self.train, *self.val, *self.test}
+        unused = [number for number, name in enumerate(table.class_names) if name not in named]
+        if not unused or table.account is None:
+            return table
+        # what is drawn with own fonts is counted by character, which is a class
+        of_pictures = table.account.used == len(table.images)
+        n = int(table.counts[unused].sum()) if of_pictures else len(unused)
+        example = table.class_names[unused[0]]
+        return replace(table, account=table.account.less(n, f"in no part of split {self.name}", example))
 
 
 def image_digest(image: Tensor) -> str:
@@ -162,7 +172,9 @@ class DrawnSplit:
             of_group.setdefault(group, []).append(name)
         bundles = list(of_group.values()) if len(of_group) >= 3 else [[name] for name in sorted(table.class_names)]
         if len(bundles) < 3:
-            raise UserError(f"{table.name}: {len(bundles)} classes cannot be split into train, val and test")
+            raise UserError(
+                f"{table.name}: {len(bundles)} classes cannot be split into train, val and test; at least 3 are needed"
+            )
         order = torch.randperm(len(bundles), generator=make_rng(self.seed, "split", table.name)).tolist()
         parts: dict[Part, list[str]] = {"train": [], "val": [], "test": []}
         for part, share in (("val", self.val), ("test", self.test)):
@@ -258,9 +270,9 @@ def load_split(name_or_path: str) -> Split:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         dataset = content["dataset"]
-        train, val, test = (tuple(content[part]) for part in PARTS)
+        train, val, test = (tuple(unicodedata.normalize("NFC", name) for name in content[part]) for part in PARTS)
         left_out = tuple((name, digest) for name, its in content.get("left_out", {}).items() for digest in its)
-        if not all(isinstance(name, str) for name in (dataset, *train, *val, *test, *sum(left_out, ()))):
+        if not all(isinstance(name, str) for name in (dataset, *sum(left_out, ()))):
             raise TypeError("names must be text")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(

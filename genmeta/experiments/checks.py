@@ -16,6 +16,10 @@ class Parts(Protocol):
     model: Any
     datamodule: Any
 
+    @property
+    def account(self) -> str:
+        """One line of what was used of the files that the data were read from; "" before they are set up."""
+
     def check_ends_with_best(self) -> None:
         """Raise UserError if a training would end without a best checkpoint."""
 

@@ -52,6 +52,7 @@ class Settings:
         resolved: whole configurations of all kinds of runs with the first seed.
         with_support: arms that are tested with generated support images too, and the episodes of these tests.
         beside: options of these tests.
+        account: one line of what was used of the files that the data were read from, or "".
     """
 
     options: argparse.Namespace
@@ -60,6 +61,7 @@ class Settings:
     resolved: Mapping[str, dict[str, Any]]
     with_support: Mapping[str, tuple[Episodes, ...]]
     beside: tuple[str, ...]
+    account: str = ""
 
     @property
     def name(self) -> str:
@@ -97,7 +99,7 @@ def check_settings(options: argparse.Namespace, check: Check) -> Settings:
         raise UserError(f"--learner: {options.learner} has no episodes")
     parts.check_ends_with_best()
     of_learner = yaml.safe_load(parts.resolved())["data"]["init_args"]
-    check(["test", *configs[MIXED]])  # sizes, and that the learner can be tested
+    account = check(["test", *configs[MIXED]]).account  # sizes, and that the learner can be tested
     needed = needed_roles(data, "fit", "test")
     roles: dict[str, Path] = {r: getattr(options, r) for r in ("generator", "redrawer") if r in needed}
     for arm, kind in _CONTROLS.items():
@@ -120,7 +122,7 @@ def check_settings(options: argparse.Namespace, check: Check) -> Settings:
         parts = check(["test", *configs[MIXED], *beside, seed], set_up=False)
         with_support = dict.fromkeys(TRAINED if options.full else (MIXED,), parts.datamodule.test)
         resolved["test_hands"] = comparable(yaml.safe_load(parts.resolved()))
-    return Settings(options, roles, configs, resolved, with_support, tuple(beside))
+    return Settings(options, roles, configs, resolved, with_support, tuple(beside), account)
 
 
 @dataclass(frozen=True)

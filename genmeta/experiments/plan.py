@@ -21,10 +21,12 @@ class Plan:
 
     Attributes:
         fits, tests: by value of the axis, arm and seed; arms that are not trained have no fits.
+        account: one line of what was used of the files that the data were read from, or "".
     """
 
     fits: Mapping[tuple[Value, str, int], Run]
     tests: Mapping[tuple[Value, str, int], Run]
+    account: str = ""
 
     @property
     def runs(self) -> list[Run]:
@@ -48,6 +50,7 @@ def make_plan(settings: CompareSettings, folder: Path, check: Check) -> Plan:
     """
     fits: dict[tuple[Value, str, int], Run] = {}
     tests: dict[tuple[Value, str, int], Run] = {}
+    account = ""
     axis = settings.over
     of_test = _test_roles(settings, check)
     roles = {name: _check_arm(settings, name, check) | of_test for name in settings.arms}
@@ -60,11 +63,12 @@ def make_plan(settings: CompareSettings, folder: Path, check: Check) -> Plan:
     for value in settings.values:
         at = [f"--{axis.option}={value:g}"] if axis and value is not None else []
         # data and sizes of tasks by all arms whose generators need no training first, once; at other values by one
-        _check_data(settings, trained_alone if value == settings.values[0] else trained_alone[:1], at, check)
+        some = trained_alone if value == settings.values[0] else trained_alone[:1]
+        account = _check_data(settings, some, at, check) or account
         if value == settings.values[0] and not of_test:  # arms that are trained with a generator are tested without
             for name in (name for name in settings.arms if name not in trained_alone and not of_others[name]):
                 try:
-                    _check_test(settings, name, at, check)
+                    account = _check_test(settings, name, at, check)
                 except UserError as error:
                     raise UserError(f"arms.{name}: {error}") from error
         label = f"-at-{value:g}" if value is not None else ""
@@ -100,6 +104,7 @@ def make_plan(settings: CompareSettings, folder: Path, check: Check) -> Plan:
     return Plan(
         {(v, name, seed): fits[v, name, seed] for v, seed, name in order if (v, name, seed) in fits},
         {(v, name, seed): tests[v, name, seed] for v, seed, name in order},
+        account,
     )
 
 
@@ -169,18 +174,21 @@ def _test_roles(settings: CompareSettings, check: Check) -> set[str]:
     return needed_roles(data, "test") if isinstance(data, EpisodicDataModule) else set()
 
 
-def _check_test(settings: CompareSettings, name: str, at: list[str], check: Check) -> None:
-    check(["test", *_options(settings, settings.arms[name]), *at, *_last(0), *_test(settings)])
+def _check_test(settings: CompareSettings, name: str, at: list[str], check: Check) -> str:
+    """Check an arm's test; return the account of the data."""
+    return check(["test", *_options(settings, settings.arms[name]), *at, *_last(0), *_test(settings)]).account
 
 
-def _check_data(settings: CompareSettings, arms: list[str], at: list[str], check: Check) -> None:
+def _check_data(settings: CompareSettings, arms: list[str], at: list[str], check: Check) -> str:
     """Check that the data are there and have the classes that training and tests ask for, and that the learner of each
-    arm can be tested.
+    arm can be tested; return the account of the data, or "" without arms.
     """
+    account = ""
     for name in arms:
         try:
             if settings.arms[name].train:
                 check(["fit", *_options(settings, settings.arms[name]), *at, *_last(0)])
-            _check_test(settings, name, at, check)
+            account = _check_test(settings, name, at, check)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from error
+    return account

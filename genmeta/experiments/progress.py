@@ -44,6 +44,8 @@ class GridProgress:
             f"{time.monotonic() - self._started:7.0f} s  {run.label}: {verdict} ({len(self._seconds)} of "
             f"{len(self.runs)}{f', {in_time(left)} left' if left else ''})"
         )
+        for note in run.summary.get("notes", []) if run.finished else []:
+            say(f"           note: {note}")
         if not run.finished:
             print(said[-2000:], file=sys.stderr, flush=True)
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from genmeta.data.low_data import LowData
@@ -14,7 +16,7 @@ from genmeta.data.source import DataSource, outline_and_table
 from genmeta.data.splits import DrawnSplit, Part, Split, read_split
 from genmeta.data.table import ImageTable, gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
-from genmeta.errors import UserError
+from genmeta.errors import UserError, tell
 from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.models.strokes import characters_of, draw_strokes
 from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
@@ -179,16 +181,19 @@ class EpisodicDataModule(StepDataModule):
         Raises:
             UserError: data, split or generator are missing or do not fit each other, or episodes are too large.
         """
+        needs = {need for sampler in self.samplers(stage) for need in sampler.needs}
         if self.table is None:
             # a wrong name is told before the table is made, which may take long
             wanted = read_split(self.split_name)
+            for path, of in ((self.generator_path, {"decoder", "encoder"}), (self.redrawer_path, {"redrawer"})):
+                if path and needs & of and not Path(path).is_file():
+                    raise UserError(f"checkpoint {path}: no such file")
             for table, split in outline_and_table(self.source, wanted):
                 self._check_parts(split, stage)
                 self._arrange(table, split)
                 self._check_real_episodes(stage)
             self.table = table
         self._check_parts(self.split, stage)  # of a later stage, too
-        needs = {need for sampler in self.samplers(stage) for need in sampler.needs}
         if "redrawer" in needs and self.redrawer is None:
             self._load_redrawer()
         if needs & {"decoder", "encoder"} and self.generator is None:
@@ -210,6 +215,10 @@ class EpisodicDataModule(StepDataModule):
                     raise UserError(f"data.train_tasks: {error}") from error
                 self._prepared = True
             self._check("data.train", self.train_tasks, self.train_part, self.train_shape)
+            if notes := self.train_tasks.notes:
+                if "notes" not in self.facts:  # the trainer sets up once more
+                    rank_zero_only(tell)("; ".join(notes))
+                self.facts["notes"] = notes
             if needs & {"turns", "mirrors"}:
                 self._prepare_turns("turns" in needs, "mirrors" in needs)
 

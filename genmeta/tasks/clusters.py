@@ -69,7 +69,8 @@ class ClusterTasks(TaskSampler):
         assert pool.encodings is not None
         if self.n_clusters > len(pool.encodings.rows):
             raise UserError(
-                f"ClusterTasks: n_clusters is {self.n_clusters}, but there are {len(pool.encodings.rows)} images"
+                f"ClusterTasks: n_clusters is {self.n_clusters}, but there are {len(pool.encodings.rows)} images; use "
+                "fewer clusters"
             )
         made = replace(self)
         partitions = tuple(partition(pool.encodings, self.n_clusters, n) for n in range(self.n_partitions))
@@ -81,7 +82,7 @@ class ClusterTasks(TaskSampler):
         if most < shape.n_way:
             raise UserError(
                 f"ClusterTasks: n_way is {shape.n_way}, but no partition has more than {most} clusters of n_shot + "
-                f"n_query = {shape.n_images} images; use fewer, larger clusters"
+                f"n_query = {shape.n_images} images; lower n_clusters, which is {self.n_clusters}, or n_way"
             )
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:

@@ -19,7 +19,7 @@ class LatentTasks(TaskSampler):
         policy: how classes lie in latent space, and the images of a class around it.
         separation: smallest distance of the centres of two classes of an episode, in units of sqrt(2 · latent_dim) ·
             spread (1 is typical for two independent codes of the prior; two classes are never the same). Where the
-            generator's classes lie closer together, it is halved until it can be had, and a note says so.
+            generator's classes lie closer together, it is halved until it can be had, and `notes` says so.
         rotations: turn each class by 0, 90, 180 or 270 degrees, as `RealTasks` does with real ones.
     """
 
@@ -52,14 +52,17 @@ class LatentTasks(TaskSampler):
         return replace(self, policy=self.policy.prepared(pool.space))
 
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        possible = possible_separation(self.policy, pool.space, shape.n_way, self.separation)
-        self._possible[shape.n_way] = possible
-        if possible < self.separation:
-            print(
-                f"note: no {shape.n_way} classes have separation {self.separation:g} in this generator's latent space; "
-                f"{possible:g} is used. Trained longer, its classes may lie farther apart.",
-                flush=True,
-            )
+        self._possible[shape.n_way] = possible_separation(self.policy, pool.space, shape.n_way, self.separation)
+
+    @property
+    def notes(self) -> list[str]:
+        """What `check` has changed, in words."""
+        return [
+            f"no {n_way} classes have separation {self.separation:g} in this generator's latent space, so {possible:g} "
+            "is used; classes of a generator that was trained longer may lie farther apart"
+            for n_way, possible in self._possible.items()
+            if possible < self.separation
+        ]
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         separation = self._possible.get(shape.n_way, self.separation)

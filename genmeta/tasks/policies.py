@@ -369,7 +369,8 @@ class MixtureComponents(LatentPolicy):
             prior = space.prior
             if len(prior.weights) < 2:
                 raise UserError(
-                    "MixtureComponents: n_components is 0, but the generator's prior has a single component"
+                    "MixtureComponents: n_components is 0, but the generator's prior has a single component; set it to "
+                    "the number of Gaussians to fit"
                 )
             scaled = GaussianMixture(prior.weights, prior.means, self.scale * prior.scales)
             return _Components(scaled, type(self).__name__)
@@ -379,7 +380,8 @@ class MixtureComponents(LatentPolicy):
         codes = space.encodings.means.double().numpy()
         if len(codes) < self.n_components:
             raise UserError(
-                f"MixtureComponents: n_components is {self.n_components}, but there are {len(codes)} images"
+                f"MixtureComponents: n_components is {self.n_components}, but there are {len(codes)} images; use "
+                "fewer components"
             )
         fitted = Fitted(self.n_components, covariance_type="diag", reg_covar=1e-4, random_state=0).fit(codes)
         weights, means, variances = (
@@ -463,8 +465,13 @@ def possible_separation(policy: LatentPolicy, space: LatentSpace, n_way: int, se
                 draw_classes(policy, space, 64, n_way, wanted, make_rng("separation"))
             return wanted
         except UserError:
-            if separation > 1 or wanted == 0:
+            if separation > 1:
                 raise
+            if wanted == 0:
+                raise UserError(
+                    f"LatentTasks: {n_way} different classes were not found in this latent space; lower n_way, or have "
+                    "more train classes"
+                ) from None
             wanted = wanted / 2 if wanted > separation / 100 else 0.0
 
 

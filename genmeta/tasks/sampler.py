@@ -171,6 +171,13 @@ class TaskSampler(ABC):
         """What the images may be: what those of the parts may be unless overridden, real ones if there are none."""
         return Provenances.of_any([part.provenances for part in self.parts.values()] or [Provenances()])
 
+    @property
+    def notes(self) -> list[str]:
+        """What `check` has changed to have the tasks that were asked for, in words: what the parts have changed unless
+        overridden.
+        """
+        return [note for part in self.parts.values() for note in part.notes]
+
     def walk(self) -> "Iterator[TaskSampler]":
         """Yield this sampler, its parts and theirs."""
         yield self

@@ -279,7 +279,7 @@ def differences_between(sections: Sequence[Draft]) -> list[Part]:
 
 def _add_origin(section: Draft, runs: Sequence[Run]) -> None:
     section.add("Lineage", lineage(runs))
-    section.add("Data", _pictures(runs))
+    section.add("Data", [*_pictures(runs), *_notes(runs)])
     section.add("Environment", _environment(runs))
     section.add("Hashes", _hashes(runs))
 
@@ -297,6 +297,16 @@ def _pictures(runs: Sequence[Run]) -> list[Block]:
     rows = [[*row, _listed(labels)] for row, labels in found.items()]
     caption = "litter: files that systems and archives leave in folders"
     return [Table(["of", "found", "used", "passed over", "litter", "runs"], rows, caption)] if rows else []
+
+
+def _notes(runs: Sequence[Run]) -> list[Block]:
+    """Return what runs have changed of their settings to be able to run."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.summary.get("notes") or []:
+            found.setdefault(str(note), []).append(run.label)
+    rows = [[note, _listed(labels)] for note, labels in found.items()]
+    return [Table(["note", "runs"], rows)] if rows else []
 
 
 def _environment(runs: Sequence[Run]) -> list[Block]:
