@@ -13,7 +13,7 @@ from torch import Tensor
 from genmeta.data.low_data import LowData
 from genmeta.data.seen import Seen
 from genmeta.data.source import DataSource, outline_and_table
-from genmeta.data.splits import DrawnSplit, Part, Split, read_split
+from genmeta.data.splits import AllTest, DrawnSplit, Part, Split, read_split
 from genmeta.data.table import ImageTable, gather
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError, tell
@@ -185,8 +185,10 @@ class EpisodicDataModule(StepDataModule):
         if self.table is None:
             # a wrong name is told before the table is made, which may take long
             wanted = read_split(self.split_name)
+            # with test classes only no checkpoint of these is taken
+            tests_only = isinstance(wanted, AllTest) or (isinstance(wanted, Split) and wanted.test_only)
             for path, of in ((self.generator_path, {"decoder", "encoder"}), (self.redrawer_path, {"redrawer"})):
-                if path and needs & of and not Path(path).is_file():
+                if path and needs & of and not tests_only and not Path(path).is_file():
                     raise UserError(f"checkpoint {path}: no such file")
             for table, split in outline_and_table(self.source, wanted):
                 self._check_parts(split, stage)
