@@ -3,6 +3,7 @@
 All of them are documented where they are; other parts are imported from there.
 """
 
+from genmeta.data.from_dataset import FromDataset
 from genmeta.data.glyphs import Glyphs
 from genmeta.data.image_folder import ImageFolder
 from genmeta.data.splits import DrawnSplit
@@ -25,6 +26,7 @@ __all__ = [
     "EpisodeShape",
     "Episodes",
     "EpisodicDataModule",
+    "FromDataset",
     "Glyphs",
     "Hands",
     "ImageDataModule",

@@ -375,4 +375,6 @@ def test_shipped_comparisons_can_be_read(path, monkeypatch):
     if path.stem == "all_policies":
         policies = {policy.stem for policy in (ROOT / "configs" / "policy").glob("*.yaml")}
         assert {"generator_classes", *settings.arms} == policies, "that one needs a generator of classes"
-    assert len(settings.seeds) >= {"record": 5, "record_quick": 1, "record_unaligned": 1, "record_56": 1}.get(path.stem, 3)
+    assert len(settings.seeds) >= {"record": 5, "record_quick": 1, "record_unaligned": 1, "record_56": 1}.get(
+        path.stem, 3
+    )

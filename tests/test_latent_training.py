@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from genmeta.cli.grid_progress import GridProgress
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -16,6 +15,7 @@ from genmeta.cli.report.sections import _notes
 from genmeta.data.glyphs import Glyphs
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
+from genmeta.experiments.progress import GridProgress
 from genmeta.learners.metric import ProtoNet
 from genmeta.models.backbones import Conv4
 from genmeta.models.checkpoint import load_generator

@@ -17,6 +17,7 @@ USAGE = """usage: genmeta COMMAND ...
   compare     arms x seeds of a YAML on the same test episodes: what differs, and how sure that is
   challenge   the Omniglot Challenge: a learner's error beside the published ones
   predict     name pictures of new classes, by a few examples of each:  genmeta predict --ckpt RUN --support … --query …
+  export      a trained model for others: safetensors, JSON, a card with its figures:  genmeta export RUN
   explore     look into a generator's latent space: clusters, maps, interpolations, one interactive page
   report      run folders as one page: tables, curves, pictures, what they differ in:  genmeta report RUN...
   audit       are the generated classes of a run fit to learn from? before time is spent on training
@@ -25,7 +26,8 @@ USAGE = """usage: genmeta COMMAND ...
 genmeta COMMAND --help tells the options of one of them, genmeta --version which genmeta this is. YAMLs of configs/ come
 with the package and are found from any folder; yours are files."""
 TRAINING = ("fit", "validate", "test")
-COMMANDS = (*TRAINING, "experiment", "compare", "challenge", "predict", "explore", "audit", "report", "replay", "data")
+OTHERS = ("experiment", "compare", "challenge", "predict", "export", "explore", "audit", "report", "replay", "data")
+COMMANDS = (*TRAINING, *OTHERS)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -61,6 +63,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.predict import predict
 
             predict(args[1:])
+        elif args[0] == "export":
+            from genmeta.cli.export import export
+
+            export(args[1:])
         elif args[0] == "explore":
             from genmeta.cli.explore import explore_command
 

@@ -55,14 +55,19 @@ def as_image(picture: Picture, size: int, channels: int) -> Tensor:
     if isinstance(picture, str | Path):
         return decode(Path(picture).expanduser(), size, channels)
     try:
-        image = picture if isinstance(picture, Image.Image) else _image_of(picture)
-        return to_tensor(image, size, channels)
+        return to_tensor(as_pil(picture), size, channels)
     except (OSError, SyntaxError, ValueError, TypeError) as error:  # a PIL image is read when it is used
         raise BadImageError(f"no picture that can be read: {type(error).__name__}") from error
 
 
-def _image_of(picture: np.ndarray | Tensor) -> Image.Image:
-    """Return an array or a tensor as PIL image."""
+def as_pil(picture: Picture) -> Image.Image:
+    """Return an array or a tensor as PIL image, and such an image as it is.
+
+    Raises:
+        BadImageError: as `as_image`.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
     first = isinstance(picture, Tensor)  # its channels
     if not isinstance(picture, Tensor | np.ndarray):
         raise BadImageError(f"a {type(picture).__name__} is no picture; expected a PIL image, an array or a tensor")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from genmeta.errors import UserError
+from genmeta.models.exported import is_exported
 from genmeta.read_yaml import check_extent
 
 RUN_FILE = "run.json"  # written last: a run with it is finished
@@ -157,13 +158,13 @@ def claim_out(out: str | Path | None, name: str) -> Path:
 
 
 def checkpoint_of(path: str | Path) -> Path:
-    """Return the checkpoint that `--ckpt` means: a file, or that of a run folder.
+    """Return the checkpoint that `--ckpt` means: a file, an exported folder, or that of a run folder.
 
     Raises:
         UserError: there is none.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not path.is_dir() or is_exported(path):
         return path  # whoever reads it says what is wrong
     if made := made_checkpoint(path):
         return made

@@ -139,9 +139,9 @@ def load(path: str | Path, redrawer: str | Path | None = None) -> Predictor:
     """Return the learner of a checkpoint, to name pictures of new classes with. Nothing in the file is run.
 
     Args:
-        path: of a learner's checkpoint.
-        redrawer: checkpoint of a model that draws given images again (`vae_deformation`): 30 generated images beside
-            each example, which count 0.7 of a class.
+        path: of a learner's checkpoint, or the folder that `genmeta export` has made of it.
+        redrawer: the same of a model that draws given images again (`vae_deformation`): 30 generated images beside each
+            example, which count 0.7 of a class.
 
     Raises:
         UserError: a file is missing or damaged, is of another kind, or the two are for images of different shapes.

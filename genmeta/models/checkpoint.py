@@ -14,6 +14,7 @@ from genmeta.data.seen import Origin
 from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
+from genmeta.models.exported import is_exported, read_exported
 from genmeta.models.redraw import PairEncoder
 from genmeta.tasks.prior import GaussianMixture
 
@@ -185,12 +186,14 @@ def describe_generator(
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint with tensors and plain values only.
+    """Read a checkpoint with tensors and plain values only, or a folder that `genmeta export` has written.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds objects that would run code on loading.
     """
     path = Path(path)
+    if is_exported(path):
+        return _read_exported(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
@@ -206,6 +209,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: holds no 'state_dict'; expected a checkpoint of a genmeta run")
     return checkpoint
+
+
+def _read_exported(folder: Path) -> dict[str, Any]:
+    try:
+        weights, entry = read_exported(folder)
+    except UserError:
+        raise
+    except Exception as error:  # safetensors and json raise half a dozen types
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{folder}: cannot be read as an exported model; cut off or damaged ({type(error).__name__}: {reason})"
+        ) from error
+    return {"state_dict": weights, KEY: entry}
 
 
 def _check_archive(path: Path) -> None:

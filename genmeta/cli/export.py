@@ -1,0 +1,143 @@
+"""`genmeta export`: a trained learner or generator for others, with what it is and how good it was found to be."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+import genmeta
+from genmeta.cli.options import OptionParser
+from genmeta.cli.progress import in_words
+from genmeta.errors import UserError
+from genmeta.experiments.run_folder import (
+    CONFIG_FILE,
+    RUN_FILE,
+    banner,
+    best_checkpoint,
+    checkpoint_of,
+    claim_out,
+    read_run_file,
+)
+from genmeta.models.checkpoint import KEY, load_generator, read_checkpoint
+from genmeta.models.exported import CONFIG, WEIGHTS, write_exported
+
+CARD = "README.md"
+# what only a training that goes on needs, and paths on the machine of the training
+_LEFT_OUT = ("settings", "means", "generator", "redrawer")
+
+
+def export(args: Sequence[str]) -> None:
+    """Write a trained learner or generator into a folder: weights as safetensors, how to build it as JSON, and a card
+    with its classes, their hash and its figures. `genmeta.load`, `genmeta predict` and `--data.generator` read it back.
+
+    Raises:
+        UserError: there is no such run, or the folder cannot be written.
+    """
+    parser = OptionParser("genmeta export", export.__doc__)
+    parser.add_argument("run", metavar="RUN", help="folder of the run, or its checkpoint")
+    parser.add_argument("--out", help="folder to write into (default runs/export/<next number>)")
+    options = parser.parse_args(args)
+    path = checkpoint_of(options.run)
+    checkpoint = read_checkpoint(path)
+    entry = checkpoint.get(KEY)
+    if not isinstance(entry, Mapping) or not ("learner" in entry or "networks" in entry):
+        raise UserError(f"checkpoint {path}: is neither of a learner nor of a generator of genmeta")
+    if "learner" in entry:
+        genmeta.load(path)  # what cannot be built from it is told here
+    else:
+        load_generator(path)
+    entry = {key: value for key, value in entry.items() if key not in _LEFT_OUT}
+    prefixes = ("learner.",) if "learner" in entry else tuple(of["prefix"] for of in entry["networks"].values())
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefixes)}
+    folder = claim_out(options.out, "export")
+    about = {"genmeta": genmeta.__version__, "torch": torch.__version__}
+    write_exported(folder, weights, entry, about)
+    (folder / CARD).write_text(card(path, entry, weights), encoding="utf-8")
+    print(f"exported     {folder}/{WEIGHTS}, {CONFIG}, {CARD}", flush=True)
+
+
+def card(path: Path, entry: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Return the model card of a checkpoint, as Markdown.
+
+    Args:
+        path: of the checkpoint; its run folder and the tests of it have the figures.
+        entry: of the checkpoint.
+        weights: that are exported.
+    """
+    n = sum(value.numel() for value in weights.values() if value.is_floating_point())
+    lines = ["---", "library_name: genmeta", "---", "", *_what(entry), "", f"- numbers in its weights: {n:,}"]
+    lines += [f"- classes: split `{entry['split_name']}`, hash `{entry['split_hash']}`"]
+    if entry.get("content"):
+        lines += [f"- pictures: content `{entry['content']}`"]
+    if "learner" in entry:
+        lines += [f"- trained on {len(entry['train'])} classes of `{entry['dataset']}`, chosen on {len(entry['val'])}"]
+    lines += [f"- genmeta {genmeta.__version__}, torch {torch.__version__}", "", "## Figures", ""]
+    found = list(_figures(path))
+    if said := banner(*(summary for _, summary in found)):
+        lines += [said.strip(), ""]
+    for title, summary in found:
+        lines += [f"{title}:", "", *(f"- {name}: {value}" for name, value in _numbers(summary).items()), ""]
+    if not found:
+        lines += ["None was found: the checkpoint's run folder has no summary, and no test of it is beside.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _what(entry: Mapping[str, Any]) -> list[str]:
+    if "learner" in entry:
+        shape = "×".join(map(str, entry["image_shape"]))
+        class_path = entry["learner"]["class_path"]
+        use = 'model = genmeta.load("this folder")\nmodel.predict({"cat": [picture], "dog": [other]}, pictures).labels'
+        title = f"# {class_path.rsplit('.', 1)[-1]} for images {shape}"
+        about = f"A few-shot learner, `{class_path}`: it names pictures of classes that it has never seen."
+    else:
+        named = ", ".join(f"{role} `{of['class']}`" for role, of in entry["networks"].items())
+        use = 'from genmeta.models.checkpoint import load_generator\n\nmodel = load_generator("this folder")'
+        title, about = "# Generative model", f"Networks: {named}."
+    return [title, "", about, "", "```python", *(["import genmeta", ""] if "learner" in entry else []), use, "```"]
+
+
+def _figures(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the summary of the checkpoint's training, and those of the tests of it that lie beside its run."""
+    run = path.parent.parent
+    if (run / RUN_FILE).is_file():
+        summary = read_run_file(run)
+        if path == best_checkpoint(run) and "best" in summary:  # its metrics are those of the end of training
+            summary["metrics"] = _at_best(run, summary["best"])
+            yield "Validation, which has chosen this checkpoint", summary
+        else:
+            yield "Validation, at the end of training", summary
+    for file in sorted(run.parent.parent.glob(f"*/*/{RUN_FILE}")):
+        try:
+            config = yaml.safe_load((file.parent / CONFIG_FILE).read_text(encoding="utf-8"))
+            tested = config.get("ckpt_path") and Path(config["ckpt_path"]).resolve() == path.resolve()
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, RecursionError):
+            continue
+        if tested:
+            summary = read_run_file(file.parent)
+            stage = "Test" if summary.get("stage") == "test" else "Validation"
+            yield f"{stage}, on classes that it was not trained on", summary
+
+
+def _at_best(run: Path, best: Mapping[str, float]) -> dict[str, float]:
+    """Return the metric that a checkpoint was chosen by, and its interval, if the run has written one."""
+    [(name, value)] = best.items()
+    found = dict(best)
+    if (run / "metrics.csv").is_file():
+        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                half = row.get(f"{name}_ci95")
+                if half and row.get(name) and abs(float(row[name]) - value) < 1e-6:
+                    found[f"{name}_ci95"] = float(half)
+    return found
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a run, with intervals where there are any, and the hashes of the episodes."""
+    kept = {name: value for name, value in summary.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
+    said = {name: str(value) for name, value in in_words(kept).items()}
+    said |= {f"report: {name}": f"{value:.4g}" for name, value in summary.get("report", {}).items()}
+    return said | {f"episodes {name}": f"hash `{its}`" for name, its in summary.get("episodes", {}).items()}
