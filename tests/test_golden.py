@@ -97,7 +97,7 @@ def checked(needing: str) -> Callable[..., Mock]:
         beside = [Episodes(support=Support(hands)) for hands in (Hands(), Hands(learned=0.0, elastic=Elastic()))]
         data = Mock(spec=EpisodicDataModule, test=beside, train_shape=EpisodeShape(5, 1, 3), tasks_per_step=4)
         data.samplers = lambda stage: [Mock(needs=needs if stage == "fit" else set())]
-        return Mock(datamodule=data, model=Mock(spec=MetaModule), resolved=lambda: RESOLVED)
+        return Mock(datamodule=data, model=Mock(spec=MetaModule), resolved=lambda: RESOLVED, account="")
 
     return check
 
