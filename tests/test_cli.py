@@ -46,7 +46,7 @@ def run(tmp_path, *args: str) -> int:
 
 def test_every_shipped_yaml_is_run_by_a_test():
     kinds = {Path(path).parts[1] for path in YAMLS}
-    parts = {"generator", "learner", "data", "arm", "baseline", "trainer", "test", "policy", "table", "transfer"}
+    parts = {"generator", "learner", "data", "arm", "baseline", "trainer", "test", "policy", "budget", "transfer"}
     assert kinds == {*parts, "compare", "cluster", "sweep"}  # the last three: in test_compare.py, test_sweep.py
     for path in YAMLS:
         assert (ROOT / path).read_text(encoding="utf-8").startswith("# "), f"{path} does not open with what it is"
@@ -138,7 +138,7 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
     """Each laid over a learner's YAML, with the checkpoints that its first lines name."""
     text = (ROOT / path).read_text()
     codes = {"generator_classes": CLASSES_GAN}.get(Path(path).stem, vae)
-    args = ["--config", PROTONET, "--config", "configs/table/policies.yaml", "--config", path, "--config", DEBUG]
+    args = ["--config", PROTONET, "--config", "configs/budget/policies.yaml", "--config", path, "--config", DEBUG]
     if codes is CLASSES_GAN:
         assert run(tmp_path / "gan", "fit", "--config", codes, "--config", DEBUG, QUICK) == 0
         (codes,) = (tmp_path / "gan").glob("*/001/checkpoints/best.ckpt")

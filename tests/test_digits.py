@@ -14,7 +14,7 @@ from genmeta.data.splits import PARTS, load_split
 from genmeta.errors import UserError
 
 ALIGNED, BENDING = "--config=configs/learner/aligned.yaml", "--config=configs/baseline/bending.yaml"
-DIGITS = ["--config=configs/data/digits.yaml", "--config=configs/table/digits.yaml"]
+DIGITS = ["--config=configs/data/digits.yaml", "--config=configs/budget/digits.yaml"]
 DEBUG = "--config=configs/trainer/debug.yaml"
 
 
