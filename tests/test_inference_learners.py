@@ -46,7 +46,9 @@ LEARNERS = {
     "not_aligned": lambda: aligned(stages=0),
     "likelihood": likelihood,
     "background": lambda: likelihood(2, 3),
-    "gauss_newton": lambda: likelihood(2, 3, search="gauss_newton", laplace=True, background_role="target"),
+    "gauss_newton": lambda: likelihood(
+        2, 3, search="gauss_newton", laplace=True, background_role="target", coarse=(9,)
+    ),
     "bending": lambda: BendingRegistration(steps=3, candidates=(2, 2), chunk=7),
     "learned_registration": lambda: LearnedRegistration(steps=2, candidates=(2, 2), chunk=7).double().eval(),
     "fused": lambda: Fused([aligned(), PixelNearestNeighbour()]).double().eval(),
@@ -301,6 +303,10 @@ def test_fused_puts_its_weight_on_the_member_that_is_right():
         (lambda: BendingRegistration(stiffness=-1.0), "stiffness"),
         (lambda: LatentLikelihood(None), "expected the checkpoint of make train-vae"),
         (lambda: LatentLikelihood("nowhere.ckpt"), "no such file"),
+        (
+            lambda: LatentLikelihood(None, coarse=[0]),
+            "coarse: expected passes of a blur, at least 1 each, found \\[0\\]",
+        ),
         (lambda: LatentLikelihood(None, search="newton"), "search: expected one of adam, gauss_newton, found 'newton'"),
         (lambda: FlowPrior(rank=1), "rank must be from 2 to 98"),
         (lambda: GaussianPrior().fit(torch.zeros(6, 98)), "at least 4 pairs of images"),

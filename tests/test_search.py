@@ -5,6 +5,7 @@ import torch
 from test_inference_learners import glyph_batch, likelihood
 from torch.autograd.functional import hessian, jacobian
 from torch.func import grad, jacrev, vmap
+from torch.nn import functional as F
 
 from genmeta.learners.latent_likelihood import _adam
 from genmeta.models.redraw import DeformationRedrawer, blurred_error, twice_blurred
@@ -97,21 +98,27 @@ def test_linearised_drawings_are_those_of_autograd(channels):
 def test_the_blurred_error_is_a_product():
     x, y = torch.rand(2, 3, 1, 12, 20, generator=make_rng("blurred"), dtype=torch.float64)
     torch.testing.assert_close(((x - y) * twice_blurred(x - y)).flatten(1).sum(1), blurred_error(x, y))
+    blurred_x, blurred_y = x, y
+    for _ in range(4):
+        blurred_x, blurred_y = (F.avg_pool2d(image, 3, 1, 1) for image in (blurred_x, blurred_y))
+    coarse = ((x - y) * twice_blurred(x - y, 4)).flatten(1).sum(1)
+    torch.testing.assert_close(coarse, blurred_error(blurred_x, blurred_y))
 
 
-def test_the_likelihood_to_second_order():
+@pytest.mark.parametrize("blur", [0, 5])
+def test_the_likelihood_to_second_order(blur):
     """Gradients by autograd; curvature that of the energy, where the drawing is nearly right."""
     learner = likelihood(search="gauss_newton")
     torch.nn.init.normal_(learner.redrawer.affine.weight, std=0.3)
     x = torch.rand(2, 1, 16, 16, generator=make_rng("x"), dtype=torch.float64)
     z = 0.5 * torch.randn(2, 4, generator=make_rng("z"), dtype=torch.float64)
     other = torch.rand(2, 1, 16, 16, generator=make_rng("other"), dtype=torch.float64)
-    around = learner._around(x, learner.redrawer.look(x), other, z)
-    torch.testing.assert_close(around.energy, learner._energy(x, other, z))
-    torch.testing.assert_close(around.gradient, grad(lambda v: learner._energy(x, other, v).sum())(z))
+    around = learner._around(x, learner.redrawer.look(x), other, z, blur)
+    torch.testing.assert_close(around.energy, learner._energy(x, other, z, blur))
+    torch.testing.assert_close(around.gradient, grad(lambda v: learner._energy(x, other, v, blur).sum())(z))
     exact = learner.redrawer.redraw(x, z).detach()
-    curvature = learner._around(x, learner.redrawer.look(x), exact, z).curvature
-    full = hessian(lambda v: learner._energy(x[:1], exact[:1], v[None]).sum(), z[0])
+    curvature = learner._around(x, learner.redrawer.look(x), exact, z, blur).curvature
+    full = hessian(lambda v: learner._energy(x[:1], exact[:1], v[None], blur).sum(), z[0])
     torch.testing.assert_close(curvature[0], full, rtol=1e-5, atol=1e-5)
 
 
@@ -131,6 +138,22 @@ def test_two_steps_of_gauss_newton_explain_more_than_ten_of_adam():
     torch.testing.assert_close(again, z)
     curvature = learner._around(x, learner.redrawer.look(x), other, z).curvature
     torch.testing.assert_close(integrated - energy, 0.5 * torch.logdet(curvature))
+
+
+@pytest.mark.parametrize("search", ["adam", "gauss_newton"])
+def test_a_search_from_coarse_to_fine_finds_what_lies_far(search):
+    """Two bars seven pixels apart have nothing in common until they are blurred."""
+    learner = likelihood(search=search)
+    learner.redrawer = DeformationRedrawer(4, (1, 28, 28), channels=4).double()
+    torch.nn.init.normal_(learner.redrawer.affine.weight, std=0.1)
+    learner.encoder.forward = lambda x, other: (torch.zeros(len(x), 4).double(), torch.zeros(len(x), 4).double())
+    x, other = torch.zeros(2, 1, 1, 28, 28, dtype=torch.float64)
+    x[..., 4:24, 10:12], other[..., 4:24, 17:19] = 1, 1
+    fine = learner.infer(x, other, 5)[1]
+    learner.coarse = (18,)
+    assert learner.infer(x, other, 5)[1] < fine
+    start = learner.infer(x, x, 0)[1]
+    assert learner.infer(x, x, 5)[1] <= start, "where nothing is far, it does not lead away"
 
 
 def test_the_background_draws_the_support_image_or_is_drawn_from_it():

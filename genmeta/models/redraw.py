@@ -239,14 +239,15 @@ def blurred_error(drawn: Tensor, x: Tensor) -> Tensor:
     return total
 
 
-def twice_blurred(images: Tensor) -> Tensor:
+def twice_blurred(images: Tensor, more: int = 0) -> Tensor:
     """Return what `blurred_error` is the product of a difference with, `[..., H, W]`, linear in the images.
 
-    `blurred_error(x, y)` is the sum of `(x - y) * twice_blurred(x - y)`: each blur is its own adjoint.
+    `blurred_error(x, y)` is the sum of `(x - y) * twice_blurred(x - y)`: each blur is its own adjoint. It is that of
+    images blurred by `more` passes of the 3×3 mean before, whose standard deviation is that of so many, √(2/3 `more`).
     """
     total = torch.zeros_like(images)
     for passes, weight in PASSES:
-        rows, columns = (_mean_of_three(size, 2 * passes).to(images) for size in images.shape[-2:])
+        rows, columns = (_mean_of_three(size, 2 * (passes + more)).to(images) for size in images.shape[-2:])
         total = total + weight * (rows @ images @ columns)
     return total
 
