@@ -150,7 +150,7 @@ def test_the_command_names_a_folder_as_it_is_and_so_does_python(tmp_path, checkp
     assert main(["predict", f"--ckpt={tmp_path / 'run'}", *where]) == 0
     shown = capsys.readouterr().out
     assert "support      3 classes, 1 to 3 pictures each" in shown
-    assert "6 used, 1 passed over: 1 no picture by suffix .txt (notes.txt)" in shown
+    assert "6 used, 1 passed over: 1 of kind .txt (notes.txt)" in shown
     with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6

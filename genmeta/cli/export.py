@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 import genmeta
+from genmeta.cli.newest import checkpoint_of
 from genmeta.cli.options import OptionParser
 from genmeta.cli.progress import in_words
 from genmeta.errors import UserError
@@ -18,7 +19,6 @@ from genmeta.experiments.run_folder import (
     RUN_FILE,
     banner,
     best_checkpoint,
-    checkpoint_of,
     claim_out,
     read_run_file,
 )

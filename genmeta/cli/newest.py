@@ -1,12 +1,13 @@
-"""Which generator is meant where none is named: the newest one that was trained here."""
+"""Which checkpoint is meant: by the path of a run or of an exported folder, or the newest where none is named."""
 
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 from genmeta.errors import UserError
-from genmeta.experiments.run_folder import CONFIG_FILE, RunSettings, lays_debug
+from genmeta.experiments.run_folder import CONFIG_FILE, RunSettings, lays_debug, made_checkpoint
 from genmeta.models.checkpoint import KEY, read_checkpoint
+from genmeta.models.exported import is_exported
 
 TO_TRAIN = {"generator": "make train-vae", "redrawer": "make train-vae VAE=vae_deformation"}
 
@@ -59,3 +60,19 @@ def newest(roles: Set[str], split: str | None = None) -> Path:
     raise UserError(
         f"--ckpt: not given, and there is no {what}{of} under {root}, debug runs aside; train one or name one"
     )
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """Return the checkpoint that `--ckpt` means: a file, an exported folder, or that of a run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir() or is_exported(path):
+        return path  # whoever reads it says what is wrong
+    if made := made_checkpoint(path):
+        return made
+    inside = sorted(path.glob("**/checkpoints/best.ckpt"))
+    example = f"; there is {inside[0]}" if inside else ""
+    raise UserError(f"--ckpt: {path} holds no checkpoints/best.ckpt; expected a run folder, or a checkpoint{example}")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from genmeta.cli.newest import checkpoint_of
 from genmeta.cli.options import OptionParser
 from genmeta.cli.predict_sheet import contact_sheet
 from genmeta.data.image_folder import list_folder
 from genmeta.data.pictures import as_images, pictures_below
 from genmeta.errors import UserError, printable, tell
-from genmeta.experiments.run_folder import checkpoint_of, claim_out
+from genmeta.experiments.run_folder import claim_out
 from genmeta.learners.predictor import Predictions, Predictor, load
 
 _INK_IS_LIGHT = ("glyphs", "omniglot", "digits")  # data sets whose drawings are light on dark

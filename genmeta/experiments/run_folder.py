@@ -14,7 +14,6 @@ from typing import Any, Literal
 import yaml
 
 from genmeta.errors import UserError
-from genmeta.models.exported import is_exported
 from genmeta.read_yaml import check_extent
 
 RUN_FILE = "run.json"  # written last: a run with it is finished
@@ -155,22 +154,6 @@ def claim_out(out: str | Path | None, name: str) -> Path:
     except OSError as error:
         raise UserError(f"--out: cannot write into {folder} ({error.strerror})") from error
     return folder
-
-
-def checkpoint_of(path: str | Path) -> Path:
-    """Return the checkpoint that `--ckpt` means: a file, an exported folder, or that of a run folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(path)
-    if not path.is_dir() or is_exported(path):
-        return path  # whoever reads it says what is wrong
-    if made := made_checkpoint(path):
-        return made
-    inside = sorted(path.glob("**/checkpoints/best.ckpt"))
-    example = f"; there is {inside[0]}" if inside else ""
-    raise UserError(f"--ckpt: {path} holds no checkpoints/best.ckpt; expected a run folder, or a checkpoint{example}")
 
 
 def _job(environment: Mapping[str, str]) -> tuple[int, str | None] | None:
