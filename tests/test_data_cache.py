@@ -222,6 +222,7 @@ def test_a_killed_prepare_command_completes_when_run_again(tmp_path, folder):
     assert not list(folder.glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(folder):
     """A table of 242 MB in blocks of 40 MB: neither writing nor reading a few rows holds it."""
     code = """

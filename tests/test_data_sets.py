@@ -133,6 +133,7 @@ def test_published_part_of_an_aircraft_does_not_depend_on_the_list_it_is_in(file
     assert table.parts[table.class_names.index("Spitfire")] == "test"
 
 
+@pytest.mark.slow
 def test_omniglot_names_its_classes_as_the_minimal_sets_do_and_ink_is_white(files):
     table = Omniglot(str(files("omniglot"))).load()
     assert len(table.class_names) == 1623
@@ -219,6 +220,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_a_few_damaged_bytes_of_a_pickle_do_not_reserve_memory():
     """Python's unpickler in C makes room for as many entries as a file says it will note down."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -30,6 +30,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_debug_run_does_not_take_the_number_that_documents_name(elsewhere, monkeypatch, capsys):
     """`runs/…/001` was the run of three steps that the quick start makes first."""
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -63,6 +63,7 @@ def test_learners_that_move_images_train_and_test_on_digits(tmp_path, monkeypatc
     train_and_test(tmp_path, *DIGITS)
 
 
+@pytest.mark.slow
 def test_they_run_in_colour_at_84_pixels(tmp_path, monkeypatch):
     """Bug: sizes or channels of 28-pixel ink that are written down somewhere."""
     monkeypatch.chdir(ROOT)

@@ -200,6 +200,7 @@ def test_a_full_disk_is_told_and_loses_nothing_that_was_written(tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_dead_loader_process_is_told(tmp_path):
     with begin(tmp_path, *SMALL_LEARNER, "--data.n_workers=1", "--trainer.max_epochs=1000") as process:
         process.stdout.readline()

@@ -76,6 +76,7 @@ def test_the_library_parts_load_no_heavy_package():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_learn2learn_imports_silently_and_without_gym():
     code = (
         "from genmeta.learn2learn_import import import_learn2learn as f; l = f();"

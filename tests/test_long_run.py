@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, slow_but
+from conftest import PATIENCE, ROOT
 from count_alive import LEAKS, MOMENTS, TINY
 
 from genmeta.modules.pictures import GeneratorPictures
@@ -43,7 +43,8 @@ def kept(found: list[dict[str, int]]) -> list[str]:
     return [f"{name}: + {more[0]}, + {more[1]}" for name, more in grown.items() if min(more) > limits[name]]
 
 
-@pytest.mark.parametrize("kind", slow_but(["learner"], TINY))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TINY)
 def test_nothing_is_kept_for_every_step(tmp_path, kind):
     """Finds metrics or losses in a list, graphs that a logged loss holds, batches in a cache without an end.
 
