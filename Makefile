@@ -141,7 +141,7 @@ bench-tracking: $(STAMP) ## what tracking costs of training
 long-run: $(STAMP) ## 100,000 steps of a tiny learner: does memory, time of a step or a file grow? (half an hour on one core)
 	$(BIN)/python benchmarks/long_run.py $(ARGS)
 
-test: $(STAMP) ## the tests, of each kind one (eight minutes on two quiet cores)
+test: $(STAMP) ## the tests, of each kind one (seven minutes on two quiet cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## the tests, slow ones included
