@@ -78,7 +78,9 @@ def genmeta_command(args: list[str]) -> int:
     if command in ("fit", "test", "validate"):
         more = [*DEBUG, "--run.wandb=off", *IN_RUNS]
         if any("generator/" in option for option in options):
-            more += ["--data.feature_steps=2", "--model.importance_samples=2"]
+            more.append("--data.feature_steps=2")
+        if any("generator/vae" in option and "deformation" not in option for option in options):  # a VAE of codes
+            more.append("--model.importance_samples=2")
     elif command == "experiment":
         more = DEBUG
     elif command == "audit":
