@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genmeta.data.account import Account, Tally, is_litter, is_litter_folder, suffix_reason
+from genmeta.data.account import Account, Tally, is_litter_folder, suffix_reason
 from genmeta.data.decode import BadImageError, decode, picture_suffixes, to_tensor
 from genmeta.errors import UserError
 
@@ -113,15 +113,14 @@ def pictures_below(path: Path) -> tuple[list[Path], Account]:
         folders[:] = sorted(set(folders) - set(hidden))
         for name in sorted(names):
             file = Path(where) / name
-            is_picture = os.path.splitext(name)[1].lower() in picture_suffixes()
-            if is_litter(name) or (name.startswith(".") and not is_picture):
-                tally.litter += 1
-            elif not file.is_file():
+            if tally.set_aside([name], file):
+                continue
+            if not file.is_file():
                 tally.pass_over("broken link" if file.is_symlink() else "no regular file", file)
-            elif not is_picture or name.startswith("."):
-                tally.pass_over("hidden" if is_picture else suffix_reason(name), file)
-            else:
+            elif os.path.splitext(name)[1].lower() in picture_suffixes():
                 found.append(file)
+            else:
+                tally.pass_over(suffix_reason(name), file)
     tally.used = len(found)
     if not found:
         raise UserError(f"{path}: holds no picture; found {tally.account()}")

@@ -193,8 +193,9 @@ class LatentLikelihood(FromCheckpoint, Learner):
                 z, _ = search(z, blur)
             z, _ = _better(z, self._energy(x, other, z), start, self._energy(x, other, start))
         z, lowest = search(z, 0)
-        curvature = self._around(x, features, other, z).curvature if self.laplace else None
-        return z, lowest if curvature is None else lowest + 0.5 * log_determinant(curvature)
+        if self.laplace:
+            lowest = lowest + 0.5 * log_determinant(self._around(x, features, other, z).curvature)
+        return z, lowest
 
     def _energy(self, x: Tensor, other: Tensor, z: Tensor, blur: int = 0) -> Tensor:
         """Return `-log p(other | x, z) - log p(z)` less constants, `[n]`; of images blurred by `blur` passes."""

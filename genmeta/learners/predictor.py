@@ -15,8 +15,9 @@ from genmeta.learners.checkpoint import load_learner
 from genmeta.learners.learner import Learner
 from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.rng import make_rng
+from genmeta.tasks.redrawn import SupportHands
 
-N_REDRAWN, WEIGHT = 30, 0.7  # generated images beside each example, their share of its class: configs/test/hands.yaml
+N_REDRAWN, WEIGHT = SupportHands.n, SupportHands.weight  # generated images beside an example, their share of its class
 _CHUNK = 256  # pictures that are named together
 
 
