@@ -108,7 +108,7 @@ record: $(STAMP) ## do learners that infer a deformation at meta-test pay? five 
 curves: $(STAMP) ## accuracy against the number of real OVER (classes, groups, images_per_class) that are trained on
 	$(GENMETA) compare --config configs/compare/low_data_$(OVER).yaml $(ARGS)
 
-compare-policies: $(STAMP) ## meta-train by all policies with three seeds (see docs/latent_tasks.md)
+compare-policies: $(STAMP) ## meta-train by all policies with three seeds (see docs/sampling_results.md)
 	$(GENMETA) compare --config configs/compare/all_policies.yaml $(if $(filter command,$(origin DATA)),--data $(DATA)) $(ARGS)
 
 bench-tasks: $(STAMP) ## what a step with generated classes costs

@@ -30,7 +30,7 @@ from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import RandomOther
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import Hands, RedrawnTasks
+from genmeta.tasks.redrawn import Redraw, RedrawnTasks
 from genmeta.tasks.render import render
 from genmeta.tasks.sampler import TaskPool, TaskSampler
 
@@ -66,7 +66,7 @@ def make_arms() -> dict[str, Callable[[int], float]]:
     prior = GaussianMixture.standard(decoder.latent_dim)
     model = LatentModel(prior, "", "", None, networks)  # type: ignore[arg-type]
     pool = TaskPool(counts.cumsum(0) - counts, counts, torch.zeros(N_CLASSES, dtype=torch.long), prior)
-    pool = replace(pool, hand_dim=redrawer.latent_dim)
+    pool = replace(pool, redraw_dim=redrawer.latent_dim)
     learner = ProtoNet(Conv4(1, 32, 28))
 
     real, latent = RealTasks(), LatentTasks(RandomOther(0.3), 0.4)
@@ -105,8 +105,8 @@ def make_arms() -> dict[str, Callable[[int], float]]:
         "half generated, decoded for the step": lambda n: steps_of(MixedTasks(real, latent, 0.5, "class"), None, n),
         "half generated, from the bank": with_bank(False),
         "half generated, from the bank filled in bfloat16": with_bank(True),
-        "real, every image by a learned hand": lambda n: steps_of(RedrawnTasks(real, Hands()), None, n),
-        "real, elastic deformation": lambda n: steps_of(RedrawnTasks(real, Hands(0.0, Elastic())), None, n),
+        "real, every image drawn again": lambda n: steps_of(RedrawnTasks(real, Redraw()), None, n),
+        "real, elastic deformation": lambda n: steps_of(RedrawnTasks(real, Redraw(0.0, Elastic())), None, n),
     }
 
 

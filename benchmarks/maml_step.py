@@ -107,7 +107,7 @@ def flat(gradients: tuple[Tensor, ...], network: nn.Module) -> Tensor:
 def double(batch: EpisodeBatch) -> EpisodeBatch:
     """Return the batch in float64."""
     return EpisodeBatch(
-        batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y, batch.is_latent
+        batch.support_x.double(), batch.support_y, batch.query_x.double(), batch.query_y, batch.is_generated
     )
 
 

@@ -17,7 +17,7 @@ from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.redraw_module import RedrawModule
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import Hands, RedrawnTasks
+from genmeta.tasks.redrawn import Redraw, RedrawnTasks
 
 __all__ = [
     "Conv4",
@@ -28,13 +28,13 @@ __all__ = [
     "EpisodicDataModule",
     "FromDataset",
     "Glyphs",
-    "Hands",
     "ImageDataModule",
     "ImageFolder",
     "MetaModule",
     "PairEncoder",
     "ProtoNet",
     "RealTasks",
+    "Redraw",
     "RedrawModule",
     "RedrawnTasks",
     "load",

@@ -57,7 +57,7 @@ again by a learned redrawer. `DECODED`: made by a generator from a code, and may
 joined from halves of two of the data is real.
 
 It is of the image alone. A class may be made up of real images: a cluster of them, a single one, or a class deformed as
-a whole. Its images are real or redrawn, and `is_latent` of its slot says that the class is none of the data's.
+a whole. Its images are real or redrawn, and `is_generated` of its slot says that the class is none of the data's.
 """
 
 
@@ -66,7 +66,7 @@ class EpisodePlan(_Movable):
     """A meta-batch as indices and codes. The first `n_shot` images of a class slot are its support images.
 
     An image is a row of the table, a decoded code or a row of the bank of generated images; turned with its class;
-    then, where there is something for it, half covered by another image of the table, drawn again by another hand and
+    then, where there is something for it, half covered by another image of the table, drawn again and
     deformed.
 
     Attributes:
@@ -75,12 +75,12 @@ class EpisodePlan(_Movable):
         turns: int64 `[task, way]`, what makes another class of a class: so many quarter turns (0 to 3), or 4 to 7: the
             mirror image, left and right exchanged, and then `turns - 4` quarter turns.
         labels: int64 `[task, way]`, the label of each class slot, a permutation of `0 … way - 1`.
-        is_latent: bool `[task, way]`, which class slots are made-up classes, none of the data's: decoded from codes,
+        is_generated: bool `[task, way]`, which class slots are made-up classes, none of the data's: decoded from codes,
             or real images under a label that is not theirs.
         source: int8 `[task, way, shot + query]`, where each image comes from: `TABLE`, `DECODER` or `BANK`.
         z: float32 `[(source == DECODER).sum(), latent_dim]`, their codes in row-major order.
-        hands: float32 `[task, way, shot + query, k]`, codes of the redrawer, NaN for images that it leaves alone; None
-            if it leaves all.
+        redraw_codes: float32 `[task, way, shot + query, k]`, codes of the redrawer, NaN for images that it leaves
+            alone; None if it leaves all.
         elastic: float32 `[task, way, shot + query, e]`, parameters of a deformation (`genmeta.tasks.elastic`), 0 for
             none; None if there is none at all.
         pasted: int64 `[task, way, shot + query]`, rows of the table; the right half of each covers that of the image in
@@ -96,10 +96,10 @@ class EpisodePlan(_Movable):
     rows: Tensor
     turns: Tensor
     labels: Tensor
-    is_latent: Tensor
+    is_generated: Tensor
     source: Tensor
     z: Tensor
-    hands: Tensor | None = None
+    redraw_codes: Tensor | None = None
     elastic: Tensor | None = None
     pasted: Tensor | None = None
     pasted_turns: Tensor | None = None
@@ -116,7 +116,7 @@ class EpisodePlan(_Movable):
             rows=rows,
             turns=turns,
             labels=labels,
-            is_latent=torch.full(labels.shape, latent),
+            is_generated=torch.full(labels.shape, latent),
             source=torch.zeros(rows.shape, dtype=torch.int8),
             z=torch.empty(0, 0),
         )
@@ -141,7 +141,7 @@ class EpisodePlan(_Movable):
     @property
     def is_plain(self) -> bool:
         """Whether all images are rows of the table, as they are there but for the turns."""
-        changes = (self.hands, self.elastic, self.pasted)
+        changes = (self.redraw_codes, self.elastic, self.pasted)
         return len(self.z) == 0 and self.period is None and all(change is None for change in changes)
 
     @property
@@ -149,9 +149,9 @@ class EpisodePlan(_Movable):
         """Which class slots have a generated image, or one that was pasted on, drawn again or deformed, bool
         `[task, way]`.
         """
-        some = self.is_latent | (self.source != TABLE).any(2)
-        if self.hands is not None:
-            some = some | (~self.hands[..., 0].isnan()).any(2)
+        some = self.is_generated | (self.source != TABLE).any(2)
+        if self.redraw_codes is not None:
+            some = some | (~self.redraw_codes[..., 0].isnan()).any(2)
         if self.elastic is not None:
             some = some | (self.elastic != 0).any(3).any(2)
         if self.pasted is not None:
@@ -168,8 +168,8 @@ class EpisodePlan(_Movable):
         if bank is not None:
             of_bank = self.source == BANK
             found[of_bank] = bank[self.rows[of_bank]]
-        if self.hands is not None:
-            found = torch.where(self.hands[..., 0].isnan(), found, found.clamp(min=REDRAWN))
+        if self.redraw_codes is not None:
+            found = torch.where(self.redraw_codes[..., 0].isnan(), found, found.clamp(min=REDRAWN))
         return found
 
     @property
@@ -187,14 +187,14 @@ class EpisodePlan(_Movable):
 
 
 _OPTIONAL = {  # and what stands where one plan has it and another has not
-    "hands": torch.nan,
+    "redraw_codes": torch.nan,
     "elastic": 0.0,
     "pasted": -1,
     "pasted_turns": 0,
     "pasted_below": False,
     "support_weight": 1.0,
 }
-_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_latent", "source", *_OPTIONAL)
+_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_generated", "source", *_OPTIONAL)
 
 
 def concatenate(plans: Sequence[EpisodePlan]) -> EpisodePlan:
@@ -202,7 +202,7 @@ def concatenate(plans: Sequence[EpisodePlan]) -> EpisodePlan:
     with_codes = [plan.z for plan in plans if len(plan.z)]
     joined: dict[str, Any] = {
         name: torch.cat([getattr(plan, name) for plan in plans])
-        for name in ("rows", "turns", "labels", "is_latent", "source")
+        for name in ("rows", "turns", "labels", "is_generated", "source")
     }
     for name, fill in _OPTIONAL.items():
         joined[name] = _joined([getattr(plan, name) for plan in plans], [len(plan) for plan in plans], fill)
@@ -233,13 +233,17 @@ def choose_slots(first: EpisodePlan, second: EpisodePlan, take_second: Tensor) -
     return replace(plan, labels=first.labels)
 
 
+# hashes of episodes stand in documents and in results: they stay what they are when a field is called something else
+_HASHED_AS = {"is_generated": "is_latent", "redraw_codes": "hands"}
+
+
 def plan_hash(plan: EpisodePlan) -> str:
     """Return 16 hex digits of SHA-256 over everything that decides what the episodes look like."""
     digest = hashlib.sha256(f"{plan.n_shot}/{plan.period}".encode())
     for name in (*_WITH_TASK_AXIS, "z"):
         tensor = getattr(plan, name)
         if tensor is not None:
-            digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+            digest.update(f"{_HASHED_AS.get(name, name)}{tensor.dtype}{list(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -252,7 +256,7 @@ class EpisodeBatch(_Movable):
         support_x: float32 `[task, way * shot, C, H, W]` in [0, 1].
         support_y: int64 `[task, way * shot]` in `[0, way)`.
         query_x, query_y: the same with `way * query` images.
-        is_latent: bool `[task, way]`, indexed by **label**: is the class with this label made up, none of the data's?
+        is_generated: bool `[task, way]`, by **label**: is the class with this label made up, none of the data's?
         support_weight: float32 `[task, way * shot]`, how much each support image counts in its class; None: all alike.
         first_task: place of the first task in the meta-batch that this is a part of.
         support_provenance: int8 `[task, way * shot]`, `REAL`, `REDRAWN` or `DECODED`, of each image of `support_x`;
@@ -264,7 +268,7 @@ class EpisodeBatch(_Movable):
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor
-    is_latent: Tensor
+    is_generated: Tensor
     support_weight: Tensor | None = None
     first_task: int = 0
     support_provenance: Tensor | None = None
@@ -285,9 +289,9 @@ class EpisodeBatch(_Movable):
     @property
     def n_way(self) -> int:
         """Classes of an episode."""
-        return self.is_latent.shape[1]
+        return self.is_generated.shape[1]
 
     @property
-    def query_is_latent(self) -> Tensor:
+    def query_is_generated(self) -> Tensor:
         """Bool `[task, way * query]`: is the class of the query image made up? Its image may be real."""
-        return self.is_latent.gather(1, self.query_y)
+        return self.is_generated.gather(1, self.query_y)

@@ -56,7 +56,7 @@ def normal(rng: Rng, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     return _rows(torch.randn, rng, shape, dtype)
 
 
-def coins(rng: Rng, p: Tensor) -> Tensor:
+def bernoulli(rng: Rng, p: Tensor) -> Tensor:
     """Return 0 and 1, the latter with probabilities `p` in [0, 1]; the first axis is that of images."""
     if isinstance(rng, torch.Generator):
         return torch.bernoulli(p, generator=rng)

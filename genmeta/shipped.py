@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 import genmeta
 from genmeta.errors import UserError, nearest
 
@@ -22,14 +24,48 @@ def config_file(path: str | Path) -> Path:
 
 
 def with_config_files(options: Sequence[str]) -> list[str]:
-    """Return the options of a command with the file that each `--config` means (`config_file`)."""
-    found = list(options)
-    for place, option in enumerate(options):
+    """Return the options of a command with the file that each `--config` means (`config_file`), after the YAML of
+    `configs/tasks` that it is laid over, if it names one (`tasks: NAME`). `--tasks NAME` takes that one's place.
+
+    Raises:
+        UserError: there are no such tasks, or none whose place they could take.
+    """
+    in_place = [option.removeprefix("--tasks=") for option in _in_one_word(options) if option.startswith("--tasks=")]
+    found: list[str] = []
+    for option in _in_one_word(options):
         if option.startswith("--config="):
-            found[place] = f"--config={config_file(option.removeprefix('--config='))}"
-        elif place and options[place - 1] == "--config":
-            found[place] = str(config_file(option))
+            config = config_file(option.removeprefix("--config="))
+            if name := tasks_of(config):
+                found.append(f"--config={find_config('tasks', in_place[-1] if in_place else name)}")
+            option = f"--config={config}"
+        found.append(option)
+    if in_place and not any(option.startswith("--config=") and tasks_of(Path(option[9:])) for option in found):
+        raise UserError(f"--tasks: {in_place[-1]}: no YAML of this command is laid over tasks, as configs/learner are")
     return found
+
+
+def _in_one_word(options: Sequence[str]) -> list[str]:
+    """Return options with `--config FILE` and `--tasks NAME` written as one word each."""
+    found: list[str] = []
+    for option in options:
+        if found and found[-1] in ("--config", "--tasks"):
+            found[-1] += f"={option}"
+        else:
+            found.append(option)
+    return found
+
+
+def tasks_of(config: Path) -> str:
+    """Return what a YAML says under `tasks`: the name, or path, of the YAML that it is laid over; "" for none, or if it
+    cannot be read, which is told by who reads all of it.
+    """
+    try:
+        root = yaml.compose(config.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return ""
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    named = [value for key, value in pairs if key.value == "tasks" and isinstance(value, yaml.ScalarNode)]
+    return named[-1].value if named and named[-1].tag.endswith(":str") else ""
 
 
 def configs_of(kind: str) -> dict[str, Path]:

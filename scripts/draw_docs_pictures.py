@@ -23,7 +23,7 @@ from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import ClassInterpolation, EncodedNoise, LatentPolicy, PriorNoise, RandomOther, draw_classes
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import Hands, RedrawnTasks
+from genmeta.tasks.redrawn import Redraw, RedrawnTasks
 from genmeta.tasks.render import render
 from genmeta.tasks.share import Cosine, Linear, Share, Steps, WarmupThenAnneal
 
@@ -41,7 +41,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     data = load(options.generator, options.redrawer)
     pictures = {"classes": classes(data), "episode": episode(data), "plan": plan(data)}
-    pictures |= {"policies": policies(data), "hands": hands(data), "share": shares()}
+    pictures |= {"policies": policies(data), "redrawn": versions(data), "share": shares()}
     for name, picture in pictures.items():
         path = options.out / f"concepts-{name}.png"
         picture.save(path) if isinstance(picture, Image.Image) else picture.savefig(path, dpi=110)
@@ -54,7 +54,7 @@ def load(generator: str, redrawer: str) -> EpisodicDataModule:
         source=Glyphs(),
         split="glyphs_minimal",
         train_tasks=MixedTasks(
-            real=RedrawnTasks(RealTasks(), Hands(1.0), share=0.3),
+            real=RedrawnTasks(RealTasks(), Redraw(1.0), share=0.3),
             latent=LatentTasks(ClassInterpolation(), separation=0.5),  # asks for encodings, which policies() needs too
             share=0.4,
             per="class",
@@ -124,13 +124,13 @@ def plan(data: EpisodicDataModule) -> Figure:
 
 def _cell(axes: Axes, drawn: EpisodePlan, slot: int, image: int, pixels: Tensor | None) -> None:
     """Draw one image of a plan, or in words where it comes from."""
-    again = drawn.hands is not None and not bool(drawn.hands[0, slot, image, 0].isnan())
+    again = drawn.redraw_codes is not None and not bool(drawn.redraw_codes[0, slot, image, 0].isnan())
     if drawn.source[0, slot, image] == DECODER:
         words, colour = f"code z\nno. {int(drawn.code_numbers[0, slot, image])}", GENERATED
     else:
         words, colour = f"table row\n{int(drawn.rows[0, slot, image])}", REAL
         if again:
-            words, colour = f"{words}\n+ a hand", REDRAWN
+            words, colour = f"{words}\n+ drawn again", REDRAWN
     axes.set(xticks=[], yticks=[], facecolor=colour)
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=3)
@@ -155,17 +155,17 @@ def policies(data: EpisodicDataModule) -> Image.Image:
     return sheet(torch.stack(rows), names, ["centre", *(f"{i}" for i in range(1, 8))], marked={0})
 
 
-def hands(data: EpisodicDataModule) -> Image.Image:
-    """Draw characters of the validation scripts, which the redrawer never saw, by eight hands each."""
+def versions(data: EpisodicDataModule) -> Image.Image:
+    """Draw characters of the validation scripts, which the redrawer never saw, eight times each."""
     table, redrawer = data.table, data.redrawer
     assert table is not None
     assert redrawer is not None
-    codes = redrawer.prior.sample(8, rng=make_rng("hands"))
+    codes = redrawer.prior.sample(8, rng=make_rng("versions"))
     rows = []
     for i in data.split.class_ids(table, "val").tolist()[2:42:8]:
         given = real_images(data, i, 1)
         rows.append(torch.cat([given, redrawer.redraw(given.expand(8, -1, -1, -1), codes)]))
-    return sheet(torch.stack(rows), [""] * len(rows), ["given", *(f"hand {i}" for i in range(1, 9))], marked={0})
+    return sheet(torch.stack(rows), [""] * len(rows), ["given", *(f"version {i}" for i in range(1, 9))], marked={0})
 
 
 def shares() -> Figure:

@@ -40,13 +40,13 @@ def batch() -> EpisodeBatch:
         support_y=support_y,
         query_x=(task + 10 * query_y + number)[..., None, None, None],
         query_y=query_y,
-        is_latent=torch.tensor([[True, False, True], [False, True, False]]),
+        is_generated=torch.tensor([[True, False, True], [False, True, False]]),
     )
 
 
 def test_generated_classes_are_gathered_by_label_whatever_their_order():
     some = batch()
-    assert generated_classes(some, some.is_latent).flatten(1).tolist() == [[0, 1, 2], [20, 21, 22], [110, 111, 112]]
+    assert generated_classes(some, some.is_generated).flatten(1).tolist() == [[0, 1, 2], [20, 21, 22], [110, 111, 112]]
 
 
 def test_only_queries_of_generated_classes_are_counted_but_all_classes_compete():
@@ -54,9 +54,9 @@ def test_only_queries_of_generated_classes_are_counted_but_all_classes_compete()
     query_x = b.query_x.clone()
     query_x[1, 4] = 100  # a query of the generated class of task 1 that looks like real class 0
     query_x[0, 1] = 0  # one of a real class: not counted
-    b = EpisodeBatch(b.support_x, b.support_y, query_x, b.query_y, b.is_latent)
-    assert sorted(episode_accuracy(flat, b, b.is_latent).tolist()) == [0, 1, 1, 1, 1, 1]
-    assert episode_accuracy(flat, b, torch.ones_like(b.is_latent)).sum() == 10
+    b = EpisodeBatch(b.support_x, b.support_y, query_x, b.query_y, b.is_generated)
+    assert sorted(episode_accuracy(flat, b, b.is_generated).tolist()) == [0, 1, 1, 1, 1, 1]
+    assert episode_accuracy(flat, b, torch.ones_like(b.is_generated)).sum() == 10
 
 
 def test_distances_within_and_between_by_hand():

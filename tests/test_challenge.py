@@ -126,7 +126,7 @@ def test_hausdorff_learner_takes_the_nearest_of_several_shots_and_follows_labels
     for q in range(8):
         assert logits[q].tolist() == [-min(distances[q][labels == c].tolist()) for c in range(3)]
     assert logits[:6].argmax(1).tolist() == labels.tolist(), "an image is nearest to itself"
-    blank = EpisodeBatch(images[None, :6] * 0, labels[None], images[None], labels[None], batch.is_latent)
+    blank = EpisodeBatch(images[None, :6] * 0, labels[None], images[None], labels[None], batch.is_generated)
     assert not ModifiedHausdorff()(blank).isnan().any()
 
 

@@ -54,7 +54,7 @@ def test_the_documented_yaml_of_few_pictures_reaches_all_arms_and_no_generator(t
     tested = {kind: it["data"]["init_args"].get("test") for kind, it in settings.resolved.items()}
     assert "redrawer" in tested
     assert tested.pop("redrawer") is None
-    beside = tested.pop("test_hands")
+    beside = tested.pop("test_redrawn")
     assert tested.keys() == {"mixed", "real_only", "elastic_quarter", "elastic", "from_scratch", "pixels"}
     for arm, episodes in tested.items():
         assert [{k: e[k] for k in wanted[0]} for e in episodes] == wanted, arm
@@ -64,7 +64,7 @@ def test_the_documented_yaml_of_few_pictures_reaches_all_arms_and_no_generator(t
 
 def test_sizes_in_the_learners_yaml_are_those_of_all_arms(tmp_path, data):
     content = yaml.safe_load((ROOT / "configs" / "learner" / "protonet.yaml").read_text())
-    content["data"]["init_args"] |= FEW["data"]["init_args"]
+    content |= FEW
     settings = checked(tmp_path, data, f"--learner={write(tmp_path / 'mine.yaml', content)}")
     assert [e["n_query"] for e in settings.resolved["pixels"]["data"]["init_args"]["test"]] == [5, 5]
     grid = experiment_grid(settings, tmp_path, dict.fromkeys(settings.roles, "001"))
@@ -108,7 +108,7 @@ def test_a_comparison_knows_what_was_used_of_the_files(tmp_path, data):
 
 ARMS = {
     "trained alone": {"options": {"model.learner": maml(5)}},
-    "with a redrawer": {"options": {"model.learner": maml(5)}, "policy": ["hands_quarter"]},
+    "with a redrawer": {"options": {"model.learner": maml(5)}, "policy": ["redrawn_quarter"]},
 }
 
 

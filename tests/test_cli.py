@@ -24,6 +24,7 @@ from genmeta.data.omniglot_minimal import FILES
 from genmeta.errors import nearest
 from genmeta.models.checkpoint import load_generator
 from genmeta.rng import make_rng
+from genmeta.shipped import tasks_of
 
 DEBUG = "configs/trainer/debug.yaml"
 GAN = "configs/generator/gan_classic.yaml"
@@ -47,7 +48,10 @@ def run(tmp_path, *args: str) -> int:
 def test_every_shipped_yaml_is_run_by_a_test():
     kinds = {Path(path).parts[1] for path in YAMLS}
     parts = {"generator", "learner", "data", "arm", "baseline", "trainer", "test", "policy", "budget", "transfer"}
-    assert kinds == {*parts, "compare", "cluster", "sweep"}  # the last three: in test_compare.py, test_sweep.py
+    others = {"compare", "cluster", "sweep"}  # in test_compare.py, test_sweep.py
+    assert kinds == {*parts, *others, "tasks"}
+    laid_over = {tasks_of(ROOT / path) for path in YAMLS}
+    assert laid_over == {"", *(Path(path).stem for path in YAMLS if "/tasks/" in path)}, "each under some learner"
     for path in YAMLS:
         assert (ROOT / path).read_text(encoding="utf-8").startswith("# "), f"{path} does not open with what it is"
 
@@ -118,15 +122,15 @@ def test_tests_of_other_shapes(tmp_path, path, redrawer):
     assert run(tmp_path, "test", *args, "--config", DEBUG) == 0
     (folder,) = tmp_path.glob("*/001")
     metrics = json.loads((folder / "run.json").read_text())["metrics"]
-    expected = {"test/acc_20w1s_within"} if "within" in path else {"test/acc_5w1s+30hands", "test/acc_5w1s+30elastic"}
+    expected = {"test/acc_20w1s_within"} if "within" in path else {"test/acc_5w1s+30redrawn", "test/acc_5w1s+30elastic"}
     assert expected <= set(metrics)
 
 
 POLICIES = [p for p in YAMLS if "/policy/" in p]
-# hands alone and with codes, images of real classes from codes, codes around real ones, a share that follows accuracies
+# redrawing alone and with codes, images of real classes from codes, codes around real ones, an adaptive share
 QUICK_POLICIES = [
-    "umtra_hands",
-    "hands_interpolation",
+    "umtra_redrawn",
+    "redrawn_interpolation",
     "instances_transferred",
     "encoded_noise",
     "interpolation_adaptive",
@@ -153,19 +157,23 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
     logged = {name: [row[name] for row in rows if row[name]] for name in rows[0]}
     share = {name: float(logged.get(f"train/{name}_share", [0])[0]) for name in ("made_up", "redrawn", "decoded")}
     low, high = {
-        **dict.fromkeys(["real", "rotations", "elastic", "hands", "hands_elastic"], (0, 0)),
-        **dict.fromkeys(["elastic_quarter", "hands_quarter", "hands_elastic_quarter"], (0, 0)),
+        **dict.fromkeys(["real", "rotations", "elastic", "redrawn", "redrawn_elastic"], (0, 0)),
+        **dict.fromkeys(["elastic_quarter", "redrawn_quarter", "redrawn_elastic_quarter"], (0, 0)),
         **dict.fromkeys(["instances_encoded", "instances_transferred"], (0, 0)),
-        **dict.fromkeys(["umtra", "umtra_hands", "clusters_only", "random_other_only"], (1, 1)),
-        **dict.fromkeys(["interpolation_adaptive", "hands_interpolation"], (0.2, 0.3)),
+        **dict.fromkeys(["umtra", "umtra_redrawn", "clusters_only", "random_other_only"], (1, 1)),
+        **dict.fromkeys(["interpolation_adaptive", "redrawn_interpolation"], (0.2, 0.3)),
     }.get(Path(path).stem, (0.45, 0.55))
     assert low <= share["made_up"] <= high
-    redrawn = {"hands": 1, "hands_elastic": 1, "hands_deformed": 1, "hands_interpolation": 1 - share["made_up"]}
-    redrawn |= {"hands_quarter": 0.25, "hands_elastic_quarter": 0.25, "umtra_hands": 2 / 3}  # three images a class
+    redrawn = {"redrawn": 1, "redrawn_elastic": 1, "redrawn_deformed": 1, "redrawn_interpolation": 1 - share["made_up"]}
+    redrawn |= {
+        "redrawn_quarter": 0.25,
+        "redrawn_elastic_quarter": 0.25,
+        "umtra_redrawn": 2 / 3,
+    }  # three images a class
     assert share["redrawn"] == pytest.approx(redrawn.get(Path(path).stem, 0), abs=0.01)
     decoded = {"instances_encoded": 0.5, "instances_transferred": 0.5, "encoded_noise": share["made_up"] * 2 / 3}
-    decoded |= dict.fromkeys(["clusters", "clusters_only", "deformed_classes", "hands_deformed", "cut_and_paste"], 0)
-    decoded |= dict.fromkeys(["umtra", "umtra_hands"], 0)
+    decoded |= dict.fromkeys(["clusters", "clusters_only", "deformed_classes", "redrawn_deformed", "cut_and_paste"], 0)
+    decoded |= dict.fromkeys(["umtra", "umtra_redrawn"], 0)
     assert share["decoded"] == pytest.approx(decoded.get(Path(path).stem, share["made_up"]), abs=0.01)
 
 
@@ -442,7 +450,7 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path, capsys):
         (["--learner", "protonets"], "did you mean 'protonet'"),
         (["--generator", "gna"], "did you mean 'gan'"),
         (["--policy", "interpolation", "--generator", "vae_deformation"], "which draws given images again"),
-        (["--policy", "hands", "--redrawer", "vae_plain"], "which draws from codes"),
+        (["--policy", "redrawn", "--redrawer", "vae_plain"], "which draws from codes"),
         (["--policy", "interpolate"], "did you mean 'interpolation'"),
         (["--seed", "x"], "invalid int value"),
         (["--sede", "1"], "--sede"),

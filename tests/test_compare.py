@@ -79,7 +79,7 @@ def written(folder: Path, **changes) -> Path:
         "arms": {
             "plain": {"title": "rotations & 100 % real", "policy": ["rotations"]},
             "again": {"policy": ["rotations"]},
-            "redrawn": {"policy": ["hands_quarter"], "options": {"data.train_tasks.share": 0.5}},
+            "redrawn": {"policy": ["redrawn_quarter"], "options": {"data.train_tasks.share": 0.5}},
         },
     }
     path = folder / "three.yaml"

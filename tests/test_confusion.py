@@ -67,7 +67,7 @@ def test_a_test_with_generated_support_counts_classes_by_their_queries(tmp_path,
     from conftest import ROOT
 
     monkeypatch.chdir(ROOT)
-    support = "{n: 2, hands: {learned: 0.0, elastic: {}}}"
+    support = "{n: 2, redraw: {learned: 0.0, elastic: {}}}"
     one = "n_way: 5, n_shot: 1, n_query: 5, n_episodes: 8"
     options = [
         "--config=configs/baseline/pixels.yaml",

@@ -16,7 +16,7 @@ from genmeta.tasks.cut_and_paste import CutAndPasteTasks
 from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import Hands, RedrawnTasks
+from genmeta.tasks.redrawn import Redraw, RedrawnTasks
 from genmeta.tasks.render import gather, render, table_of_turns, turned
 from genmeta.tasks.sampler import TaskPool
 
@@ -76,7 +76,7 @@ def test_halves_are_of_two_classes_of_the_pool_and_of_the_same_hand(groups):
         of_class = torch.tensor([sorted(set(GROUPED.groups)).index(group) for group in GROUPED.groups])
         assert (of_class[first] == of_class[first[:, :1, :1]]).all()
         assert torch.equal(of_class[first], of_class[second])
-    assert plan.is_latent.all()
+    assert plan.is_generated.all()
     assert (plan.provenance() == REAL).all()
     assert 0.4 < plan.pasted_below.float().mean() < 0.6
     some = tasks.sample(POOL, EpisodeShape(4, 1, 1), 200, 0, make_rng(0)) if groups == "any" else None
@@ -113,15 +113,15 @@ def test_cut_and_paste_is_a_share_of_mixed_tasks_and_its_images_can_be_deformed(
     for step in range(20):
         plan = tasks.sample(POOL, SHAPE, 2, step, make_rng(step))
         if plan.pasted is not None:
-            assert torch.equal((plan.pasted >= 0).all(2), plan.is_latent)
-        total += int(plan.is_latent.sum())
+            assert torch.equal((plan.pasted >= 0).all(2), plan.is_generated)
+        total += int(plan.is_generated.sum())
         assert total == int((step + 1) * 8 * 0.3 + 1e-6)
-    redrawn = RedrawnTasks(CutAndPasteTasks(), Hands(1.0, None))
-    plan = redrawn.sample(replace(POOL, hand_dim=2), SHAPE, 3, 0, make_rng(0))
-    plain = replace(plan, hands=None)
+    redrawn = RedrawnTasks(CutAndPasteTasks(), Redraw(1.0, None))
+    plan = redrawn.sample(replace(POOL, redraw_dim=2), SHAPE, 3, 0, make_rng(0))
+    plain = replace(plan, redraw_codes=None)
     joined = render(plain, TABLE.images).query_x
     assert torch.equal(render(plan, TABLE.images, redraw=lambda x, z: 1 - x).query_x, 1 - joined)
-    deformed = RedrawnTasks(CutAndPasteTasks(), Hands(0.0, Elastic())).sample(POOL, SHAPE, 3, 0, make_rng(0))
+    deformed = RedrawnTasks(CutAndPasteTasks(), Redraw(0.0, Elastic())).sample(POOL, SHAPE, 3, 0, make_rng(0))
     assert (deformed.pasted >= 0).all()
     assert (deformed.elastic != 0).any(3).all()
 

@@ -48,8 +48,8 @@ time.sleep(0.05)
 (folder / "checkpoints" / "best.ckpt").touch()
 content = {"seconds": time.time() % 100, "commit": "c0ffee", "split": {"name": "toy", "hash": "0123"}, "episodes": {}}
 if command == "test":
-    hands = any("hands" in tests for tests in args.get("data.test", []))
-    names = ["5w1s+30hands", "5w1s+30elastic"] if hands else ["5w1s", "5w5s"]
+    redrawn = any("redraw" in tests for tests in args.get("data.test", []))
+    names = ["5w1s+30redrawn", "5w1s+30elastic"] if redrawn else ["5w1s", "5w5s"]
     content["episodes"] = {f"test/{name.partition('+')[0]}": name[:4] for name in names}
     rng = random.Random(str([folder.parent.name, folder.name]))
     content["episode_accuracies"] = {name: [rng.randrange(76) / 75 for _ in range(40)] for name in names}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genmeta.cli.main import main
 from genmeta.explore.clusters import METHODS, agreement, cluster, purity
 from genmeta.explore.drawing import atlas, sheet
-from genmeta.explore.exploration import Findings, Looked, explore
+from genmeta.explore.exploration import ExploredImages, Findings, explore
 from genmeta.explore.lines import SHARES, change_of_image, move, principal_changes, strips, traversals
 from genmeta.explore.maps import PrincipalAxes, tsne
 from genmeta.explore.page import page
@@ -54,7 +54,7 @@ def toy_model(**networks: nn.Module) -> LatentModel:
     return LatentModel(GaussianMixture.standard(D), "toy", "hash", Path("toy.ckpt"), modules)
 
 
-def looked(n_classes: int = 6, n_images: int = 8) -> Looked:
+def looked(n_classes: int = 6, n_images: int = 8) -> ExploredImages:
     rng = make_rng("looked")
     centres = torch.rand(n_classes, 1, 1, 2, 2, generator=rng)
     images = (centres + 0.01 * torch.randn(n_classes, n_images, 1, 2, 2, generator=rng)).clamp(0.05, 0.95)
@@ -62,7 +62,7 @@ def looked(n_classes: int = 6, n_images: int = 8) -> Looked:
     groups = tuple(f"g{i // 3}" for i in range(n_classes))
     parts = tuple("train" if i < 4 else "val" for i in range(n_classes))
     classes = torch.arange(n_classes).repeat_interleave(n_images)
-    return Looked(images.flatten(0, 1), classes, names, groups, parts, tuple(p == "train" for p in parts))
+    return ExploredImages(images.flatten(0, 1), classes, names, groups, parts, tuple(p == "train" for p in parts))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -218,7 +218,7 @@ def test_sheet_and_atlas_put_images_where_they_belong():
 def test_the_page_stands_alone_and_survives_any_class_name(tmp_path):
     x = looked()
     nasty = ("</script><b>", '"quoted"', "日本", "a&b", "<!--", "'")
-    x = Looked(x.images, x.classes, nasty, x.groups, x.parts, x.seen)
+    x = ExploredImages(x.images, x.classes, nasty, x.groups, x.parts, x.seen)
     found = explore(encoder_and_decoder(), x)
     text = page("title <1>", ["a fact"], x, found, {"t": [["a"], ["1"]]})
     assert text.count("<script") == text.count("</script>") == 2

@@ -305,24 +305,24 @@ def sizes(draw):
 
 
 def plan_of(seed: int, n_tasks: int, n_way: int, n_shot: int, n_query: int, parts: frozenset[str]) -> EpisodePlan:
-    """A plan with any of: codes, rows of a bank, hands, deformations, pasted halves, weights of support images."""
+    """A plan with any of: codes, rows of a bank, redrawn images, deformations, pasted halves, weights of images."""
     rng = torch.Generator().manual_seed(seed)
     shape = (n_tasks, n_way, n_shot + n_query)
     kinds = [TABLE, *([DECODER] if "codes" in parts else []), *([BANK] if "bank" in parts else [])]
     source = torch.tensor(kinds, dtype=torch.int8)[torch.randint(len(kinds), shape, generator=rng)]
     rows = torch.randint(len(BANK_IMAGES), shape, generator=rng).where(source != DECODER, 0)
-    hands = torch.randn(*shape, 3, generator=rng)
-    hands[torch.rand(shape, generator=rng) < 0.5] = torch.nan
+    redraw_codes = torch.randn(*shape, 3, generator=rng)
+    redraw_codes[torch.rand(shape, generator=rng) < 0.5] = torch.nan
     labels = torch.stack([torch.randperm(n_way, generator=rng) for _ in range(n_tasks)])
     return EpisodePlan(
         n_shot=n_shot,
         rows=rows,
         turns=torch.randint(8, shape[:2], generator=rng),
         labels=labels,
-        is_latent=torch.rand(shape[:2], generator=rng) < 0.5,
+        is_generated=torch.rand(shape[:2], generator=rng) < 0.5,
         source=source,
         z=torch.randn(int((source == DECODER).sum()), DIM, generator=rng),
-        hands=hands if "hands" in parts else None,
+        redraw_codes=redraw_codes if "redraw_codes" in parts else None,
         elastic=Elastic().draw(*shape, rng=rng) if "elastic" in parts else None,
         **(pasted_of(shape, rng) if "pasted" in parts else {}),
         support_weight=torch.rand(*shape[:2], n_shot, generator=rng) if "weight" in parts else None,
@@ -349,13 +349,13 @@ def images_of(plan: EpisodePlan) -> torch.Tensor:
     return torch.cat([support, query], 2)
 
 
-PLANS = st.frozensets(st.sampled_from(["codes", "bank", "hands", "elastic", "pasted", "weight"]))
+PLANS = st.frozensets(st.sampled_from(["codes", "bank", "redraw_codes", "elastic", "pasted", "weight"]))
 SEEDS = st.integers(0, 2**31)
 
 
 @few_or_many(25, 1000)
 def test_a_part_of_a_plan_renders_as_that_part_of_the_whole(n):
-    """Bug: codes, hands or weights that stay where they were when tasks are taken, sliced or put together."""
+    """Bug: codes, redrawn images or weights that stay where they were when tasks are taken, sliced or put together."""
 
     @each(n, SEEDS, sizes(), PLANS, st.data())
     def check(seed, size, parts, data):
@@ -425,7 +425,7 @@ def test_the_hash_of_a_plan_tells_every_change(n):
     @each(n, SEEDS, sizes(), PLANS, st.data())
     def check(seed, size, parts, data):
         plan = plan_of(seed, *size, parts)
-        names = ["rows", "turns", "labels", "is_latent", "source", "hands", "elastic", "support_weight", "z"]
+        names = ["rows", "turns", "labels", "is_generated", "source", "redraw_codes", "elastic", "support_weight", "z"]
         names += ["pasted", "pasted_turns", "pasted_below"]
         name = data.draw(st.sampled_from([m for m in names if getattr(plan, m) is not None and len(getattr(plan, m))]))
         value = getattr(plan, name).clone()

@@ -25,13 +25,13 @@ from genmeta.experiments.run_folder import write_run_file
 from genmeta.modules.episodic_data import Episodes, EpisodicDataModule, Support
 from genmeta.modules.meta_module import MetaModule
 from genmeta.tasks.elastic import Elastic
-from genmeta.tasks.redrawn import Hands
+from genmeta.tasks.redrawn import Redraw
 
 GOLDEN = ROOT / "tests" / "golden"
 ARMS = {
     "plain": {"title": "rotations & 100 % real", "policy": ["rotations"]},
     "upright": {"policy": ["real"]},
-    "redrawn": {"policy": ["hands_quarter"], "options": {"data.train_tasks.share": 0.5}},
+    "redrawn": {"policy": ["redrawn_quarter"], "options": {"data.train_tasks.share": 0.5}},
     "pixels": {"learner": "configs/baseline/pixels.yaml", "train": False},
 }
 
@@ -86,7 +86,7 @@ def episodes_of(run: Run) -> list[str]:
 
 def name_of(n_way: int, n_shot: int, groups: str = "any", support: dict | None = None, **_: object) -> str:
     name = f"{n_way}w{n_shot}s" + ("" if groups == "any" else f"_{groups}")
-    return name + (f"+{support['n']}{'hands' if support['hands']['learned'] else 'elastic'}" if support else "")
+    return name + (f"+{support['n']}{'redrawn' if support['redraw']['learned'] else 'elastic'}" if support else "")
 
 
 def checked(needing: str) -> Callable[..., Mock]:
@@ -94,7 +94,7 @@ def checked(needing: str) -> Callable[..., Mock]:
 
     def check(args: Iterable[str], *_: object, **__: object) -> Mock:
         needs = {"redrawer"} if needing in " ".join(args) else set()
-        beside = [Episodes(support=Support(hands)) for hands in (Hands(), Hands(learned=0.0, elastic=Elastic()))]
+        beside = [Episodes(support=Support(redraw)) for redraw in (Redraw(), Redraw(learned=0.0, elastic=Elastic()))]
         data = Mock(spec=EpisodicDataModule, test=beside, train_shape=EpisodeShape(5, 1, 3), tasks_per_step=4)
         data.samplers = lambda stage: [Mock(needs=needs if stage == "fit" else set())]
         return Mock(datamodule=data, model=Mock(spec=MetaModule), resolved=lambda: RESOLVED, account="")
@@ -125,7 +125,7 @@ def written(folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("kind", ["table", "curve"])
 def test_compare(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run_all", finish)
-    monkeypatch.setattr(compare, "checked", checked("hands_quarter"))
+    monkeypatch.setattr(compare, "checked", checked("redrawn_quarter"))
     monkeypatch.setattr(plan, "check_role", Mock())
     over = {"option": "data.low_data.classes", "values": [30, 100], "title": "real classes"}
     arms = {name: ARMS[name] for name in ("plain", "upright")}

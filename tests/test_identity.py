@@ -88,12 +88,12 @@ def test_a_generator_and_a_learner_of_other_pictures_of_the_same_names_are_refus
     generator = write(tmp_path / "redrawer.yaml", config("redrawer", one))
     assert fit(generator, tmp_path / "runs") == 0
     checkpoint = newest(tmp_path / "runs") / "checkpoints" / "best.ckpt"
-    hands = {"class_path": "genmeta.tasks.redrawn.RedrawnTasks"}
-    hands["init_args"] = {"tasks": "genmeta.tasks.real.RealTasks", "hands": {"learned": 1.0}, "share": 0.5}
+    redrawn = {"class_path": "genmeta.tasks.redrawn.RedrawnTasks"}
+    redrawn["init_args"] = {"tasks": "genmeta.tasks.real.RealTasks", "redraw": {"learned": 1.0}, "share": 0.5}
     contents = {name: content_of(root) for name, root in (("one", one), ("other", other))}
     for name, root in (("one", one), ("other", other)):
         content = config("learner", root)
-        content["data"]["init_args"] |= {"train_tasks": hands, "redrawer": str(checkpoint)}
+        content["data"]["init_args"] |= {"train_tasks": redrawn, "redrawer": str(checkpoint)}
         expected = 0 if name == "one" else 2
         assert fit(write(tmp_path / f"{name}.yaml", content), tmp_path / "runs") == expected
     said = capsys.readouterr().err

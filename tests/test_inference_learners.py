@@ -8,7 +8,7 @@ from promises import order_of_support_does_not_matter, permuted_labels_permute_l
 from test_learners import make_batch
 from torch.nn import functional as F
 
-from genmeta.episode import EpisodeShape
+from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.learners.aligned import AlignedRelation
 from genmeta.learners.bending import BendingRegistration
@@ -187,6 +187,26 @@ def test_the_loss_of_aligned_comparison_has_right_gradients_and_trains():
         optimizer.step()
         losses.append(value.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_colour_pictures_of_84_pixels_train_too():
+    """Bug: what takes one channel, or 28 pixels, for given. Blots of three colours, moved by four pixels."""
+    rng = make_rng("colour")
+    still = torch.nn.functional.interpolate(torch.rand(3, 3, 6, 6, generator=rng), size=84, mode="bicubic").clamp(0, 1)
+    moved, labels = still.roll((4, -4), (2, 3)), torch.arange(3)[None]
+    batch = EpisodeBatch(still[None], labels, moved[None], labels, torch.zeros(1, 3, dtype=torch.bool))
+    torch.manual_seed(0)
+    learner = AlignedRelation(Conv4(3, 6, 84, "group"), candidates=3, channels=8, stages=2).train()
+    optimizer = torch.optim.Adam(learner.parameters(), 3e-3)
+    losses = []
+    for _ in range(12):
+        value, _ = learner.loss(batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert learner.eval()(batch).shape == (1, 3, 3)
 
 
 class _Loss(torch.nn.Module):

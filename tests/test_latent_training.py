@@ -1,4 +1,4 @@
-"""Training with generated images through Lightning: encodings, hands, bank, adaptive share; resume, two processes."""
+"""Training with generated images through Lightning: encodings, redrawing, bank, adaptive share; resume, DDP."""
 
 import contextlib
 import warnings
@@ -27,7 +27,7 @@ from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import ClassInterpolation, EncodedNoise, RandomOther
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import Hands, RedrawnTasks
+from genmeta.tasks.redrawn import Redraw, RedrawnTasks
 from genmeta.tasks.share import Adaptive
 
 SHAPE = EpisodeShape(4, 1, 2)
@@ -147,10 +147,10 @@ def test_bank_and_adaptive_share_resume_exactly(tmp_path, generator, steps):
 
 
 def test_two_processes_draw_what_one_draws(tmp_path, generator, redrawer):
-    """Bank, hands and an adaptive share with a process each for half of the tasks."""
+    """Bank, redrawing and an adaptive share with a process each for half of the tasks."""
     plans = []
     for devices in (1, 2):
-        real = RedrawnTasks(RealTasks(), Hands(1.0, Elastic()), share=0.5)
+        real = RedrawnTasks(RealTasks(), Redraw(1.0, Elastic()), share=0.5)
         data = make_data(replace(adaptive_tasks(), real=real), generator, redrawer)
         options = {"devices": 2, "strategy": "ddp_fork"} if devices == 2 else {}
         of = module()
@@ -166,23 +166,23 @@ def test_two_processes_draw_what_one_draws(tmp_path, generator, redrawer):
 
 
 def test_generated_support_images_are_tested_on_the_same_episodes(tmp_path, redrawer):
-    supports = [None, Support(n=3, weight=0.0), Support(Hands(0.0, Elastic()), 3, 0.5), Support(n=5)]
+    supports = [None, Support(n=3, weight=0.0), Support(Redraw(0.0, Elastic()), 3, 0.5), Support(n=5)]
     episodes = [Episodes(4, 1, 3, n_episodes=8, support=support) for support in supports]
     data = make_data(RealTasks(), redrawer=redrawer, test=episodes)
     of = module()
     trainer_for(tmp_path).test(of, data, verbose=False)
     found = of.episode_accuracies
-    assert set(found) == {"4w1s", "4w1s+3hands", "4w1s+3elastic", "4w1s+5hands"}
+    assert set(found) == {"4w1s", "4w1s+3redrawn", "4w1s+3elastic", "4w1s+5redrawn"}
     plans = [data.eval_plan("test", e) for e in episodes]
     for plan in plans[1:]:
         assert torch.equal(plan.rows[..., -3:], plans[0].rows[..., -3:])
         assert torch.equal(plan.labels, plans[0].labels)
-    assert found["4w1s+3hands"] == found["4w1s"], "generated images that weigh nothing"
+    assert found["4w1s+3redrawn"] == found["4w1s"], "generated images that weigh nothing"
 
 
 def test_a_redrawer_or_generator_of_another_split_is_refused(vae, redrawer):
     for tasks, options in (
-        (RedrawnTasks(RealTasks(), Hands()), {"redrawer": redrawer}),
+        (RedrawnTasks(RealTasks(), Redraw()), {"redrawer": redrawer}),
         (LatentTasks(ClassInterpolation(), 0.1), {"generator": vae}),
     ):
         data = EpisodicDataModule(
@@ -193,10 +193,10 @@ def test_a_redrawer_or_generator_of_another_split_is_refused(vae, redrawer):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "codes", "hands", "message"),
+    ("tasks", "codes", "redraws", "message"),
     [
-        (RedrawnTasks(RealTasks(), Hands()), None, None, r"data\.redrawer is not set"),
-        (RedrawnTasks(RealTasks(), Hands()), None, "vae", "does not draw given images again"),
+        (RedrawnTasks(RealTasks(), Redraw()), None, None, r"data\.redrawer is not set"),
+        (RedrawnTasks(RealTasks(), Redraw()), None, "vae", "does not draw given images again"),
         (LatentTasks(ClassInterpolation()), "redrawer", None, "has no decoder"),
         (LatentTasks(ClassInterpolation()), "generator", None, "has no encoder"),
         (LatentTasks(ClassInterpolation(), 3.0), "vae", None, "no 4 classes with separation 3"),
@@ -208,7 +208,7 @@ def test_a_redrawer_or_generator_of_another_split_is_refused(vae, redrawer):
         ),
     ],
 )
-def test_what_does_not_fit_is_told_before_training(request, tasks, codes, hands, message):
+def test_what_does_not_fit_is_told_before_training(request, tasks, codes, redraws, message):
     path = lambda name: request.getfixturevalue(name) if name else None  # noqa: E731
     with pytest.raises(UserError, match=message):
-        make_data(tasks, path(codes), path(hands)).setup("fit")
+        make_data(tasks, path(codes), path(redraws)).setup("fit")

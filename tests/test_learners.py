@@ -37,7 +37,7 @@ def make_batch(n_tasks=2, n_way=3, n_shot=2, n_query=4, size=16, dtype=torch.flo
 
 
 def replaced(batch, **changes):
-    fields = ("support_x", "support_y", "query_x", "query_y", "is_latent")
+    fields = ("support_x", "support_y", "query_x", "query_y", "is_generated")
     return EpisodeBatch(**{f: changes.get(f, getattr(batch, f)) for f in fields})
 
 
@@ -114,7 +114,7 @@ def test_a_task_does_not_depend_on_the_tasks_beside_it(name):
     batch = make_batch(n_tasks=3)
     learner = seeded(LEARNERS[name])
     alone = replaced(
-        batch, **{f: getattr(batch, f)[1:2] for f in ("support_x", "support_y", "query_x", "query_y", "is_latent")}
+        batch, **{f: getattr(batch, f)[1:2] for f in ("support_x", "support_y", "query_x", "query_y", "is_generated")}
     )
     torch.testing.assert_close(learner(batch)[1:2], learner(alone))
 

@@ -27,7 +27,7 @@ EXACT = {"atol": 1e-8, "rtol": 1e-8}
 
 
 def weighted(batch, weight):
-    parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y, batch.is_latent)
+    parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y, batch.is_generated)
     return EpisodeBatch(*parts, support_weight=weight)
 
 

@@ -275,7 +275,7 @@ def test_a_query_depends_on_its_own_support_set_alone(name):
     fewer = replaced(batch, query_x=batch.query_x[:, 3:5], query_y=batch.query_y[:, 3:5])
     torch.testing.assert_close(learner(fewer), expected[:, 3:5])
     alone = replaced(
-        batch, **{f: getattr(batch, f)[1:2] for f in ("support_x", "support_y", "query_x", "query_y", "is_latent")}
+        batch, **{f: getattr(batch, f)[1:2] for f in ("support_x", "support_y", "query_x", "query_y", "is_generated")}
     )
     torch.testing.assert_close(learner(alone), expected[1:2])
     other = replaced(batch, support_x=batch.support_x.flip(1))

@@ -223,7 +223,7 @@ def slice_of(batch, tasks=slice(None), queries=slice(None)):
         batch.support_y[tasks],
         batch.query_x[tasks, queries],
         batch.query_y[tasks, queries],
-        batch.is_latent[tasks],
+        batch.is_generated[tasks],
     )
 
 

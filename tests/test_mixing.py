@@ -65,7 +65,7 @@ def test_mixing_follows_the_schedule_exactly(name, per):
     generated = 0
     for step in range(50):
         plan = tasks.sample(POOL, SHAPE, 3, step, make_rng(step))
-        generated += int(plan.is_latent.sum()) // unit
+        generated += int(plan.is_generated.sum()) // unit
         assert generated == math.floor(schedule.until(step + 1) * 3 * 5 / unit + 1e-6)
 
 
@@ -74,27 +74,27 @@ def test_hybrid_tasks_say_which_classes_are_generated_and_keep_codes_in_their_pl
     counts = torch.zeros(5)
     for step in range(40):
         plan = tasks.sample(POOL, SHAPE, 3, step, make_rng(step))
-        per_task = plan.is_latent.sum(1)
+        per_task = plan.is_generated.sum(1)
         assert per_task.max() - per_task.min() <= 1, "spread evenly over the tasks"
-        assert ((plan.source == DECODER) == plan.is_latent[..., None]).all()
+        assert ((plan.source == DECODER) == plan.is_generated[..., None]).all()
         assert all(sorted(labels) == list(range(5)) for labels in plan.labels.tolist())
-        counts += plan.is_latent.float().sum(0)
+        counts += plan.is_generated.float().sum(0)
         batch = render(plan, IMAGES.images, decode)
         code = 0
         for t in range(3):
             for w in range(5):
                 label = int(plan.labels[t, w])
-                assert batch.is_latent[t, label] == plan.is_latent[t, w]
+                assert batch.is_generated[t, label] == plan.is_generated[t, w]
                 images = [batch.support_x[t, w], *batch.query_x[t, 3 * w : 3 * w + 3]]
                 assert batch.support_y[t, w] == label
                 for i, image in enumerate(images):
-                    if plan.is_latent[t, w]:
+                    if plan.is_generated[t, w]:
                         expected = decode(plan.z[code : code + 1])[0]
                         code += 1
                     else:
                         expected = IMAGES.images[plan.rows[t, w, i]].float() / 255
                     torch.testing.assert_close(image, expected)
-        assert torch.equal(batch.query_is_latent, batch.is_latent.gather(1, batch.query_y))
+        assert torch.equal(batch.query_is_generated, batch.is_generated.gather(1, batch.query_y))
     assert counts.min() > 0.4 * 120, "every place of a task has its turn"
 
 
@@ -153,7 +153,7 @@ def test_a_bank_deals_episodes_of_its_own_filling():
         plan = tasks.sample(POOL, SHAPE, 4, step, make_rng(step))
         assert plan.period == 2
         assert (plan.source == BANK).all()
-        assert plan.is_latent.all()
+        assert plan.is_generated.all()
         assert len({task[0] // 20 for task in plan.rows[:, 0].tolist()}) == 4, "four different episodes"
         assert all(len({row // 4 for row in task.flatten().tolist()}) == 5 for task in plan.rows), "with their classes"
         assert all(len(set(task.flatten().tolist())) == 20 for task in plan.rows), "and each image once"
@@ -196,9 +196,9 @@ def test_a_hybrid_plan_can_take_its_generated_classes_from_the_bank():
     tasks = MixedTasks(RealTasks(), BankedTasks(LATENT, 4, 5), 0.4, "class")
     plan = tasks.sample(POOL, SHAPE, 3, 7, make_rng(0))
     assert plan.period == 1
-    assert ((plan.source == BANK) == plan.is_latent[..., None]).all()
-    assert (plan.source[~plan.is_latent] == TABLE).all()
-    assert int(plan.is_latent.sum()) == 6
+    assert ((plan.source == BANK) == plan.is_generated[..., None]).all()
+    assert (plan.source[~plan.is_generated] == TABLE).all()
+    assert int(plan.is_generated.sum()) == 6
     assert plan_hash(plan) == plan_hash(tasks.sample(POOL, SHAPE, 3, 7, make_rng(0)))
 
 

@@ -92,8 +92,8 @@ def few(root, new):
     return root / "few"
 
 
-HANDS = part("genmeta.tasks.redrawn.Hands", learned=1.0)["init_args"]
-SUPPORT = [{"n_way": 3, "n_shot": 1, "n_query": 5, "n_episodes": 6, "support": {"n": 2, "hands": HANDS}}]
+REDRAW = part("genmeta.tasks.redrawn.Redraw", learned=1.0)["init_args"]
+SUPPORT = [{"n_way": 3, "n_shot": 1, "n_query": 5, "n_episodes": 6, "support": {"n": 2, "redraw": REDRAW}}]
 REFUSED = {
     "the training folder": (lambda root, pictures, new: pictures, [], "best.ckpt was trained on"),
     "a folder with too few pictures": (

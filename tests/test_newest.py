@@ -58,7 +58,7 @@ def test_the_record_of_a_checkpoint_says_what_it_is(runs):
 
 @pytest.mark.slow  # an audit
 def test_audit_takes_the_generator_that_its_tasks_need(runs, capsys):
-    """The default learner's tasks have hands: after `make meta-train` there is a redrawer and nothing else."""
+    """The default learner's tasks have redraw: after `make meta-train` there is a redrawer and nothing else."""
     assert main([*AUDIT, "--run.wandb=off"]) == 0
     assert f"redrawer    {best('redrawer')}, the newest" in capsys.readouterr().out
     policy = ["--config=configs/policy/random_other.yaml", "--data.train_tasks.latent.separation=0"]

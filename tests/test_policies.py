@@ -99,7 +99,7 @@ def test_draws_follow_from_the_generator_alone(policy):
     assert plan_hash(tasks.sample(POOL, shape, 5, 0, make_rng(3))) == plan_hash(first)
     assert plan_hash(tasks.sample(POOL, shape, 5, 0, make_rng(4))) != plan_hash(first)
     assert (first.source == DECODER).all()
-    assert first.is_latent.all()
+    assert first.is_generated.all()
 
 
 def test_fitting_is_deterministic_and_leaves_the_global_generator_alone():
@@ -210,7 +210,7 @@ def test_clusters_are_real_images_that_lie_together():
     tasks.check(POOL, shape)
     plan = tasks.sample(POOL, shape, 40, 0, make_rng(0))
     assert plan.is_plain
-    assert plan.is_latent.all()
+    assert plan.is_generated.all()
     assert all(len(set(task.flatten().tolist())) == 25 for task in plan.rows), "no image twice in an episode"
     codes = ENCODINGS.means[plan.rows]
     mean = codes.mean(2)
@@ -239,7 +239,7 @@ def test_generated_instances_stay_in_their_classes_and_are_a_share_of_the_images
     generated, seen = 0, 0
     for step in range(20):
         plan = tasks.sample(POOL, EpisodeShape(4, 1, 3), 2, step, make_rng(step))
-        assert not plan.is_latent.any()
+        assert not plan.is_generated.any()
         decoded = plan.source == DECODER
         generated, seen = generated + int(decoded.sum()), seen + decoded.numel()
         assert generated == int(0.3 * seen + 1e-6)

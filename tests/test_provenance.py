@@ -16,7 +16,7 @@ from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import EncodedNoise, PriorNoise
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import DeformedClasses, Hands, RedrawnTasks, SingleImageTasks, SupportHands
+from genmeta.tasks.redrawn import DeformedClasses, Redraw, RedrawnSupport, RedrawnTasks, SingleImageTasks
 from genmeta.tasks.render import render
 from genmeta.tasks.sampler import TaskPool
 from genmeta.tasks.share import Linear
@@ -24,11 +24,11 @@ from genmeta.tasks.space import Encodings
 
 DIM, K = 4, 3
 TABLE = replace(make_table(counts=(20,)), images=make_table(counts=(20,)).images.clamp(max=127))  # below 0.5
-POOL = replace(TaskPool.of(TABLE, torch.arange(12)), prior=GaussianMixture.standard(DIM), hand_dim=K)
+POOL = replace(TaskPool.of(TABLE, torch.arange(12)), prior=GaussianMixture.standard(DIM), redraw_dim=K)
 CODES = torch.randn(240, DIM, generator=make_rng(0))
 POOL = replace(POOL, encodings=Encodings(CODES, CODES.abs(), POOL.all_rows, POOL.starts, POOL.counts))
 SHAPE = EpisodeShape(4, 2, 3)
-HANDS, ELASTIC = Hands(1.0), Hands(0.0, Elastic())
+REDRAW, ELASTIC = Redraw(1.0), Redraw(0.0, Elastic())
 REAL_TASKS = RealTasks(rotations=True)
 CODED = LatentTasks(PriorNoise(), 0.0)
 
@@ -65,21 +65,21 @@ CASES = {
     # what support images may be, what query images may be, whether classes are made up
     "real": (REAL_TASKS, {R}, {R}, 0),
     "deformed images": (RedrawnTasks(REAL_TASKS, ELASTIC), {R}, {R}, 0),
-    "a share by hands": (RedrawnTasks(REAL_TASKS, HANDS, 0.5), {R, H}, {R, H}, 0),
-    "all by hands": (RedrawnTasks(REAL_TASKS, HANDS), {H}, {H}, 0),
-    "queries by hands": (RedrawnTasks(REAL_TASKS, HANDS, 0.5, "query"), {R}, {R, H}, 0),
-    "support by hands": (SupportHands(REAL_TASKS, HANDS, 3), {R, H}, {R}, 0),
-    "support deformed": (SupportHands(REAL_TASKS, ELASTIC, 3), {R}, {R}, 0),
+    "a share redrawn": (RedrawnTasks(REAL_TASKS, REDRAW, 0.5), {R, H}, {R, H}, 0),
+    "all redrawn": (RedrawnTasks(REAL_TASKS, REDRAW), {H}, {H}, 0),
+    "queries redrawn": (RedrawnTasks(REAL_TASKS, REDRAW, 0.5, "query"), {R}, {R, H}, 0),
+    "support redrawn": (RedrawnSupport(REAL_TASKS, REDRAW, 3), {R, H}, {R}, 0),
+    "support deformed": (RedrawnSupport(REAL_TASKS, ELASTIC, 3), {R}, {R}, 0),
     "decoded": (CODED, {D}, {D}, 1),
     "decoded around a real one": (LatentTasks(EncodedNoise(keep_real=True), 0.0), {R, D}, {D}, 1),
-    "decoded, then by hands": (RedrawnTasks(CODED, HANDS), {D}, {D}, 1),
+    "decoded, then redrawn": (RedrawnTasks(CODED, REDRAW), {D}, {D}, 1),
     "mixed": (MixedTasks(REAL_TASKS, CODED), {R, D}, {R, D}, 0.5),
     "mixed within tasks": (MixedTasks(REAL_TASKS, CODED, per="class"), {R, D}, {R, D}, 0.5),
     "mixed, no share": (MixedTasks(REAL_TASKS, CODED, 0.0), {R}, {R}, 0),
-    "all three": (MixedTasks(RedrawnTasks(REAL_TASKS, HANDS, 0.5), CODED), {R, H, D}, {R, H, D}, 0.5),
+    "all three": (MixedTasks(RedrawnTasks(REAL_TASKS, REDRAW, 0.5), CODED), {R, H, D}, {R, H, D}, 0.5),
     "decoded instances": (GeneratedInstances(REAL_TASKS, EncodedNoise(), 0.5), {R, D}, {R, D}, 0),
     "decoded instances of redrawn": (
-        GeneratedInstances(RedrawnTasks(REAL_TASKS, HANDS), EncodedNoise(), 0.5),
+        GeneratedInstances(RedrawnTasks(REAL_TASKS, REDRAW), EncodedNoise(), 0.5),
         {H, D},
         {H, D},
         0,
@@ -88,18 +88,18 @@ CASES = {
     "deformed classes": (DeformedClasses(REAL_TASKS, Elastic()), {R}, {R}, 1),
     "a bank of decoded ones": (BankedTasks(CODED, 8), {D}, {D}, 1),
     "a bank of redrawn queries": (
-        BankedTasks(RedrawnTasks(REAL_TASKS, HANDS, which="query"), 8),
+        BankedTasks(RedrawnTasks(REAL_TASKS, REDRAW, which="query"), 8),
         {R, H},
         {R, H},
         0,
     ),
-    "a bank, by hands": (RedrawnTasks(BankedTasks(REAL_TASKS, 8), HANDS, 0.5), {R, H}, {R, H}, 0),
+    "a bank, redrawn": (RedrawnTasks(BankedTasks(REAL_TASKS, 8), REDRAW, 0.5), {R, H}, {R, H}, 0),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_batch_says_of_each_image_what_was_rendered(case):
-    """Also for hands on an image of a bank, and codes on an image that hands had before."""
+    """Also for a redrawn image of a bank, and codes on an image that was redrawn before."""
     tasks, support, query, made_up = CASES[case]
     found: list[set[int]] = [set(), set()]
     for step in range(4):
@@ -111,7 +111,7 @@ def test_the_batch_says_of_each_image_what_was_rendered(case):
             assert said.dtype == torch.int8
             assert torch.equal(said.long(), kind_by_pixels(x))
             kinds |= set(said.flatten().tolist())
-        assert batch.is_latent.float().mean() == made_up
+        assert batch.is_generated.float().mean() == made_up
     expected = tasks.provenances
     assert found == [expected.support, expected.query]
     assert [expected.support, expected.query] == [{PROVENANCE[name] for name in of} for of in (support, query)]
@@ -131,7 +131,7 @@ def test_parts_of_a_batch_keep_the_provenance_of_their_images():
 
 def test_the_picture_frames_each_image_by_its_own_provenance_and_says_what_colours_mean():
     """Frames were by class: a class of redrawn images was all blue."""
-    batch = rendered(RedrawnTasks(REAL_TASKS, HANDS, 0.5))
+    batch = rendered(RedrawnTasks(REAL_TASKS, REDRAW, 0.5))
     picture = draw_episode(batch, 0)
     tile, gap = 16 + 4, 8
     order = batch.support_y[0].argsort(stable=True)

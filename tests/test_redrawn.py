@@ -1,4 +1,4 @@
-"""Images drawn again by other hands, deformations, generated support images."""
+"""Images drawn again, deformations, generated support images."""
 
 from dataclasses import replace
 
@@ -13,16 +13,16 @@ from genmeta.learners.metric import ProtoNet
 from genmeta.rng import make_rng
 from genmeta.tasks.elastic import Elastic, deform
 from genmeta.tasks.real import RealTasks
-from genmeta.tasks.redrawn import DeformedClasses, Hands, RedrawnTasks, SingleImageTasks, SupportHands
+from genmeta.tasks.redrawn import DeformedClasses, Redraw, RedrawnSupport, RedrawnTasks, SingleImageTasks
 from genmeta.tasks.render import render
 from genmeta.tasks.sampler import TaskPool
 
 K = 3
 TABLE = make_table(counts=(20, 7, 12))
-POOL = replace(TaskPool.of(TABLE, torch.tensor([3, 4, 8, 9, 11, 14, 20, 21])), hand_dim=K)
+POOL = replace(TaskPool.of(TABLE, torch.tensor([3, 4, 8, 9, 11, 14, 20, 21])), redraw_dim=K)
 SHAPE = EpisodeShape(4, 1, 3)
-HANDS = Hands(1.0)
-ELASTIC = Hands(0.0, Elastic())
+REDRAW = Redraw(1.0)
+ELASTIC = Redraw(0.0, Elastic())
 
 
 def redraw(x, z):
@@ -31,35 +31,35 @@ def redraw(x, z):
 
 
 def test_redrawn_images_are_the_redrawers_and_the_others_are_left_alone():
-    tasks = RedrawnTasks(RealTasks(rotations=True), HANDS, share=0.5)
+    tasks = RedrawnTasks(RealTasks(rotations=True), REDRAW, share=0.5)
     plan = tasks.sample(POOL, SHAPE, 6, 0, make_rng(0))
-    plain = replace(plan, hands=None)
+    plain = replace(plan, redraw_codes=None)
     new, old = (render(p, TABLE.images, redraw=redraw) for p in (plan, plain))
-    redrawn = ~plan.hands[..., 0].isnan()
+    redrawn = ~plan.redraw_codes[..., 0].isnan()
     assert int(redrawn.sum()) == 6 * 4 * 4 // 2
-    expected = 0.5 * old.query_x + 0.1 * torch.sigmoid(plan.hands[..., 1:, 0]).flatten(1)[..., None, None, None]
+    expected = 0.5 * old.query_x + 0.1 * torch.sigmoid(plan.redraw_codes[..., 1:, 0]).flatten(1)[..., None, None, None]
     queries = redrawn[..., 1:].flatten(1)
     torch.testing.assert_close(new.query_x[queries], expected[queries])
     assert torch.equal(new.query_x[~queries], old.query_x[~queries])
-    assert plan.hands[redrawn].std() == pytest.approx(1.0, abs=0.15)
+    assert plan.redraw_codes[redrawn].std() == pytest.approx(1.0, abs=0.15)
     assert torch.equal(plan.rows, RealTasks(rotations=True).sample(POOL, SHAPE, 6, 0, make_rng(0)).rows)
-    assert not plan.is_latent.any(), "the classes are real"
+    assert not plan.is_generated.any(), "the classes are real"
 
 
 @pytest.mark.parametrize(("which", "where"), [("support", slice(1)), ("query", slice(1, None)), ("all", slice(None))])
 def test_only_the_images_asked_for_are_redrawn(which, where):
-    plan = RedrawnTasks(RealTasks(), Hands(2.0, Elastic()), which=which).sample(POOL, SHAPE, 5, 0, make_rng(0))
+    plan = RedrawnTasks(RealTasks(), Redraw(2.0, Elastic()), which=which).sample(POOL, SHAPE, 5, 0, make_rng(0))
     expected = torch.zeros(plan.rows.shape, dtype=torch.bool)
     expected[..., where] = True
-    assert torch.equal(~plan.hands[..., 0].isnan(), expected)
+    assert torch.equal(~plan.redraw_codes[..., 0].isnan(), expected)
     assert torch.equal((plan.elastic != 0).any(3), expected)
 
 
 def test_the_share_of_redrawn_images_is_exact_over_the_steps():
-    tasks = RedrawnTasks(RealTasks(), HANDS, share=0.3)
+    tasks = RedrawnTasks(RealTasks(), REDRAW, share=0.3)
     total = 0
     for step in range(30):
-        total += int((~tasks.sample(POOL, SHAPE, 1, step, make_rng(step)).hands[..., 0].isnan()).sum())
+        total += int((~tasks.sample(POOL, SHAPE, 1, step, make_rng(step)).redraw_codes[..., 0].isnan()).sum())
         assert total == int((step + 1) * 16 * 0.3 + 1e-6)
 
 
@@ -91,7 +91,7 @@ def test_elastic_parameters_have_the_sizes_that_were_asked_for():
 
 def test_deformed_classes_deform_all_images_of_a_class_alike_and_count_as_generated():
     plan = DeformedClasses(RealTasks(), Elastic()).sample(POOL, SHAPE, 5, 0, make_rng(0))
-    assert plan.is_latent.all()
+    assert plan.is_generated.all()
     assert (plan.elastic == plan.elastic[:, :, :1]).all()
     assert (plan.elastic[:, 0, 0] != plan.elastic[:, 1, 0]).any(1).all()
     both = RedrawnTasks(DeformedClasses(RealTasks(), Elastic()), ELASTIC).sample(POOL, SHAPE, 5, 0, make_rng(0))
@@ -114,14 +114,14 @@ def test_umtra_classes_are_one_image_each_and_queries_its_augmented_copies():
         original[at] = torch.rot90(original[at], turn, (-2, -1))
     torch.testing.assert_close(batch.support_x, original, atol=1e-5, rtol=0)
     assert (batch.query_x.view(30, 4, 3, -1) - original.view(30, 4, 1, -1)).abs().mean((0, 1, 3)).min() > 0.01
-    assert plan.is_latent.all()
+    assert plan.is_generated.all()
 
 
-@pytest.mark.parametrize("hands", [HANDS, ELASTIC, Hands(0.5, Elastic())])
-def test_generated_support_images_stand_beside_the_same_real_ones(hands):
+@pytest.mark.parametrize("how", [REDRAW, ELASTIC, Redraw(0.5, Elastic())])
+def test_generated_support_images_stand_beside_the_same_real_ones(how):
     shape = EpisodeShape(4, 2, 3)
     plain = RealTasks().sample(POOL, shape, 5, 0, make_rng(0))
-    plan = SupportHands(RealTasks(), hands, n=5, weight=0.7).sample(POOL, shape, 5, 0, make_rng(0))
+    plan = RedrawnSupport(RealTasks(), how, n=5, weight=0.7).sample(POOL, shape, 5, 0, make_rng(0))
     assert plan.n_shot == 12
     assert torch.equal(plan.rows[..., :2], plain.rows[..., :2])
     assert torch.equal(plan.rows[..., 12:], plain.rows[..., 2:]), "the queries are the same"
@@ -139,10 +139,10 @@ def test_generated_support_images_stand_beside_the_same_real_ones(hands):
     torch.testing.assert_close(in_order, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_plans_with_and_without_hands_can_be_joined_cut_and_shuffled():
-    with_hands = RedrawnTasks(RealTasks(), Hands(1.0, Elastic())).sample(POOL, SHAPE, 2, 0, make_rng(0))
-    joined = concatenate([RealTasks().sample(POOL, SHAPE, 3, 0, make_rng(1)), with_hands])
-    assert joined.hands[:3].isnan().all()
+def test_plans_with_and_without_redrawing_can_be_joined_cut_and_shuffled():
+    with_redrawn = RedrawnTasks(RealTasks(), Redraw(1.0, Elastic())).sample(POOL, SHAPE, 2, 0, make_rng(0))
+    joined = concatenate([RealTasks().sample(POOL, SHAPE, 3, 0, make_rng(1)), with_redrawn])
+    assert joined.redraw_codes[:3].isnan().all()
     assert (joined.elastic[:3] == 0).all()
     order = torch.tensor([4, 0, 3, 2, 1])
     whole = render(joined.take(order), TABLE.images, redraw=redraw)
@@ -151,15 +151,15 @@ def test_plans_with_and_without_hands_can_be_joined_cut_and_shuffled():
         torch.testing.assert_close(whole.query_x[place], one.query_x[0])
     parts = [joined[slice(0, 2)], joined[slice(2, 5)]]
     torch.testing.assert_close(concatenate(parts).elastic, joined.elastic)
-    assert plan_hash(joined) != plan_hash(replace(joined, hands=None))
+    assert plan_hash(joined) != plan_hash(replace(joined, redraw_codes=None))
 
 
 def test_what_is_missing_is_said():
-    plan = RedrawnTasks(RealTasks(), HANDS).sample(POOL, SHAPE, 2, 0, make_rng(0))
+    plan = RedrawnTasks(RealTasks(), REDRAW).sample(POOL, SHAPE, 2, 0, make_rng(0))
     with pytest.raises(ValueError, match="nothing to draw images again"):
         render(plan, TABLE.images)
-    without = replace(POOL, hand_dim=0)
-    for tasks in (RedrawnTasks(RealTasks(), HANDS), SupportHands(RealTasks(), HANDS)):
+    without = replace(POOL, redraw_dim=0)
+    for tasks in (RedrawnTasks(RealTasks(), REDRAW), RedrawnSupport(RealTasks(), REDRAW)):
         with pytest.raises(UserError, match=r"data\.redrawer is not set"):
             tasks.check(without, SHAPE)
         assert tasks.needs == {"redrawer"}
@@ -169,14 +169,14 @@ def test_what_is_missing_is_said():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Hands(0.0),
-        lambda: Hands(-1.0, Elastic()),
+        lambda: Redraw(0.0),
+        lambda: Redraw(-1.0, Elastic()),
         lambda: Elastic(field=-0.1),
         lambda: Elastic(cells=1),
-        lambda: RedrawnTasks(RealTasks(), HANDS, share=1.5),
-        lambda: RedrawnTasks(RealTasks(), HANDS, which="both"),
-        lambda: SupportHands(RealTasks(), HANDS, n=0),
-        lambda: SupportHands(RealTasks(), HANDS, weight=2.0),
+        lambda: RedrawnTasks(RealTasks(), REDRAW, share=1.5),
+        lambda: RedrawnTasks(RealTasks(), REDRAW, which="both"),
+        lambda: RedrawnSupport(RealTasks(), REDRAW, n=0),
+        lambda: RedrawnSupport(RealTasks(), REDRAW, weight=2.0),
     ],
 )
 def test_settings_out_of_range_are_refused(make):

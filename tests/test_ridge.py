@@ -66,8 +66,8 @@ def one_task(x, y, query, n_way=2, weight=None):
     shape = (1, -1, 1, 1, 1)
     x, query = (torch.tensor(v, dtype=torch.float64).view(shape) for v in (x, query))
     labels = torch.tensor([y])
-    is_latent = torch.zeros(1, n_way, dtype=torch.bool)
-    return EpisodeBatch(x, labels, query, torch.zeros(1, query.shape[1], dtype=torch.int64), is_latent, weight)
+    is_generated = torch.zeros(1, n_way, dtype=torch.bool)
+    return EpisodeBatch(x, labels, query, torch.zeros(1, query.shape[1], dtype=torch.int64), is_generated, weight)
 
 
 def test_r2d2_by_hand():

@@ -43,7 +43,7 @@ from genmeta.models.checkpoint import read_checkpoint
 
 REAL = ["--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
 MIXED = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/random_other_only.yaml"]
-HANDS = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/hands.yaml"]
+REDRAW = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/redrawn.yaml"]
 GAN = ["--config=configs/generator/gan_classic.yaml", "--data.feature_steps=2"]
 QUICK = ["--config=configs/trainer/debug.yaml", "--run.wandb=off", "--trainer.devices=1", "--trainer.accelerator=cpu"]
 GIGABYTE = 2**30
@@ -83,7 +83,7 @@ def refused(capsys, code: int, message: str = "") -> str:
 def run_folder(folder: Path, evil: Path, name: str) -> Path:
     """A run folder with a checkpoint of a given name."""
     (folder / "checkpoints").mkdir(parents=True)
-    tree = {"data": yaml.safe_load((ROOT / "configs/learner/protonet.yaml").read_text())["data"]}
+    tree = {"data": yaml.safe_load((ROOT / "configs/tasks/redrawn.yaml").read_text())["data"]}
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     shutil.copy(evil, folder / "checkpoints" / name)
     return folder
@@ -91,7 +91,7 @@ def run_folder(folder: Path, evil: Path, name: str) -> Path:
 
 PLACES = {
     "generator": lambda evil, at: ["fit", *MIXED, *QUICK, f"--data.generator={evil}"],
-    "redrawer": lambda evil, at: ["fit", *HANDS, *QUICK, f"--data.redrawer={evil}"],
+    "redrawer": lambda evil, at: ["fit", *REDRAW, *QUICK, f"--data.redrawer={evil}"],
     "encoder backbone": lambda evil, at: ["fit", *REAL, *QUICK, *backbone("models.transfer.EncoderBackbone", evil)],
     "discriminator backbone": lambda evil, at: [
         *("fit", *REAL, *QUICK, *backbone("models.transfer.DiscriminatorBackbone", evil))

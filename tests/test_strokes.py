@@ -273,8 +273,8 @@ def test_strokes_are_those_of_the_images_that_are_kept(tmp_path, monkeypatch):
 def test_they_are_mixed_with_real_tasks_and_say_what_they_are(tmp_path, monkeypatch):
     data = data_of(tmp_path, monkeypatch, Letters(), MixedTasks(RealTasks(), StrokeTasks(), share=0.5))
     batch = data.on_after_batch_transfer(data.train_plan(0), 0)
-    assert batch.is_latent.all(1).sum() == 2
-    generated = batch.is_latent.all(1)
+    assert batch.is_generated.all(1).sum() == 2
+    generated = batch.is_generated.all(1)
     assert (batch.query_provenance[generated] == DECODED).all()
     assert (batch.query_provenance[~generated] != DECODED).all()
     assert batch.query_x.min() >= 0

@@ -158,9 +158,9 @@ def test_mixing_ratio_is_exact(share, n_tasks):
     for step in range(60):
         plan = sampler.sample(POOL, SHAPE, n_tasks, step, make_rng(0, step))
         assert len(plan) == n_tasks
-        per_task = plan.is_latent.float().mean(1)
+        per_task = plan.is_generated.float().mean(1)
         assert set(per_task.tolist()) <= {0.0, 1.0}
-        assert len(plan.z) == int(plan.is_latent.sum()) * SHAPE.n_images
+        assert len(plan.z) == int(plan.is_generated.sum()) * SHAPE.n_images
         generated += int(per_task.sum())
         assert generated == int((step + 1) * n_tasks * share + 1e-6)
 
@@ -186,19 +186,19 @@ def test_render_equals_a_slow_loop():
     sampler = MixedTasks(RealTasks(rotations=True), LatentTasks(PriorNoise(), 0.5), 0.5)
     plan = sampler.sample(POOL, SHAPE, 4, 0, make_rng(0))
     # a hybrid episode: the first real task's second class becomes a generated one, and one image of its third
-    hybrid, source = plan.is_latent.clone(), plan.source.clone()
-    task = int((~plan.is_latent.any(1)).nonzero()[0])
+    hybrid, source = plan.is_generated.clone(), plan.source.clone()
+    task = int((~plan.is_generated.any(1)).nonzero()[0])
     hybrid[task, 1] = True
     source[task, 1], source[task, 2, 3] = DECODER, DECODER
     before = int((plan.source[:task] == DECODER).sum())
     new = torch.randn(6, DIM, generator=make_rng(9))
-    plan = replace(plan, is_latent=hybrid, source=source, z=torch.cat([plan.z[:before], new, plan.z[before:]]))
+    plan = replace(plan, is_generated=hybrid, source=source, z=torch.cat([plan.z[:before], new, plan.z[before:]]))
     batch = render(plan, TABLE.images, decode)
     code = 0
     for t in range(4):
         for w in range(5):
             label = plan.labels[t, w]
-            assert batch.is_latent[t, label] == hybrid[t, w]
+            assert batch.is_generated[t, label] == hybrid[t, w]
             for i in range(5):
                 if source[t, w, i] == DECODER:
                     expected = torch.rot90(decode(plan.z[code][None])[0], int(plan.turns[t, w]), (1, 2))
@@ -213,7 +213,7 @@ def test_render_equals_a_slow_loop():
                 )
                 torch.testing.assert_close(x[t, k], expected)
                 assert y[t, k] == label
-    assert torch.equal(batch.query_is_latent, hybrid.repeat_interleave(3, 1))
+    assert torch.equal(batch.query_is_generated, hybrid.repeat_interleave(3, 1))
     assert batch.support_x.dtype == torch.float32
     assert 0 <= batch.query_x.min() <= batch.query_x.max() <= 1
 

@@ -58,7 +58,7 @@ def test_runs_are_labelled_so_that_they_group_and_filter(runs):
         "vae": "pretrain-vae",
         "redrawer": "pretrain-redrawer",
         "learner": "meta-train",
-        "hands": "meta-train",
+        "redrawn": "meta-train",
         "test": "meta-test",
         "by-hand": "meta-test",
         "audit-learner": "audit",

@@ -144,7 +144,7 @@ def test_accuracy_by_source_is_a_mean_over_the_queries_of_that_source(tmp_path, 
     def spy(batch):
         logits = original(batch)
         if module.training:
-            seen.append(((logits.argmax(2) == batch.query_y).float(), batch.query_is_latent))
+            seen.append(((logits.argmax(2) == batch.query_y).float(), batch.query_is_generated))
         return logits
 
     module.learner.forward = spy

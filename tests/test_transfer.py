@@ -193,7 +193,7 @@ def test_permuted_labels_give_permuted_logits(name):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_queries_and_tasks_do_not_depend_on_each_other(name):
     batch, learner = make_batch(n_tasks=3), fitted(LEARNERS[name])
-    names = ("support_x", "support_y", "query_x", "query_y", "is_latent")
+    names = ("support_x", "support_y", "query_x", "query_y", "is_generated")
     alone = replaced(batch, **{n: getattr(batch, n)[1:2] for n in names})
     alone = replaced(alone, query_x=alone.query_x[:, 4:5], query_y=alone.query_y[:, 4:5])
     torch.testing.assert_close(learner(alone), learner(batch)[1:2, 4:5])

@@ -166,7 +166,7 @@ def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor,
     pictures: list[Tensor] = []
     for step in range(_MOST_STEPS):
         plan = data.train_plan(step)
-        generated = torch.zeros_like(plan.is_latent).scatter(1, plan.labels, plan.has_generated)
+        generated = torch.zeros_like(plan.is_generated).scatter(1, plan.labels, plan.has_generated)
         if not generated.any():
             continue
         batch: EpisodeBatch = data.on_after_batch_transfer(plan, 0)
@@ -201,7 +201,7 @@ def real_reference(images: ImageDataModule, wanted: EpisodeShape, features: Feat
     pool = TaskPool.of(table, images.class_ids[usable], rows)
     plan: EpisodePlan = RealTasks().sample(pool, shape, 50, 0, make_rng("audit", "real"))
     batch = render(plan, images.images)
-    everything = torch.ones_like(batch.is_latent)
+    everything = torch.ones_like(batch.is_generated)
     training = images.rendered(evenly(images.train_rows, _N_TRAINING))
     _, height, width = images.image_shape
     centres = [features(images.rendered(of)).mean(0) for of in images.train_of_class]

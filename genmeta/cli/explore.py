@@ -20,7 +20,7 @@ from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.experiments.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_out
-from genmeta.explore.exploration import Findings, Looked, explore
+from genmeta.explore.exploration import ExploredImages, Findings, explore
 from genmeta.explore.maps import check_umap
 from genmeta.explore.page import page
 from genmeta.models.checkpoint import LatentModel, load_generator
@@ -46,19 +46,19 @@ def explore_command(args: Sequence[str]) -> None:
     source, wanted = read_data_yaml(_data_yaml(options))
     *_, (table, split) = outline_and_table(source, wanted)
     model.check_image_shape(table.image_shape)
-    looked = look(table, split, _seen_classes(model, split, table), options.part)
+    explored = look(table, split, _seen_classes(model, split, table), options.part)
     folder = claim_out(options.out, "explore")
     print(
-        f"looking     {len(looked.images)} images of {len(looked.class_names)} classes, generator {options.ckpt}",
+        f"looking     {len(explored.images)} images of {len(explored.class_names)} classes, generator {options.ckpt}",
         flush=True,
     )
-    facts = _facts(options, model, looked, split)
+    facts = _facts(options, model, explored, split)
     for fact in facts:
         print(f"            {fact}", flush=True)
-    found = explore(model, looked, options.tsne, options.umap)
+    found = explore(model, explored, options.tsne, options.umap)
     facts += [f"Left out: {reason}." for reason in found.skipped]
     tables = _tables(found)
-    _write(folder, options, model, split, looked, found, facts, tables)
+    _write(folder, options, model, split, explored, found, facts, tables)
     _track(options, folder, model, split, found, tables)
     for reason in found.skipped:
         print(f"left out    {reason}")
@@ -98,7 +98,7 @@ def _data_yaml(options: argparse.Namespace) -> Path:
     return path
 
 
-def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[str]) -> Looked:
+def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[str]) -> ExploredImages:
     """Return the images of some parts of a split (`all`: of every one), at most `N_IMAGES`.
 
     Args:
@@ -120,7 +120,7 @@ def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[s
         return_inverse=True
     )  # of many classes, evenly spaced rows may skip one
     numbers = kept.tolist()
-    return Looked(
+    return ExploredImages(
         images=table.images.index_select(0, rows).float() / 255,
         classes=classes,
         class_names=tuple(table.class_names[number] for number in numbers),
@@ -166,16 +166,16 @@ def _check_pictures(model: LatentModel, table: ImageTable) -> None:
     )
 
 
-def _facts(options: argparse.Namespace, model: LatentModel, looked: Looked, split: Split) -> list[str]:
-    n_seen = sum(looked.seen)
-    unseen = [name for name, seen in zip(looked.class_names, looked.seen, strict=True) if not seen]
-    some = ", ".join(dict.fromkeys(g for g, seen in zip(looked.groups, looked.seen, strict=True) if not seen))
+def _facts(options: argparse.Namespace, model: LatentModel, explored: ExploredImages, split: Split) -> list[str]:
+    n_seen = sum(explored.seen)
+    unseen = [name for name, seen in zip(explored.class_names, explored.seen, strict=True) if not seen]
+    some = ", ".join(dict.fromkeys(g for g, seen in zip(explored.groups, explored.seen, strict=True) if not seen))
     return [
         f"Generator {options.ckpt}: {', '.join(model.networks)}; codes of {model.latent_dim} dimensions; trained on "
         f"split '{model.split_name}' ({model.split_hash}).",
-        f"Data: {len(looked.images)} images of parts {', '.join(dict.fromkeys(looked.parts))} of split '{split.name}' "
-        f"({split.hash}).",
-        f"The generator has seen {n_seen} of the {len(looked.seen)} classes"
+        f"Data: {len(explored.images)} images of parts {', '.join(dict.fromkeys(explored.parts))} of split "
+        f"'{split.name}' ({split.hash}).",
+        f"The generator has seen {n_seen} of the {len(explored.seen)} classes"
         + (f"; not seen are {len(unseen)} of {some}." if unseen else "."),
     ]
 
@@ -204,14 +204,14 @@ def _write(
     options: argparse.Namespace,
     model: LatentModel,
     split: Split,
-    looked: Looked,
+    explored: ExploredImages,
     found: Findings,
     facts: list[str],
     tables: dict[str, list[list[str]]],
 ) -> None:
     for name, (picture, _) in found.pictures.items():
         picture.save(folder / f"{name}.png")
-    classes = zip(looked.class_names, looked.groups, looked.parts, looked.seen, strict=True)
+    classes = zip(explored.class_names, explored.groups, explored.parts, explored.seen, strict=True)
     content = {
         "generator": {
             "checkpoint": str(options.ckpt),
@@ -221,18 +221,18 @@ def _write(
         },
         "data": {
             "split": {"name": split.name, "hash": split.hash},
-            "n_images": len(looked.images),
+            "n_images": len(explored.images),
             "classes": [dict(zip(("name", "group", "part", "seen"), one, strict=True)) for one in classes],
         },
         "skipped": found.skipped,
         "captions": {name: caption for name, (_, caption) in found.pictures.items()},
         **found.numbers,
-        "class_of_image": looked.classes.tolist(),
+        "class_of_image": explored.classes.tolist(),
         "maps": {name: [[round(v, 5) for v in point] for point in of.tolist()] for name, of in found.maps.items()},
         "cluster_of_image": {name: of.tolist() for name, of in found.clusters.items()},
     }
     (folder / "report.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-    html = page(f"Latent space of {options.ckpt}", facts, looked, found, tables)
+    html = page(f"Latent space of {options.ckpt}", facts, explored, found, tables)
     (folder / "explore.html").write_text(html, encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ STEP, IMAGES = "trainer/global_step", "images_seen"
 UNSENT = "unsent"
 """A file in the folder of an online W&B run that could not be sent to its end; `make sync` looks for it."""
 
-MORE = 10.0
+GRACE = 10.0
 """Seconds that W&B gets after its own limit, and to end."""
 
 _failed = False  # W&B, in the run at hand
@@ -250,12 +250,12 @@ def finish_tracking() -> None:
     limit = float(os.environ["WANDB_FINISH_TIMEOUT"])
     thread = threading.Thread(target=finish, daemon=True)
     thread.start()
-    thread.join(limit + MORE if limit else None)
+    thread.join(limit + GRACE if limit else None)
     if thread.is_alive():
         sent, _failed = False, True
         with suppress(Exception):  # of W&B's insides, which may change; there is no other way to end it
             wandb.setup()._connection._proc._process.kill()
-        thread.join(MORE)
+        thread.join(GRACE)
     if not sent:
         print(f"genmeta: W&B takes no more of this run; make sync sends it ({folder})", file=sys.stderr, flush=True)
         (folder / UNSENT).touch()

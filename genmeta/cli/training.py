@@ -63,6 +63,8 @@ from genmeta.output import command_line, say
 from genmeta.read_yaml import check_extent
 from genmeta.shipped import with_config_files
 
+_TASKS = "the YAML of configs/tasks, or a path, that a learner's YAML is laid over, in the place of its own"
+
 
 class Parser(LightningArgumentParser):
     """Raises UserError with one line instead of printing a page of usage; options must be spelt out."""
@@ -131,6 +133,7 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunSettings, "run")
+        parser.add_argument("--tasks", type=str | None, help=_TASKS)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -228,6 +231,7 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit" and goes_on(RunSettings(**config.run.as_dict()), config.ckpt_path):
             self.went_on, config.ckpt_path = True, None
         config.run.version = None
+        config.pop("tasks")  # what they say stands in it
         return self._parser(self.subcommand).dump(
             config,
             skip_unset=False,

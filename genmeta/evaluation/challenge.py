@@ -56,7 +56,7 @@ def run_errors(learner: Learner, runs: Sequence[ChallengeRun], size: int | None 
             support_y=torch.arange(n)[None],
             query_x=query[None].float() / 255,
             query_y=run.answers[None],
-            is_latent=torch.zeros(1, n, dtype=torch.bool),
+            is_generated=torch.zeros(1, n, dtype=torch.bool),
         )
         with torch.inference_mode():
             predictions = learner(batch).argmax(2)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genmeta.errors import UserError
 
-SURE = 0.05  # a p-value below this, corrected if it is one of several, is called a difference
+ALPHA = 0.05  # a p-value below this, corrected if it is one of several, is called a difference
 _CHUNK = 2**22  # resampled values at a time, for the memory's sake
 
 
@@ -72,7 +72,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm), in the order given.
 
     The smallest of n is multiplied by n, the next by n - 1, and so on; none may be below a smaller one, or above 1.
-    Those below SURE then hold together with at most 5 % chance that any of them is an accident.
+    Those below ALPHA then hold together with at most 5 % chance that any of them is an accident.
     """
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

@@ -36,7 +36,7 @@ TITLES = TRAINED | _UNTRAINED
 # of. Proportions were measured alone, their common size follows from a whole experiment, which took 11 min 22 s
 _START = 2.0
 _STEP = {"generator": 0.13, "fit": 0.075}
-_EPISODE = {"test": 0.009, "test_hands": 0.06, "pixels": 0.009, "from_scratch": 0.36}
+_EPISODE = {"test": 0.009, "test_redrawn": 0.06, "pixels": 0.009, "from_scratch": 0.36}
 _VALIDATION_IMAGE = 1e-4
 _AT_ONCE = 10  # episodes of a batch, by default
 
@@ -78,7 +78,7 @@ class Settings:
     @property
     def digest(self) -> str:
         """Of everything that decides what the experiment computes."""
-        content = {"seeds": self.seeds, "hands": tuple(self.with_support), "runs": self.resolved}
+        content = {"seeds": self.seeds, "support": tuple(self.with_support), "runs": self.resolved}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -117,11 +117,11 @@ def check_settings(options: argparse.Namespace, check: Check) -> Settings:
     for role, config in roles.items():
         check_role(check, role, config, configs[role])
     with_support: dict[str, tuple[Episodes, ...]] = {}
-    beside = beside_support(find_config("test", "hands"), of_learner) if "redrawer" in needed else []
+    beside = beside_support(find_config("test", "redrawn_support"), of_learner) if "redrawer" in needed else []
     if beside:
         parts = check(["test", *configs[MIXED], *beside, seed], set_up=False)
         with_support = dict.fromkeys(TRAINED if options.full else (MIXED,), parts.datamodule.test)
-        resolved["test_hands"] = comparable(yaml.safe_load(parts.resolved()))
+        resolved["test_redrawn"] = comparable(yaml.safe_load(parts.resolved()))
     return Settings(options, roles, configs, resolved, with_support, tuple(beside), account)
 
 
@@ -132,7 +132,7 @@ class Grid:
     Attributes:
         generators: by role.
         fits: by arm and seed.
-        tests: by arm, seed and version (`test`, `test_hands`).
+        tests: by arm, seed and version (`test`, `test_redrawn`).
     """
 
     generators: Mapping[str, Run]
@@ -177,7 +177,9 @@ def make_grid(settings: Settings, folder: Path, generators: Mapping[str, str]) -
             if arm in settings.with_support:
                 beside = (*settings.beside, *of_role.values(), f"--ckpt_path={fit.checkpoint}")
                 after = (fit, *made.values())
-                tests[arm, seed, "test_hands"] = make(arm, "test", fit.name, seed, "test_hands", *beside, after=after)
+                tests[arm, seed, "test_redrawn"] = make(
+                    arm, "test", fit.name, seed, "test_redrawn", *beside, after=after
+                )
     for arm in _untrained(options):
         for seed in settings.seeds if arm != "pixels" else settings.seeds[:1]:  # which has no seed
             name = arm if arm == "pixels" else f"{arm}-seed{seed}"
@@ -201,7 +203,7 @@ def _configs(
 def _seconds(resolved: Mapping[str, dict[str, Any]], kind: str, version: str) -> float:
     """Return how long a run may take, for a first estimate."""
     if version.startswith("test"):
-        kind = "test_hands" if version == "test_hands" else kind
+        kind = "test_redrawn" if version == "test_redrawn" else kind
         config = resolved[kind]
         n = sum(episodes["n_episodes"] for episodes in config["data"]["init_args"]["test"])
         n_batches = _limit(config, "limit_test_batches", n)  # of each shape, but close enough

@@ -59,7 +59,7 @@ def _arms(settings: Settings, grid: Grid, folder: Path) -> dict[str, Arm]:
         fits = {seed: grid.fits[arm, seed] for seed in tests if (arm, seed) in grid.fits}
         arms[arm] = read_arm(title, tests, fits, folder)
         if arm in settings.with_support:
-            tests = {seed: grid.tests[arm, seed, "test_hands"] for seed in settings.seeds}
+            tests = {seed: grid.tests[arm, seed, "test_redrawn"] for seed in settings.seeds}
             names: dict[Support, dict[str, str]] = {}
             for one in settings.with_support[arm]:
                 if one.support:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from genmeta.errors import UserError
 from genmeta.experiments.run_folder import RUN_FILE, best_checkpoint, read_run_file
+from genmeta.shipped import with_config_files
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Run:
         if self.version:
             return Path(self.runs) / self.name / self.version
         digest = hashlib.sha256()
-        for arg in self.args:
+        for arg in with_config_files(self.args):  # a YAML of tasks that another is laid over counts too
             digest.update(f"{arg}\0".encode())
             if arg.startswith("--config="):
                 digest.update(Path(arg.removeprefix("--config=")).read_bytes())

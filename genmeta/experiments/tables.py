@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from genmeta.evaluation.statistics import SURE
+from genmeta.evaluation.statistics import ALPHA
 from genmeta.evaluation.tables import p_value, percent, shape_title
 from genmeta.experiments.results import Arm, Difference
 from genmeta.experiments.settings import Value
@@ -80,8 +80,8 @@ def as_csv(found: Points, differences: Sequence[Difference]) -> str:
 
 
 def as_latex(found: Points, differences: Sequence[Difference], axis: str, caption: str) -> str:
-    """Return a table for a paper, with the rules of the package booktabs; * marks a corrected p-value below SURE."""
-    sure = {(d.value, d.arm, d.shape) for d in differences if d.p_holm < SURE}
+    """Return a table for a paper, with the rules of the package booktabs; * marks a corrected p-value below ALPHA."""
+    sure = {(d.value, d.arm, d.shape) for d in differences if d.p_holm < ALPHA}
     shapes = _shapes(found)
     head = [*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes)]
     lines = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from genmeta.evaluation.statistics import SURE
+from genmeta.evaluation.statistics import ALPHA
 from genmeta.evaluation.tables import number, p_value, percent, shape_title
 from genmeta.experiments.results import Arm, Difference
 
@@ -21,15 +21,15 @@ def verdict(found: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, 
     for shape in dict.fromkeys(d.shape for d in found):
         of_shape = sorted((d for d in found if d.shape == shape), key=lambda d: -d.difference)
         control = titles[of_shape[0].control]
-        best = next((d for d in of_shape if d.p_holm < SURE and d.difference > 0), None)
-        worse = [d for d in of_shape if d.p_holm < SURE and d.difference < 0]
+        best = next((d for d in of_shape if d.p_holm < ALPHA and d.difference > 0), None)
+        worse = [d for d in of_shape if d.p_holm < ALPHA and d.difference < 0]
         if best:
             text = (
                 f"{titles[best.arm]} wins, {percent(best.difference, sign='+')} points over {control} "
                 f"({_p(best)} after Holm's correction for {len(found)} comparisons); "
                 f"{_of_seeds(best, n_seeds)}."
             )
-            also = [titles[d.arm] for d in of_shape if d is not best and d.p_holm < SURE and d.difference > 0]
+            also = [titles[d.arm] for d in of_shape if d is not best and d.p_holm < ALPHA and d.difference > 0]
             text += f" Also better than {control}: {', '.join(also)}." if also else ""
         else:
             first = of_shape[0]

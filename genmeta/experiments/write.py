@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from genmeta.evaluation.statistics import SURE
+from genmeta.evaluation.statistics import ALPHA
 from genmeta.evaluation.tables import markdown_table
 from genmeta.experiments.pictures import draw_arms, draw_curves
 from genmeta.experiments.plan import Plan
@@ -45,7 +45,7 @@ def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> str
     (folder / "results.csv").write_text(as_csv(found, differences))
     caption = (
         f"{results['learner']} on {results['data']}: accuracy, mean ± 95 % interval over {len(settings.seeds)} seeds; "
-        f"* differs from {titles[settings.control]} (p < {SURE}, Holm)"
+        f"* differs from {titles[settings.control]} (p < {ALPHA}, Holm)"
     )
     (folder / "results.tex").write_text(as_latex(found, differences, label, caption))
     write_json(folder, results)

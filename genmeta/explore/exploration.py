@@ -25,7 +25,7 @@ _N_PROBES = 16  # codes at which the change of the image is measured
 
 
 @dataclass(frozen=True)
-class Looked:
+class ExploredImages:
     """The real images that are looked at.
 
     Attributes:
@@ -77,7 +77,7 @@ class Findings:
 
 
 @torch.no_grad()
-def explore(model: LatentModel, looked: Looked, with_tsne: bool = False, with_umap: bool = False) -> Findings:
+def explore(model: LatentModel, explored: ExploredImages, with_tsne: bool = False, with_umap: bool = False) -> Findings:
     """Look into a generator; the same generator and images give the same findings.
 
     With encoder and decoder: clusters, maps, strips, traversals, units. Without encoder: strips between codes of the
@@ -88,10 +88,10 @@ def explore(model: LatentModel, looked: Looked, with_tsne: bool = False, with_um
     """
     found = Findings()
     if "encoder" in model.networks:
-        mean, log_var = encode(model, looked.images)
-        _maps_and_clusters(found, looked, mean, with_tsne, with_umap)
+        mean, log_var = encode(model, explored.images)
+        _maps_and_clusters(found, explored, mean, with_tsne, with_umap)
         if "decoder" in model.networks:
-            _strips(found, model, looked, mean)
+            _strips(found, model, explored, mean)
             _traversals(found, model, mean)
         change = (
             _change(model, mean[:: max(1, len(mean) // _N_PROBES)][:_N_PROBES]) if "decoder" in model.networks else None
@@ -106,7 +106,7 @@ def explore(model: LatentModel, looked: Looked, with_tsne: bool = False, with_um
             "maps, clusters, active units, strips, traversals of encodings: the generator draws given images again; "
             "its codes say how, not what"
         ]
-        _redrawn(found, model, looked)
+        _redrawn(found, model, explored)
     return found
 
 
@@ -116,16 +116,18 @@ def encode(model: LatentModel, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(means).float(), torch.cat(log_vars).float()
 
 
-def _maps_and_clusters(found: Findings, looked: Looked, mean: Tensor, with_tsne: bool, with_umap: bool) -> None:
+def _maps_and_clusters(
+    found: Findings, explored: ExploredImages, mean: Tensor, with_tsne: bool, with_umap: bool
+) -> None:
     axes = PrincipalAxes.of(mean)
     found.maps["PCA"] = axes.project(mean)
     if with_tsne:
         found.maps["t-SNE"] = tsne(mean)
     if with_umap:
         found.maps["UMAP"] = umap(mean)
-    kinds = looked.kinds()
+    kinds = explored.kinds()
     classes, groups = kinds["class"][1], kinds["group"][1]
-    n_classes, n_groups = len(looked.class_names), len(kinds["group"][0])
+    n_classes, n_groups = len(explored.class_names), len(kinds["group"][0])
     table = []
     for n_clusters in sorted({n_groups, round((n_groups * n_classes) ** 0.5), n_classes}):
         for method in METHODS:
@@ -152,10 +154,12 @@ def _maps_and_clusters(found: Findings, looked: Looked, mean: Tensor, with_tsne:
         found.pictures[f"map-{name.lower()}"] = (scatter(name, points, panels), f"{caption}.")
 
 
-def _strips(found: Findings, model: LatentModel, looked: Looked, mean: Tensor) -> None:
-    pairs = _pairs(len(looked.class_names))
-    firsts = torch.tensor([int((looked.classes == number).nonzero()[0]) for number in range(len(looked.class_names))])
-    class_means = torch.stack([mean[looked.classes == number].mean(0) for number in range(len(looked.class_names))])
+def _strips(found: Findings, model: LatentModel, explored: ExploredImages, mean: Tensor) -> None:
+    pairs = _pairs(len(explored.class_names))
+    firsts = torch.tensor(
+        [int((explored.classes == number).nonzero()[0]) for number in range(len(explored.class_names))]
+    )
+    class_means = torch.stack([mean[explored.classes == number].mean(0) for number in range(len(explored.class_names))])
     shares = torch.tensor(SHARES)
     columns = ["image", *(f"{share:g}" for share in SHARES), "image"]
     marked = [1 + SHARES.index(0), 1 + SHARES.index(1)]
@@ -165,11 +169,11 @@ def _strips(found: Findings, model: LatentModel, looked: Looked, mean: Tensor) -
     ):
         rows, names = [], []
         for start, end in pairs:
-            ends = looked.first_of([start, end])
+            ends = explored.first_of([start, end])
             for spherical in (False, True):
                 strip = strips(codes[[start]], codes[[end]], shares, spherical)[0]
                 rows.append(torch.cat([ends[:1], model.decode(strip), ends[1:]]))
-                label = f"{looked.class_names[start]} - {looked.class_names[end]}"
+                label = f"{explored.class_names[start]} - {explored.class_names[end]}"
                 names.append("  spherical" if spherical else label)
         picture = sheet(torch.stack(rows), names, columns, marked)
         caption = (
@@ -255,12 +259,12 @@ def _without_encoder(found: Findings, model: LatentModel) -> None:
     _changes(found, metric, changes)
 
 
-def _redrawn(found: Findings, model: LatentModel, looked: Looked) -> None:
+def _redrawn(found: Findings, model: LatentModel, explored: ExploredImages) -> None:
     rng = make_rng("explore", "codes")
-    unseen = [number for number, seen in enumerate(looked.seen) if not seen]
-    of = unseen or list(range(len(looked.seen)))
+    unseen = [number for number, seen in enumerate(explored.seen) if not seen]
+    of = unseen or list(range(len(explored.seen)))
     chosen = [of[i] for i in torch.linspace(0, len(of) - 1, min(12, len(of))).round().long().tolist()]
-    images = looked.first_of(chosen)
+    images = explored.first_of(chosen)
     codes = model.prior.sample(8, len(chosen), rng=rng)
     drawn = torch.stack([images, *(model.redraw(images, z) for z in codes)])
     which = "that the generator has not seen" if unseen else "(the generator has seen all of them)"
@@ -269,9 +273,9 @@ def _redrawn(found: Findings, model: LatentModel, looked: Looked) -> None:
     found.pictures["redrawn"] = (
         sheet(drawn, names, short),
         f"Images of classes {which}, and drawn again with codes of the prior: "
-        f"{', '.join(looked.class_names[i] for i in chosen)}.",
+        f"{', '.join(explored.class_names[i] for i in chosen)}.",
     )
-    probes = looked.images[torch.linspace(0, len(looked.images) - 1, _N_PROBES).round().long()]
+    probes = explored.images[torch.linspace(0, len(explored.images) - 1, _N_PROBES).round().long()]
     repeated = probes.repeat_interleave(model.latent_dim, 0)
     metric = change_of_image(lambda z: model.redraw(repeated, z), model.prior.sample(_N_PROBES, rng=rng))
     directions, changes = principal_changes(metric)
@@ -282,7 +286,7 @@ def _redrawn(found: Findings, model: LatentModel, looked: Looked) -> None:
         rows = model.redraw(same, along).unflatten(0, (n, len(STEPS)))
         found.pictures[f"directions-{number + 1}"] = (
             sheet(rows, _names(n), [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
-            f"One image of {looked.class_names[chosen[number]]} drawn again along the directions of the code that "
+            f"One image of {explored.class_names[chosen[number]]} drawn again along the directions of the code that "
             f"change it most, in standard deviations of the prior.",
         )
     _changes(found, metric, changes)

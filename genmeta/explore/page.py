@@ -4,20 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from genmeta.explore.drawing import atlas
-from genmeta.explore.exploration import Findings, Looked
+from genmeta.explore.exploration import ExploredImages, Findings
 from genmeta.pages.blocks import Block, Figure, Figures, Table
 from genmeta.pages.render import data_uri, render
 
 _COLUMNS = 64  # thumbnails in a row of the atlas
 
 
-def page(title: str, facts: Sequence[str], looked: Looked, found: Findings, tables: dict[str, list[list[str]]]) -> str:
+def page(
+    title: str, facts: Sequence[str], explored: ExploredImages, found: Findings, tables: dict[str, list[list[str]]]
+) -> str:
     """Return the page's HTML.
 
     Args:
         title: of the page.
         facts: sentences at its top.
-        looked: the images of the map's points.
+        explored: the images of the map's points.
         found: maps, clusters and pictures.
         tables: by name, rows of cells, the first with the names of the columns.
     """
@@ -29,7 +31,7 @@ def page(title: str, facts: Sequence[str], looked: Looked, found: Findings, tabl
     blocks += [(name, Table(rows[0], rows[1:])) for name, rows in tables.items()]
     thumbnails: dict[str, Any] = {}
     if found.maps:
-        picture, height, width = atlas(looked.images, _COLUMNS)
+        picture, height, width = atlas(explored.images, _COLUMNS)
         thumbnails = {"uri": data_uri(picture), "width": width, "height": height, "columns": _COLUMNS}
     return render(
         "explore.html",
@@ -37,16 +39,16 @@ def page(title: str, facts: Sequence[str], looked: Looked, found: Findings, tabl
         title=title,
         generator="genmeta explore",
         facts=facts,
-        map=_map(looked, found) if found.maps else None,
-        n_points=len(looked.images),
+        map=_map(explored, found) if found.maps else None,
+        n_points=len(explored.images),
         atlas=thumbnails,
         blocks=blocks,
     )
 
 
-def _map(looked: Looked, found: Findings) -> dict[str, Any]:
+def _map(explored: ExploredImages, found: Findings) -> dict[str, Any]:
     """Return what the page's script draws: coordinates, and for each way of colouring the kind of each point."""
-    kinds = {title: {"names": names, "of": of.tolist()} for title, (names, of) in looked.kinds().items()}
+    kinds = {title: {"names": names, "of": of.tolist()} for title, (names, of) in explored.kinds().items()}
     for name, clusters in found.clusters.items():
         numbers = [f"cluster {number}" for number in range(int(clusters.max()) + 1)]
         kinds[name] = {"names": numbers, "of": clusters.tolist()}

@@ -15,9 +15,12 @@ from genmeta.learners.checkpoint import load_learner
 from genmeta.learners.learner import Learner
 from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.rng import make_rng
-from genmeta.tasks.redrawn import SupportHands
+from genmeta.tasks.redrawn import RedrawnSupport
 
-N_REDRAWN, WEIGHT = SupportHands.n, SupportHands.weight  # generated images beside an example, their share of its class
+N_REDRAWN, WEIGHT = (
+    RedrawnSupport.n,
+    RedrawnSupport.weight,
+)  # generated images beside an example, their share of its class
 _CHUNK = 256  # pictures that are named together
 
 
@@ -99,7 +102,7 @@ class Predictor:
             support_y=torch.arange(n_way).repeat_interleave(n_shot)[None],
             query_x=query[None].float() / 255,
             query_y=torch.zeros(1, len(query), dtype=torch.long),  # nobody knows
-            is_latent=torch.zeros(1, n_way, dtype=torch.bool),
+            is_generated=torch.zeros(1, n_way, dtype=torch.bool),
             support_weight=None if weight is None else weight.flatten()[None],
         )
         return self.learner(batch)[0]

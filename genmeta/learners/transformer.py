@@ -96,7 +96,7 @@ class InContextTransformer(Learner):
 
     def _chosen(self, batch: EpisodeBatch) -> Tensor:
         """Return which embedding each class has, int64 `[task, way]`."""
-        n_tasks, n_way = batch.is_latent.shape
+        n_tasks, n_way = batch.is_generated.shape
         if not self.training:
             return torch.arange(n_way, device=batch.support_y.device).expand(n_tasks, -1)
         chosen = [torch.randperm(self.max_way, generator=rng)[:n_way] for rng in self.draws(batch)]

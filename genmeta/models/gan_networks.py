@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import Discriminator, LatentDecoder
-from genmeta.models.networks import Down, Shape, Up, three
+from genmeta.models.networks import Down, Shape, Up, checked_shape
 from genmeta.rng import Rng, normal
 from genmeta.tasks.prior import GaussianMixture
 
@@ -51,8 +51,12 @@ class FullyConnectedGenerator(Generator):
         require_positive(
             "FullyConnectedGenerator", latent_dim=latent_dim, layers=len(hidden), smallest=min(hidden, default=1)
         )
-        self.init_args = {"latent_dim": latent_dim, "image_shape": list(three(image_shape)), "hidden": list(hidden)}
-        self.latent_dim, self.image_shape = latent_dim, three(image_shape)
+        self.init_args = {
+            "latent_dim": latent_dim,
+            "image_shape": list(checked_shape(image_shape)),
+            "hidden": list(hidden),
+        }
+        self.latent_dim, self.image_shape = latent_dim, checked_shape(image_shape)
         layers: list[nn.Module] = []
         for depth, (n_in, n_out) in enumerate(zip([latent_dim, *hidden], hidden, strict=False)):
             layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if depth else []), nn.LeakyReLU(0.2)]
@@ -69,7 +73,7 @@ class FullyConnectedDiscriminator(Discriminator):
     def __init__(self, image_shape: Shape = None, hidden: Sequence[int] = (512, 256)) -> None:
         super().__init__()
         require_positive("FullyConnectedDiscriminator", layers=len(hidden), smallest=min(hidden, default=1))
-        self.image_shape = three(image_shape)
+        self.image_shape = checked_shape(image_shape)
         self.init_args = {"image_shape": list(self.image_shape), "hidden": list(hidden)}
         sizes = [prod(self.image_shape), *hidden]
         layers: list[nn.Module] = []
@@ -116,13 +120,13 @@ class ConvGenerator(Generator):
             raise UserError(f"ConvGenerator: class_dim must be in [0, latent_dim), found {class_dim} of {latent_dim}")
         self.init_args = {
             "latent_dim": latent_dim,
-            "image_shape": list(three(image_shape)),
+            "image_shape": list(checked_shape(image_shape)),
             "channels": list(channels),
             "residual": residual,
             "class_dim": class_dim,
             "max_classes": max_classes,
         }
-        self.latent_dim, self.image_shape, self.class_dim = latent_dim, three(image_shape), class_dim
+        self.latent_dim, self.image_shape, self.class_dim = latent_dim, checked_shape(image_shape), class_dim
         self.classes = nn.Embedding(max_classes, class_dim) if class_dim else None
         self.body = nn.Sequential(Up(latent_dim, self.image_shape, channels, residual), nn.Tanh())
 
@@ -170,7 +174,7 @@ class ConvDiscriminator(Discriminator):
     ) -> None:
         super().__init__()
         require_positive("ConvDiscriminator", channels=min(channels, default=1))
-        self.image_shape = three(image_shape)
+        self.image_shape = checked_shape(image_shape)
         self.init_args = {
             "image_shape": list(self.image_shape),
             "channels": list(channels),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genmeta.rng import Rng, coins
+from genmeta.rng import Rng, bernoulli
 
 
 class Likelihood(nn.Module, ABC):
@@ -34,7 +34,7 @@ class Bernoulli(Likelihood):
         self.binarise = binarise
 
     def prepare(self, x: Tensor, rng: Rng) -> Tensor:
-        return coins(rng, x) if self.binarise else x
+        return bernoulli(rng, x) if self.binarise else x
 
     def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)

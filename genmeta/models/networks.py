@@ -12,7 +12,7 @@ Shape = Sequence[int] | None
 """`[channels, height, width]` of the images; left out in a YAML, the command line fills in that of the data."""
 
 
-def three(image_shape: Shape) -> tuple[int, int, int]:
+def checked_shape(image_shape: Shape) -> tuple[int, int, int]:
     """Return `(C, H, W)`; `(1, 28, 28)` if it is left out.
 
     Raises:
@@ -32,7 +32,7 @@ def halved(image_shape: Sequence[int], times: int) -> list[tuple[int, int]]:
     Raises:
         UserError: nothing would be left, or there is nothing to halve.
     """
-    _, h, w = three(image_shape)
+    _, h, w = checked_shape(image_shape)
     if times < 1 or min(h, w) >> times < 1:
         raise UserError(
             f"{times} halvings (one for each number in channels) of {h}×{w} pixels leave nothing or do nothing"

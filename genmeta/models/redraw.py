@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
 from genmeta.models.decoder import Redrawer
-from genmeta.models.networks import Down, Shape, Up, three
+from genmeta.models.networks import Down, Shape, Up, checked_shape
 from genmeta.models.registration import affine_displacement, enlarge, identity_grid
 from genmeta.models.vae_networks import ConvEncoder
 
@@ -32,7 +32,7 @@ class PairEncoder(nn.Module):
         hidden: int = 128,
     ) -> None:
         super().__init__()
-        c, h, w = self.image_shape = three(image_shape)
+        c, h, w = self.image_shape = checked_shape(image_shape)
         self.init_args = {
             "latent_dim": latent_dim,
             "image_shape": [c, h, w],
@@ -61,11 +61,11 @@ class PixelRedrawer(Redrawer):
         require_positive("PixelRedrawer", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
         self.init_args = {
             "latent_dim": latent_dim,
-            "image_shape": list(three(image_shape)),
+            "image_shape": list(checked_shape(image_shape)),
             "channels": list(channels),
             "hidden": hidden,
         }
-        self.latent_dim, self.image_shape = latent_dim, three(image_shape)
+        self.latent_dim, self.image_shape = latent_dim, checked_shape(image_shape)
         body = Down(self.image_shape, channels)
         self.look = nn.Sequential(body, nn.Flatten(), nn.Linear(prod(body.out_shape), hidden), nn.ReLU())
         self.draw = nn.Sequential(
@@ -105,14 +105,14 @@ class DeformationRedrawer(Redrawer):
     ) -> None:
         super().__init__()
         require_positive("DeformationRedrawer", latent_dim=latent_dim, channels=channels)
-        c, h, w = three(image_shape)
+        c, h, w = checked_shape(image_shape)
         if h % 4 or w % 4:
             raise UserError(f"DeformationRedrawer: height and width must be multiples of 4, found {[c, h, w]}")
         if not 0 < reach <= 1:
             raise UserError(f"DeformationRedrawer: reach must be in (0, 1], found {reach}")
         self.init_args = {
             "latent_dim": latent_dim,
-            "image_shape": list(three(image_shape)),
+            "image_shape": list(checked_shape(image_shape)),
             "channels": channels,
             "reach": reach,
         }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genmeta.errors import require_positive
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
-from genmeta.models.networks import Down, Shape, Up, three
+from genmeta.models.networks import Down, Shape, Up, checked_shape
 
 
 class ConvEncoder(LatentEncoder):
@@ -33,7 +33,7 @@ class ConvEncoder(LatentEncoder):
     ) -> None:
         super().__init__()
         self.init_args = _init_args(latent_dim, image_shape, channels, hidden, residual)
-        self.latent_dim, self.image_shape = latent_dim, three(image_shape)
+        self.latent_dim, self.image_shape = latent_dim, checked_shape(image_shape)
         body = Down(self.image_shape, channels, residual)
         self.layers = nn.Sequential(
             body,
@@ -62,7 +62,7 @@ class ConvDecoder(LatentDecoder):
     ) -> None:
         super().__init__()
         self.init_args = _init_args(latent_dim, image_shape, channels, hidden, residual)
-        self.latent_dim, self.image_shape = latent_dim, three(image_shape)
+        self.latent_dim, self.image_shape = latent_dim, checked_shape(image_shape)
         self.layers = nn.Sequential(
             nn.Linear(latent_dim, hidden), nn.ReLU(), Up(hidden, self.image_shape, channels, residual, batch_norm=False)
         )
@@ -81,7 +81,7 @@ def _init_args(
     require_positive("the VAE's networks", latent_dim=latent_dim, channels=min(channels, default=1), hidden=hidden)
     return {
         "latent_dim": latent_dim,
-        "image_shape": list(three(image_shape)),
+        "image_shape": list(checked_shape(image_shape)),
         "channels": list(channels),
         "hidden": hidden,
         "residual": residual,

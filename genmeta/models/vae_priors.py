@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genmeta.errors import require_positive
-from genmeta.models.networks import Shape, three
+from genmeta.models.networks import Shape, checked_shape
 from genmeta.models.vae import kl_to_gaussian, kl_to_prior, log_normal
 from genmeta.tasks.prior import GaussianMixture
 
@@ -61,7 +61,7 @@ class VampPrior(Prior):
     def __init__(self, n_components: int = 100, image_shape: Shape = None) -> None:
         super().__init__()
         require_positive("VampPrior", n_components=n_components)
-        self.logits = nn.Parameter(torch.zeros(n_components, *three(image_shape)))
+        self.logits = nn.Parameter(torch.zeros(n_components, *checked_shape(image_shape)))
 
     def start(self, images: Tensor) -> None:
         chosen = images[torch.linspace(0, len(images) - 1, len(self.logits), device=images.device).round().long()]

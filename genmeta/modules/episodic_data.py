@@ -24,7 +24,7 @@ from genmeta.rng import make_rng
 from genmeta.tasks.bank import BankedTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import Grouping, RealTasks
-from genmeta.tasks.redrawn import Hands, SupportHands
+from genmeta.tasks.redrawn import Redraw, RedrawnSupport
 from genmeta.tasks.render import render, table_of_turns
 from genmeta.tasks.sampler import Need, TaskPool, TaskSampler
 from genmeta.tasks.share import Adaptive
@@ -37,26 +37,26 @@ TURNED_TABLE_BYTES = 2**30  # a table of all turns may take this much; larger im
 
 @dataclass(frozen=True)
 class Support:
-    """Generated images beside each support image; see `SupportHands`.
+    """Generated images beside each support image; see `RedrawnSupport`.
 
     Attributes:
-        hands: how the support image is drawn again.
+        redraw: how the support image is drawn again.
         n: how many, for each support image.
         weight: their share of a class's prototype.
     """
 
-    hands: Hands = field(default_factory=Hands)
+    redraw: Redraw = field(default_factory=Redraw)
     n: int = 30
     weight: float = 0.7
 
     @property
     def title(self) -> str:
-        """In words: `30 hands`, `30 elastic` if nothing learned is used."""
-        return f"{self.n} {'hands' if self.hands.learned else 'elastic'}"
+        """In words: `30 redrawn`, `30 elastic` if nothing learned is used."""
+        return f"{self.n} {'redrawn' if self.redraw.learned else 'elastic'}"
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of episodes: `+30hands`."""
+        """What it adds to the name of episodes: `+30redrawn`."""
         return f"+{self.title.replace(' ', '')}"
 
 
@@ -85,7 +85,7 @@ class Episodes:
 
     @property
     def name(self) -> str:
-        """Name in metrics and hashes: `5w1s`, `20w1s_within`, `5w1s+30hands`."""
+        """Name in metrics and hashes: `5w1s`, `20w1s_within`, `5w1s+30redrawn`."""
         return self.base_name + (self.support.suffix if self.support else "")
 
     @property
@@ -97,7 +97,9 @@ class Episodes:
     def tasks(self) -> TaskSampler:
         """What draws the episodes; the real images are the same whatever is generated beside them."""
         tasks = RealTasks(groups=self.groups)
-        return SupportHands(tasks, self.support.hands, self.support.n, self.support.weight) if self.support else tasks
+        return (
+            RedrawnSupport(tasks, self.support.redraw, self.support.n, self.support.weight) if self.support else tasks
+        )
 
 
 class EpisodicDataModule(StepDataModule):
@@ -122,7 +124,7 @@ class EpisodicDataModule(StepDataModule):
             `genmeta.learners.fused.Fused`, on classes that their learners were not trained on.
         generator: checkpoint of a GAN or VAE; needed if `train_tasks` draws images from codes.
         redrawer: checkpoint of a VAE that draws given images again; needed if `train_tasks`, `val` or `test`
-            have learned hands.
+            draw images again.
         tasks_per_eval_batch: tasks evaluated together (speed and memory only).
         n_workers: processes that draw plans; 0 is fastest unless tasks are huge.
         low_data: what is kept of the train part; all of it by default.
@@ -287,12 +289,12 @@ class EpisodicDataModule(StepDataModule):
     def _load_redrawer(self) -> None:
         if self.redrawer_path is None:
             raise UserError(
-                "the tasks have learned hands, but data.redrawer is not set; expected the checkpoint of a model that "
+                "the tasks draw images again, but data.redrawer is not set; expected the checkpoint of a model that "
                 "draws given images again (make train-vae VAE=vae_deformation)"
             )
         self.redrawer = self._load(self.redrawer_path)
         self.redrawer.check_redraws()
-        self.pools = {part: replace(pool, hand_dim=self.redrawer.latent_dim) for part, pool in self.pools.items()}
+        self.pools = {part: replace(pool, redraw_dim=self.redrawer.latent_dim) for part, pool in self.pools.items()}
 
     def _load(self, path: str) -> LatentModel:
         if self.split.test_only:
@@ -474,7 +476,7 @@ class EpisodicDataModule(StepDataModule):
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 for first in range(0, len(plan), BANK_CHUNK):
                     batch = self._render(plan[first : first + BANK_CHUNK].to(device))
-                    n_way, n_tasks = batch.n_way, len(batch.is_latent)
+                    n_way, n_tasks = batch.n_way, len(batch.is_generated)
                     by_slot = [x.view(n_tasks, n_way, -1, *self.image_shape) for x in (batch.support_x, batch.query_x)]
                     parts.append((torch.cat(by_slot, 2).flatten(0, 2) * 255).round().to(torch.uint8))
             self._bank = (period, torch.cat(parts), plan.provenance().flatten().to(device))

@@ -178,11 +178,11 @@ class MetaModule(TrainedModule):
                 )
             if name in self.share_of and number in tasks.provenances.support | tasks.provenances.query:
                 self._log_mean(f"train/{name}_share", self.share_of[name], (images == number).float())
-        made_up = batch.query_is_latent.float()
+        made_up = batch.query_is_generated.float()
         self.acc_real_classes.update(right, 1 - made_up)
         self.acc_made_up.update(right, made_up)
         if tasks.latent_range[1] > 0:
-            self._log_mean("train/made_up_share", self.made_up_share, batch.is_latent.float())
+            self._log_mean("train/made_up_share", self.made_up_share, batch.is_generated.float())
 
     def _log_mean(self, name: str, metric: nn.Module, *values: Tensor) -> None:
         assert isinstance(metric, MeanMetric)

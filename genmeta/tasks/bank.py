@@ -62,7 +62,7 @@ class BankedTasks(TaskSampler):
             rows=rows,
             turns=torch.zeros(n_tasks, shape.n_way, dtype=torch.long),
             labels=draw_labels(n_tasks, shape.n_way, rng),
-            is_latent=torch.full((n_tasks, shape.n_way), bool(self.tasks.latent_range[1])),
+            is_generated=torch.full((n_tasks, shape.n_way), bool(self.tasks.latent_range[1])),
             source=torch.full(rows.shape, BANK, dtype=torch.int8),
             z=torch.empty(0, 0),
             period=step // self.refresh,

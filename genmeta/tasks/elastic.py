@@ -20,7 +20,7 @@ _AFFINE = 6  # of the parameters: what a 2×3 matrix has beyond the identity
 class Elastic:
     """How large deformations are: standard deviations of normal draws, in half widths of the image where not said.
 
-    The defaults were chosen on validation classes (docs/latent_tasks.md).
+    The defaults were chosen on validation classes (docs/sampling_results.md).
 
     Args:
         field: of each control point's displacement.

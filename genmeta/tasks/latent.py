@@ -79,7 +79,7 @@ class LatentTasks(TaskSampler):
             rows=rows,
             turns=turns,
             labels=draw_labels(n_tasks, shape.n_way, rng),
-            is_latent=torch.ones(n_tasks, shape.n_way, dtype=torch.bool),
+            is_generated=torch.ones(n_tasks, shape.n_way, dtype=torch.bool),
             source=source,
             z=z[source == DECODER],
         )

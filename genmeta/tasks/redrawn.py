@@ -1,4 +1,4 @@
-"""Other instances of an image: drawn by another hand (a learned latent of deformations), or deformed at random.
+"""Other instances of an image: drawn again (a learned latent of deformations), or deformed at random.
 
 A `Redrawer` learns from pairs of images of a class how the second differs from the first (`genmeta.models.redraw`);
 with a code of its prior it draws *any* image again, of a class that it has never seen too. So one support image can
@@ -19,7 +19,7 @@ from genmeta.tasks.sampling import draw_distinct, draw_labels, draw_turns, exact
 
 
 @dataclass(frozen=True)
-class Hands:
+class Redraw:
     """How images are drawn again.
 
     Args:
@@ -36,56 +36,56 @@ class Hands:
     def __post_init__(self) -> None:
         if self.learned < 0 or (self.learned == 0 and self.elastic is None):
             raise UserError(
-                f"Hands: learned must be at least 0, and above 0 unless elastic is given; found {self.learned}"
+                f"Redraw: learned must be at least 0, and above 0 unless elastic is given; found {self.learned}"
             )
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What plans with these hands ask for."""
+        """What plans that draw images again ask for."""
         return frozenset({"redrawer"} if self.learned else ())
 
     def check(self, pool: TaskPool) -> None:
         """Raise UserError if there is no redrawer, but one is needed."""
-        if self.learned and not pool.hand_dim:
-            raise UserError("learned hands need a model that draws given images again, but data.redrawer is not set")
+        if self.learned and not pool.redraw_dim:
+            raise UserError("drawing images again needs a model for it, but data.redrawer is not set")
 
     def draw(self, plan: EpisodePlan, redrawn: Tensor, pool: TaskPool, rng: torch.Generator) -> EpisodePlan:
         """Return the plan with codes for the images that are `redrawn` (bool `[task, way, image]`)."""
-        hands, elastic = plan.hands, plan.elastic
+        redraw_codes, elastic = plan.redraw_codes, plan.elastic
         if self.learned:
-            if hands is None:
-                hands = torch.full((*redrawn.shape, pool.hand_dim), torch.nan)
-            codes = self.learned * torch.randn(*redrawn.shape, pool.hand_dim, generator=rng)
-            hands = torch.where(redrawn[..., None], codes, hands)
+            if redraw_codes is None:
+                redraw_codes = torch.full((*redrawn.shape, pool.redraw_dim), torch.nan)
+            codes = self.learned * torch.randn(*redrawn.shape, pool.redraw_dim, generator=rng)
+            redraw_codes = torch.where(redrawn[..., None], codes, redraw_codes)
         if self.elastic:
             moved = self.elastic.draw(*redrawn.shape, rng=rng) * redrawn[..., None]
             elastic = moved if elastic is None else elastic + moved
-        return replace(plan, hands=hands, elastic=elastic)
+        return replace(plan, redraw_codes=redraw_codes, elastic=elastic)
 
 
 @dataclass(frozen=True)
-class _WithHands(TaskSampler):
+class _WithRedraw(TaskSampler):
     """Tasks of another sampler, some of whose images are drawn again."""
 
     tasks: TaskSampler
-    hands: Hands
+    redraw: Redraw
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.tasks.needs | self.hands.needs
+        return self.tasks.needs | self.redraw.needs
 
     def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
-        self.hands.check(pool)
+        self.redraw.check(pool)
         super().check(pool, shape)
 
 
 @dataclass(frozen=True)
-class RedrawnTasks(_WithHands):
+class RedrawnTasks(_WithRedraw):
     """Tasks whose images are drawn again, each with codes of its own: more instances of the same classes.
 
     Args:
         tasks: draws the tasks.
-        hands: how images are drawn again.
+        redraw: how images are drawn again.
         share: of the images of `which`, in [0, 1].
         which: `all` images, or only `support` or `query`.
     """
@@ -102,26 +102,26 @@ class RedrawnTasks(_WithHands):
     @property
     def provenances(self) -> Provenances:
         of_tasks = self.tasks.provenances
-        return of_tasks.with_some(REDRAWN, {REAL}, self.share, self.which) if self.hands.learned else of_tasks
+        return of_tasks.with_some(REDRAWN, {REAL}, self.share, self.which) if self.redraw.learned else of_tasks
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
         redrawn = torch.zeros(plan.rows.shape, dtype=torch.bool)
         some = {"all": slice(None), "support": slice(plan.n_shot), "query": slice(plan.n_shot, None)}[self.which]
         redrawn[..., some] = exact_share(tuple(redrawn[..., some].shape), self.share, step, rng)
-        return self.hands.draw(plan, redrawn, pool, rng)
+        return self.redraw.draw(plan, redrawn, pool, rng)
 
 
 @dataclass(frozen=True)
-class SupportHands(_WithHands):
-    """Tasks with more support images: each real one, and `n` versions of it drawn by other hands.
+class RedrawnSupport(_WithRedraw):
+    """Tasks with more support images: each real one, and `n` versions of it, drawn again.
 
     In training, or at meta-test with the one image that a class has. A prototype is then `(1 - weight)` of the mean of
     the real images' embeddings and `weight` of that of the generated ones'.
 
     Args:
         tasks: draws the tasks.
-        hands: how images are drawn again.
+        redraw: how images are drawn again.
         n: generated images for each support image.
         weight: share of the generated images in a class's prototype, in [0, 1].
     """
@@ -131,13 +131,13 @@ class SupportHands(_WithHands):
 
     def __post_init__(self) -> None:
         if self.n < 1 or not 0 <= self.weight <= 1:
-            raise UserError(f"SupportHands: n must be at least 1 and weight in [0, 1]; found {self.n}, {self.weight}")
+            raise UserError(f"RedrawnSupport: n must be at least 1 and weight in [0, 1]; found {self.n}, {self.weight}")
 
     @property
     def provenances(self) -> Provenances:
         of_tasks = self.tasks.provenances
         share = self.n / (self.n + 1)  # of the support images
-        return of_tasks.with_some(REDRAWN, {REAL}, share, "support") if self.hands.learned else of_tasks
+        return of_tasks.with_some(REDRAWN, {REAL}, share, "support") if self.redraw.learned else of_tasks
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
@@ -150,7 +150,7 @@ class SupportHands(_WithHands):
         redrawn[..., shape.n_shot : n_support] = True
         generated = redrawn[..., :n_support].float()
         weight = generated * self.weight / self.n + (1 - generated) * (1 - self.weight)
-        return replace(self.hands.draw(plan, redrawn, pool, rng), support_weight=weight)
+        return replace(self.redraw.draw(plan, redrawn, pool, rng), support_weight=weight)
 
 
 @dataclass(frozen=True)
@@ -206,4 +206,4 @@ class DeformedClasses(TaskSampler):
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
         of_class = self.elastic.draw(n_tasks, shape.n_way, 1, rng=rng).expand(-1, -1, plan.rows.shape[2], -1)
         elastic = of_class.clone() if plan.elastic is None else plan.elastic + of_class
-        return replace(plan, elastic=elastic, is_latent=torch.ones_like(plan.is_latent))
+        return replace(plan, elastic=elastic, is_generated=torch.ones_like(plan.is_generated))

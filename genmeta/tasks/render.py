@@ -72,7 +72,7 @@ def render(
     bank: Tensor | None = None,
     bank_provenance: Tensor | None = None,
 ) -> EpisodeBatch:
-    """Render a plan: one gather from the table, one call of the decoder, one scatter; then what is pasted, hands and
+    """Render a plan: one gather from the table, one call of the decoder, one scatter; then what is pasted, redrawn and
     deformations.
 
     Images stay uint8 until here, the device: a quarter of the memory to read.
@@ -82,7 +82,7 @@ def render(
         images: uint8 `[N, C, H, W]`, the image table, or its turns `[turns, N, C, H, W]`; on the same device, or on
             the CPU if it is too large for that.
         decode: frozen decoder; needed if the plan has codes.
-        redraw: frozen redrawer; needed if the plan has hands.
+        redraw: frozen redrawer; needed if the plan has `redraw_codes`.
         bank: uint8 `[M, C, H, W]`, the bank's images of the plan's period; needed if the plan has rows of it.
         bank_provenance: int8 `[M]`, theirs; None: all are decoded.
 
@@ -106,7 +106,7 @@ def render(
         support_y=y.expand(-1, -1, support_x.shape[2]).flatten(1),
         query_x=query_x.flatten(1, 2),
         query_y=y.expand(-1, -1, query_x.shape[2]).flatten(1),
-        is_latent=torch.zeros_like(plan.is_latent).scatter(1, plan.labels, plan.is_latent),
+        is_generated=torch.zeros_like(plan.is_generated).scatter(1, plan.labels, plan.is_generated),
         support_weight=None if plan.support_weight is None else plan.support_weight.flatten(1),
         first_task=plan.first_task,
         support_provenance=provenance[..., : plan.n_shot].flatten(1),
@@ -149,13 +149,13 @@ def _paste(x: Tensor, plan: EpisodePlan, images: Tensor) -> Tensor:
 
 
 def _draw_again(x: Tensor, plan: EpisodePlan, redraw: Redraw | None) -> Tensor:
-    """Return images `[task, way, image, C, H, W]` drawn by the plan's hands, then deformed."""
-    if plan.hands is not None:
+    """Return images `[task, way, image, C, H, W]` drawn again by the plan's codes, then deformed."""
+    if plan.redraw_codes is not None:
         if redraw is None:
-            raise ValueError("the plan has hands, but there is nothing to draw images again with")
-        redrawn = ~plan.hands[..., 0].isnan()
+            raise ValueError("the plan has codes of a redrawer, but there is nothing to draw images again with")
+        redrawn = ~plan.redraw_codes[..., 0].isnan()
         with torch.no_grad():
-            x[redrawn] = redraw(x[redrawn], plan.hands[redrawn]).float()
+            x[redrawn] = redraw(x[redrawn], plan.redraw_codes[redrawn]).float()
     if plan.elastic is not None:
         x = deform(x.flatten(0, 2), plan.elastic.flatten(0, 2)).view(x.shape)
     return x

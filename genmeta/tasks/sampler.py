@@ -34,7 +34,7 @@ class TaskPool:
         prior: distribution of the codes; None if there is no generator.
         rows: int64, the table rows that are used, class by class, if these are not all; `starts` are places in it.
         encodings: of the images; None if there is no encoder, or no need of one.
-        hand_dim: size of a redrawer's code; 0 if there is none.
+        redraw_dim: size of a redrawer's code; 0 if there is none.
         strokes: characters in the images, of their strokes; None if there is no need of them.
     """
 
@@ -44,7 +44,7 @@ class TaskPool:
     prior: GaussianMixture | None = None
     rows: Tensor | None = None
     encodings: Encodings | None = None
-    hand_dim: int = 0
+    redraw_dim: int = 0
     strokes: "Characters | None" = None
 
     @classmethod

@@ -175,7 +175,7 @@ class StrokeTasks(TaskSampler):
             rows=torch.zeros(of_image, dtype=torch.long),
             turns=torch.randint(4, (n_tasks, 1), generator=rng).repeat(1, shape.n_way),  # as classes within a group
             labels=draw_labels(n_tasks, shape.n_way, rng),
-            is_latent=torch.ones(n_tasks, shape.n_way, dtype=torch.bool),
+            is_generated=torch.ones(n_tasks, shape.n_way, dtype=torch.bool),
             source=torch.full(of_image, DECODER, dtype=torch.int8),
             z=codes.flatten(0, 2),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from genmeta.cli.options import OptionParser
 from genmeta.cli.report.folders import read_folder
 from genmeta.cli.report.pictures import Album
-from genmeta.cli.report.sections import Draft, differences_between, draft
+from genmeta.cli.report.sections import OpenSection, differences_between, open_section
 from genmeta.errors import UserError
 from genmeta.pages.blocks import Section
 from genmeta.pages.render import render
@@ -51,29 +51,29 @@ def report_page(paths: Sequence[Path]) -> str:
         UserError: a folder is no run.
     """
     album = Album(_PICTURES)
-    drafts = [_draft(path, title, album) for path, title in zip(paths, _titles(paths), strict=True)]
+    opened = [_open_section(path, title, album) for path, title in zip(paths, _titles(paths), strict=True)]
     figure_of = album.figures()
-    sections = [one.finish(figure_of) for one in drafts]
-    if between := differences_between(drafts) if len(drafts) > 1 else []:
+    sections = [one.finish(figure_of) for one in opened]
+    if between := differences_between(opened) if len(opened) > 1 else []:
         sections.append(Section("Differences between the runs", "options, without names and folders", between))
     return render(
         "report.html",
         ("charts.js",),
-        title=sections[0].title if len(drafts) == 1 else f"{len(drafts)} runs",
+        title=sections[0].title if len(sections) == 1 else f"{len(sections)} runs",
         sections=sections,
         generator=_MARK,
         footer=f"Written by genmeta {version('genmeta')}, genmeta report {' '.join(str(path) for path in paths)}",
     )
 
 
-def _draft(path: Path, title: str, album: Album) -> Draft:
+def _open_section(path: Path, title: str, album: Album) -> OpenSection:
     """Return the section of a folder.
 
     Raises:
         UserError: it is no run, or the JSON in it has other kinds of values than genmeta writes.
     """
     try:
-        return draft(read_folder(path), title, album)
+        return open_section(read_folder(path), title, album)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
         raise UserError(f"RUN: {path}: a file in it is not as genmeta writes it ({reason})") from error

@@ -26,7 +26,7 @@ _HARDEST = 10  # classes in a table
 _MOST_ROWS = 8  # of the environment; more are folded away
 
 
-class Draft:
+class OpenSection:
     """A section whose pictures are not made yet: `finish` makes it, once the pictures of all sections are known."""
 
     def __init__(self, title: str, subtitle: str, album: Album, warning: str = "") -> None:
@@ -54,17 +54,17 @@ class Draft:
         return Section(self.title, self.subtitle, parts, self.warning)
 
 
-def draft(folder: Folder, title: str, album: Album) -> Draft:
+def open_section(folder: Folder, title: str, album: Album) -> OpenSection:
     """Return the section of a folder."""
     if isinstance(folder, Run):
         return _run(folder, title, album)
     return _experiment(folder, title, album) if isinstance(folder, Experiment) else _exploration(folder, title, album)
 
 
-def _run(run: Run, title: str, album: Album) -> Draft:
+def _run(run: Run, title: str, album: Album) -> OpenSection:
     stage = str(run.summary.get("stage") or "run")
     kind = {"fit": "training", "test": "test", "validate": "validation"}.get(stage, "run")
-    section = Draft(title, f"{kind} in {run.path}", album, f"{_debug([run])} {_unfinished([run])}".strip())
+    section = OpenSection(title, f"{kind} in {run.path}", album, f"{_debug([run])} {_unfinished([run])}".strip())
     section.configs = {stage: run.config}
     section.add("Results", _results_of_run(run))
     section.add("Classes", _classes(run))
@@ -121,7 +121,7 @@ def _classes(run: Run) -> list[Block]:
     return blocks
 
 
-def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
+def _experiment(experiment: Experiment, title: str, album: Album) -> OpenSection:
     results = experiment.results
     kind = "comparison of arms over seeds" if results.get("kind") in ("comparison", "curves") else "experiment"
     warning = _unfinished(experiment.runs)
@@ -129,7 +129,7 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> Draft:
         warning = f"There is no {RESULTS_FILE}: not finished, or a folder of single runs. {warning}".strip()
     if note := _debug(experiment.runs) or (DEBUG_NOTE if results.get("debug") else ""):
         warning = f"{note} {warning}".strip()
-    section = Draft(title, f"{kind} in {experiment.path}", album, warning)
+    section = OpenSection(title, f"{kind} in {experiment.path}", album, warning)
     fits = experiment.fits
     one_each = _one_seed(fits) if experiment.is_comparison else dict(fits)
     section.configs = {arm: run.config for arm, run in one_each.items()}
@@ -158,7 +158,7 @@ def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
     return first
 
 
-def _add_comparison(section: Draft, experiment: Experiment) -> None:
+def _add_comparison(section: OpenSection, experiment: Experiment) -> None:
     results, points = experiment.results, experiment.points
     titles = {name: _title_of_arm(arm, arms) for arms in points.values() for name, arm in arms.items()}
     said: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
@@ -176,7 +176,7 @@ def _add_comparison(section: Draft, experiment: Experiment) -> None:
     section.add("Comparison", [Table(["", ""], rows)] if rows else [])
 
 
-def _add_tests(section: Draft, experiment: Experiment) -> None:
+def _add_tests(section: OpenSection, experiment: Experiment) -> None:
     """Add what the tests say that are there."""
     tested = {label: run.summary.get("episode_accuracies") for label, run in experiment.tests.items()}
     accuracies = {label: values for label, values in tested.items() if values}
@@ -191,18 +191,18 @@ def _title_of_arm(arm: Arm, arms: Mapping[str, Arm]) -> str:
     return f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
 
 
-def _exploration(exploration: Exploration, title: str, album: Album) -> Draft:
-    section = Draft(title, f"exploration of a latent space in {exploration.path}", album)
+def _exploration(exploration: Exploration, title: str, album: Album) -> OpenSection:
+    section = OpenSection(title, f"exploration of a latent space in {exploration.path}", album)
     _add_exploration(section, exploration)
     return section
 
 
-def _add_explorations(section: Draft, run: Run) -> None:
+def _add_explorations(section: OpenSection, run: Run) -> None:
     for exploration in explorations_in(run.path):
         _add_exploration(section, exploration, f"Latent space ({exploration.path.name})")
 
 
-def _add_exploration(section: Draft, exploration: Exploration, title: str = "Latent space") -> None:
+def _add_exploration(section: OpenSection, exploration: Exploration, title: str = "Latent space") -> None:
     content = exploration.content
     generator, data = content.get("generator") or {}, content.get("data") or {}
     rows = [
@@ -258,7 +258,7 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     return [Table(["option", *shown], rows, caption, names=True)]
 
 
-def differences_between(sections: Sequence[Draft]) -> list[Part]:
+def differences_between(sections: Sequence[OpenSection]) -> list[Part]:
     """Return what the runs of several sections differ in: arms of one name with each other, then what is left."""
     by_label: dict[str, dict[str, Mapping[str, Any]]] = {}
     for section in sections:
@@ -277,7 +277,7 @@ def differences_between(sections: Sequence[Draft]) -> list[Part]:
     return parts
 
 
-def _add_origin(section: Draft, runs: Sequence[Run]) -> None:
+def _add_origin(section: OpenSection, runs: Sequence[Run]) -> None:
     section.add("Lineage", lineage(runs))
     section.add("Data", [*_pictures(runs), *_notes(runs)])
     section.add("Environment", _environment(runs))
