@@ -7,7 +7,7 @@ import torch
 from conftest import make_table
 
 from genmeta.episode import DECODED, PROVENANCE, REAL, REDRAWN, EpisodeBatch, EpisodeShape
-from genmeta.modules.pictures import FRAMES, draw_episode, with_legend
+from genmeta.modules.pictures import FRAMES, draw_episode, support_width, with_legend
 from genmeta.rng import make_rng
 from genmeta.tasks.bank import BankedTasks
 from genmeta.tasks.elastic import Elastic
@@ -148,9 +148,13 @@ def test_the_picture_frames_each_image_by_its_own_provenance_and_says_what_colou
     assert [names[int(batch.query_provenance[0, i])] for i in queries] == [
         next(name for name in names if torch.equal(colour, torch.tensor(FRAMES[name]))) for colour in colours
     ]
-    whole = with_legend([picture, picture])
-    assert torch.equal(whole[:, : 2 * tile, : picture.shape[2]], torch.cat([picture, picture], 1))
-    below = whole[:, 2 * tile :].flatten(1).mT
+    assert support_width(batch) == start - gap
+    whole, head = with_legend([picture, picture], support_width(batch)), 14
+    assert torch.equal(whole[:, head : head + 2 * tile, : picture.shape[2]], torch.cat([picture, picture], 1))
+    written = (whole[0, :head] < 0.5).any(0).nonzero().flatten()
+    assert written.min() < 10, "the word support, above the support images"
+    assert ((written >= start) & (written < start + 10)).any(), "the word queries, where the queries begin"
+    below = whole[:, head + 2 * tile :].flatten(1).mT
     for colour in FRAMES.values():
         assert (below - torch.tensor(colour)).abs().amax(1).lt(0.01).any()
-    assert with_legend([picture[:, :, :30]]).shape[2] >= 160, "the legend has room beside small episodes"
+    assert with_legend([picture[:, :, :30]], 20).shape[2] >= 160, "the legend has room beside small episodes"

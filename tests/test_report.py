@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,7 @@ def write_comparison(folder: Path) -> Path:
         **{"kind": "comparison", "name": "toy", "data": "glyphs", "learner": "protonet", "control": "control"},
         **{"seeds": [0, 1, 2], "split": {"name": "toy", "hash": "0123456789abcdef"}, "episodes": {"5w1s": "ffff"}},
         **{"seconds": 99.0, "commit": "abcdef123456", "arms": arms, "comparisons": comparisons},
+        **{"answer": "5-way 1-shot: 'arm mixed' is better than 'arm control'.", "controls": ["control", "latent"]},
         "sentence": "arm mixed won by 5.0 points.",
     }
     (folder / "results.json").write_text(json.dumps(results))
@@ -215,6 +217,28 @@ def test_a_comparison_shows_seeds_and_its_sentence(tmp_path):
     assert f"{min(means):.2f} to {max(means):.2f}" in words
     assert "No option differs" not in words or "What the arms differ in" in words
     assert "mixed, seed 2" in words
+
+
+def test_a_report_opens_with_the_answer_and_its_dots(tmp_path):
+    """Bug: the best control is not the line that dots are read against; a ring for an arm, a dot for a control."""
+    folder = write_comparison(tmp_path / "cmp")
+    page = report_page([folder])
+    words = text_of(page)
+    assert words.index("&#39;arm mixed&#39; is better than &#39;arm control&#39;.") < words.index(
+        "arm mixed won by 5.0"
+    )
+    [plot] = re.findall(r'(?s)<figure class="dots".*?</figure>', page)
+    rows = re.findall(r'(?s)<span class="title">(.*?)</span>\n<svg.*?</svg>', plot)
+    assert rows == ["arm control", "arm mixed", "arm latent"]
+    marks = re.findall(r'<circle class="(ring|dot)" cx="([\d.]+)%"', plot)
+    assert [kind for kind, _ in marks] == ["ring", "dot", "ring"]
+    lines = set(re.findall(r'class="control" x1="([\d.]+)%"', plot))
+    assert lines == {marks[0][1]}, "of the two controls the higher"
+    places = [float(place) for _, place in marks]
+    assert (places[1] - places[0]) / (places[0] - places[2]) == pytest.approx(0.5, abs=0.01), "0.05 and 0.10 apart"
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({k: v for k, v in results.items() if k != "answer"}))
+    assert "Answer" not in text_of(report_page([folder])), "of a comparison over an axis, there is none"
 
 
 def test_a_comparison_over_an_axis_is_drawn_against_it(tmp_path):

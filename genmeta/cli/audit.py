@@ -29,7 +29,7 @@ from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import evenly
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
-from genmeta.modules.pictures import draw_episode, with_legend
+from genmeta.modules.pictures import draw_episode, support_width, with_legend
 from genmeta.rng import make_rng
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import render, table_of_turns
@@ -72,7 +72,7 @@ def audit(args: Sequence[str]) -> int:
         data.source, data.split_name, batch_size=2, feature_steps=options.feature_steps, low_data=data.low_data
     )
     images.setup("fit")
-    classes, accuracy, chance, pictures = collect(data, images.features)
+    classes, accuracy, chance, picture = collect(data, images.features)
     reference = real_reference(images, data.train_shape, images.features)
     generator = data.generator
     has_encoder = generator is not None and "encoder" in generator.networks
@@ -88,7 +88,7 @@ def audit(args: Sequence[str]) -> int:
     lines = verdicts(numbers)
 
     folder = claim_run_folder(replace(run, name=f"audit-{run.name}", version=None))
-    save_image(with_legend(pictures).repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
+    save_image(picture.repeat_interleave(2, 1).repeat_interleave(2, 2), folder / "episodes.png")
     facts = {
         "generator": data.generator_path,
         "split": {"name": data.split.name, "hash": data.split.hash},
@@ -151,12 +151,12 @@ def _track(cli: TrainingCLI, run: RunSettings, folder: Path, content: dict[str, 
 
 
 @torch.no_grad()
-def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor, float, float, list[Tensor]]:
+def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor, float, float, Tensor]:
     """Return the classes with generated images of a run's first training episodes that have any.
 
     Returns:
         Images `[n_classes, n_images, C, H, W]`, the accuracy of prototypes on their queries, that of guessing, and
-        pictures of the first episodes.
+        a picture of the first episodes.
 
     Raises:
         UserError: there are none in many steps.
@@ -180,7 +180,12 @@ def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor,
         raise UserError(
             f"data.train_tasks draws no generated image in the first {_MOST_STEPS} steps: there is nothing to audit"
         )
-    return torch.cat(classes), torch.cat(right).mean().item(), 1 / data.train_shape.n_way, pictures
+    return (
+        torch.cat(classes),
+        torch.cat(right).mean().item(),
+        1 / data.train_shape.n_way,
+        with_legend(pictures, support_width(batch)),
+    )
 
 
 @torch.no_grad()

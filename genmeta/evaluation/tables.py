@@ -11,6 +11,11 @@ def shape_title(name: str) -> str:
     return re.sub(r"^(\d+)w(\d+)s_?", r"\1-way \2-shot ", name).strip()
 
 
+def accuracy_title(name: str) -> str:
+    """Return the heading of a column of accuracies, `20-way 1-shot (%) ↑`: the arrow points to what is better."""
+    return f"{shape_title(name)} (%) ↑"
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows, the first of which is the head, as a Markdown table that is aligned for a terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

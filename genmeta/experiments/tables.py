@@ -7,14 +7,23 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from genmeta.evaluation.statistics import ALPHA
-from genmeta.evaluation.tables import p_value, percent, shape_title
+from genmeta.evaluation.tables import accuracy_title, p_value, percent, shape_title
 from genmeta.experiments.results import Arm, Difference
 from genmeta.experiments.settings import Value
 
 Points = Mapping[Value, Mapping[str, Arm]]
 """Arms by value of the axis; one value, None, without an axis."""
 
-_LATEX = {"±": r"$\pm$", "−": "--", "–": "--", "…": r"\dots{}", "×": r"$\times$", "<": "$<$", ">": "$>$"}
+_LATEX = {
+    "±": r"$\pm$",
+    "−": "--",
+    "–": "--",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+    "<": "$<$",
+    ">": "$>$",
+    "↑": r"$\uparrow$",
+}
 
 
 def accuracy_rows(found: Points, axis: str) -> list[list[str]]:
@@ -22,7 +31,7 @@ def accuracy_rows(found: Points, axis: str) -> list[list[str]]:
     and what training took.
     """
     shapes = _shapes(found)
-    rows = [[*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes), "training (min)"]]
+    rows = [[*([axis] if axis else []), "arm", *map(accuracy_title, shapes), "training (min)"]]
     for value, arms in found.items():
         for arm in arms.values():
             where = [f"{value:g}"] if value is not None else []
@@ -40,13 +49,13 @@ def over_episodes_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """Return a head and a row for each arm: mean over seeds ± over episodes, in percent."""
     shapes = arms[0].shapes
     cells = [[percent(*arm.over_episodes(s)) if s in arm.shapes else "" for s in shapes] for arm in arms]
-    return [["", *map(shape_title, shapes)], *([arm.title, *row] for arm, row in zip(arms, cells, strict=True))]
+    return [["", *map(accuracy_title, shapes)], *([arm.title, *row] for arm, row in zip(arms, cells, strict=True))]
 
 
 def difference_rows(found: Sequence[Difference], titles: Mapping[str, str], axis: str) -> list[list[str]]:
     """Return a head and a row for each difference from the control, in percent points, with what speaks for it."""
     control = titles[found[0].control]
-    head = [*([axis] if axis else []), f"arm − {control}", "episodes", "points", "p", "p (Holm)", "p (bootstrap)"]
+    head = [*([axis] if axis else []), f"arm − {control}", "episodes", "points ↑", "p", "p (Holm)", "p (bootstrap)"]
     rows = [[*head, "p (seeds)", "d_z"]]
     for d in found:
         p_values = [p_value(p) for p in (d.p, d.p_holm, d.p_bootstrap, d.p_seeds)]
@@ -83,7 +92,7 @@ def as_latex(found: Points, differences: Sequence[Difference], axis: str, captio
     """Return a table for a paper, with the rules of the package booktabs; * marks a corrected p-value below ALPHA."""
     sure = {(d.value, d.arm, d.shape) for d in differences if d.p_holm < ALPHA}
     shapes = _shapes(found)
-    head = [*([axis] if axis else []), "arm", *(f"{shape_title(s)} (%)" for s in shapes)]
+    head = [*([axis] if axis else []), "arm", *map(accuracy_title, shapes)]
     lines = [
         r"\begin{table}",
         r"\centering",

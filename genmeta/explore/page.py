@@ -7,6 +7,7 @@ from genmeta.explore.drawing import atlas
 from genmeta.explore.exploration import ExploredImages, Findings
 from genmeta.pages.blocks import Block, Figure, Figures, Table
 from genmeta.pages.render import data_uri, render
+from genmeta.pages.titles import title_of
 
 _COLUMNS = 64  # thumbnails in a row of the atlas
 
@@ -26,9 +27,9 @@ def page(
     blocks: list[tuple[str, Block]] = []
     for name, (picture, caption) in found.pictures.items():
         if not name.startswith("map-"):  # the page draws these itself
-            figure = Figure(data_uri(picture), *picture.size, alt=f"{name}: {caption}", caption=caption)
-            blocks.append((name, Figures([figure])))
-    blocks += [(name, Table(rows[0], rows[1:])) for name, rows in tables.items()]
+            figure = Figure(data_uri(picture), *picture.size, alt=f"{title_of(name)}: {caption}", caption=caption)
+            blocks.append((title_of(name), Figures([figure])))
+    blocks += [(title_of(name), Table(rows[0], rows[1:])) for name, rows in tables.items()]
     thumbnails: dict[str, Any] = {}
     if found.maps:
         picture, height, width = atlas(explored.images, _COLUMNS)

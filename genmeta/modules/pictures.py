@@ -66,10 +66,13 @@ class GeneratorPictures(Callback):
             if module.latent_encoder is not None:
                 images = module.kept_back(32)["held_out"]
                 pairs = torch.stack([images, module.reconstruct(images)], 1).flatten(0, 1)
-                save_picture(trainer, self.folder, "reconstructions", suffix, make_grid(pairs, 8))
+                named = with_words(make_grid(pairs, 8), above=((4, "in pairs: held out, reconstructed"),))
+                save_picture(trainer, self.folder, "reconstructions", suffix, named)
         else:
             columns = module.sample_classes(12, 9, make_rng("fixed codes")).transpose(0, 1)
-            save_picture(trainer, self.folder, "redrawn", suffix, make_grid(columns.flatten(0, 1), 12))
+            grid, height = make_grid(columns.flatten(0, 1), 12), columns.shape[3] + 2  # of a row, with its gap
+            names = tuple((row * height + height // 2, "again" if row else "given") for row in range(len(columns)))
+            save_picture(trainer, self.folder, "redrawn", suffix, with_words(grid, beside=names))
         module.train(training)
 
 
@@ -114,7 +117,8 @@ class EpisodePicture(Callback):
             batch = data.on_after_batch_transfer(data.train_plan(step).to(pl_module.device), 0)
             pictures += [draw_episode(batch, task) for task in range(len(batch.support_x))]
             step += 1
-        save_picture(trainer, self.folder, "episodes", None, with_legend(pictures[: self.n_tasks]))
+        episodes = with_legend(pictures[: self.n_tasks], support_width(batch))
+        save_picture(trainer, self.folder, "episodes", None, episodes)
 
 
 class Curves(Callback):
@@ -158,8 +162,19 @@ def draw_episode(batch: EpisodeBatch, task: int, n_columns: int = 20) -> Tensor:
     return torch.cat([*support, gap, *query], 2).cpu()
 
 
-def with_legend(episodes: Sequence[Tensor]) -> Tensor:
-    """Return pictures of episodes `[3, h, w]` below each other, and below them what the colours of the frames mean."""
+def support_width(batch: EpisodeBatch, n_columns: int = 20) -> int:
+    """Return how many pixels the support images take in `draw_episode`."""
+    return min(batch.support_x.shape[1], n_columns // 2) * (batch.support_x.shape[4] + 4)
+
+
+def with_legend(episodes: Sequence[Tensor], queries_from: int) -> Tensor:
+    """Return pictures of episodes `[3, h, w]` below each other, with what the colours of the frames mean below them and
+    what is support and what is query above.
+
+    Args:
+        episodes: pictures of one size.
+        queries_from: where the queries begin, in pixels.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     rows = torch.cat(list(episodes), 1)
@@ -171,7 +186,35 @@ def with_legend(episodes: Sequence[Tensor]) -> Tensor:
         draw.text((x + 11, 2), name, fill="black", font=font)
         x += 22 + round(draw.textlength(name, font=font))
     below = torch.from_numpy(np.array(legend)).permute(2, 0, 1).float() / 255
-    return torch.cat([nn.functional.pad(rows, (0, width - rows.shape[2]), value=1.0), below], 1)
+    rows = torch.cat([nn.functional.pad(rows, (0, width - rows.shape[2]), value=1.0), below], 1)
+    return with_words(rows, above=((4, "support"), (max(queries_from + 8, 54), "queries")))
+
+
+def with_words(
+    picture: Tensor, beside: Sequence[tuple[int, str]] = (), above: Sequence[tuple[int, str]] = ()
+) -> Tensor:
+    """Return a picture `[3, h, w]` with black words on white, on the left of it and above it.
+
+    Args:
+        picture: in [0, 1].
+        beside: for each word the height of its middle in the picture.
+        above: for each word where it begins, in pixels from the left.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default()
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = 8 + round(max((measure.textlength(word, font=font) for _, word in beside), default=-8))
+    top, (_, h, w) = 14 if above else 0, picture.shape
+    sheet = Image.new("RGB", (left + w, top + h), "white")
+    draw = ImageDraw.Draw(sheet)
+    for middle, word in beside:
+        draw.text((4, top + middle), word, fill="black", font=font, anchor="lm")
+    for x, word in above:
+        draw.text((left + x, 1), word, fill="black", font=font)
+    words = torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float().to(picture.device) / 255
+    words[:, top:, left:] = picture
+    return words
 
 
 def panel_of(name: str) -> str:

@@ -117,6 +117,46 @@ class Charts:
 
 
 @dataclass(frozen=True)
+class DotRow:
+    """A row of a plot of dots; places are shares of the width, in [0, 1].
+
+    Attributes:
+        title: what stands before it.
+        value: what stands after it.
+        at, low, high: place of the dot, and of the ends of its interval.
+        hollow: whether the dot is a ring, which marks what others are held to.
+        beyond: the side on which it lies beyond the scale, `left` or `right`; "" within it.
+        small: places of small dots, such as one a seed.
+    """
+
+    title: str
+    value: str
+    at: float
+    low: float
+    high: float
+    hollow: bool = False
+    beyond: str = ""
+    small: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A plot of dots: a row each, one scale, one line that they are read against."""
+
+    title: str
+    rows: Sequence[DotRow]
+    ticks: Sequence[tuple[float, str]]
+    line: float
+    caption: str = ""
+    kind: ClassVar[str] = "dots"
+
+    @property
+    def alt(self) -> str:
+        """What it shows, in words."""
+        return f"{self.title}: {'; '.join(f'{row.title} {row.value}' for row in self.rows)}"
+
+
+@dataclass(frozen=True)
 class Text:
     """A paragraph; `strong` where it says the most important thing of its part."""
 
@@ -143,7 +183,7 @@ class Tree:
     kind: ClassVar[str] = "tree"
 
 
-Block = Table | Figures | Charts | Text | Tree
+Block = Table | Figures | Charts | Dots | Text | Tree
 
 
 @dataclass(frozen=True)

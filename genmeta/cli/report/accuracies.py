@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil, floor, isfinite
+from math import isfinite
 from statistics import median
 from typing import Any
 
 from genmeta.evaluation.accuracy import mean_and_ci95
-from genmeta.evaluation.tables import number, p_value, percent, shape_title
+from genmeta.evaluation.tables import accuracy_title, number, p_value, percent, shape_title
+from genmeta.experiments.answer import scale_of
 from genmeta.experiments.results import Arm
 from genmeta.experiments.settings import Value
 from genmeta.pages.blocks import Block, Cell, Charts, Strip, Table
@@ -29,7 +30,7 @@ def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: s
         [titles.get(arm, arm), *[_accuracy_cell(of_arm.get(shape), scales[shape]) for shape in shapes]]
         for arm, of_arm in accuracies.items()
     ]
-    columns = ["", *(shape_title(shape) for shape in shapes)]
+    columns = ["", *map(accuracy_title, shapes)]
     return Table(columns, rows, caption, scales=_said(scales))
 
 
@@ -49,7 +50,7 @@ def seeds_table(arms: Mapping[str, Arm]) -> Table:
             strip = _strip(mean, half, scales[shape], [_place(seed, scales[shape]) for seed in seeds])
             row += [Cell(percent(mean, half), strip), Cell(f"{100 * min(seeds):.2f} to {100 * max(seeds):.2f}")]
         rows.append(row)
-    columns = ["", *(title for shape in shapes for title in (shape_title(shape), "seeds"))]
+    columns = ["", *(title for shape in shapes for title in (accuracy_title(shape), "seeds"))]
     caption = f"accuracy in %: {EPISODES} of the mean of the seeds; beside it the lowest and highest seed (dots)"
     return Table(columns, rows, caption, scales=_said(scales))
 
@@ -99,7 +100,7 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
                 ", ".join(f"{seed}: {100 * value:+.2f}" for seed, value in (one.get("of_seeds") or {}).items()),
             ]
         )
-    columns = ["difference", "episodes", "points", "± over seeds", "p", "p (Holm)", "p over seeds", "effect size"]
+    columns = ["difference", "episodes", "points ↑", "± over seeds", "p", "p (Holm)", "p over seeds", "effect size"]
     columns.append("each seed")
     said = {
         "± over seeds": "half width of the 95 % interval over seeds",
@@ -117,16 +118,7 @@ Scale = tuple[float, float]
 
 
 def _scale(intervals: Sequence[tuple[float, float]]) -> Scale:
-    """Return the ends of a scale of accuracies, whole multiples of 5 %.
-
-    An arm far from most, such as an untrained one, would press the others together: it lies beyond the end.
-    """
-    middle = median(mean for mean, _ in intervals)
-    reach = 6 * median(max(abs(mean - middle), _half(half)) for mean, half in intervals)
-    near = [(mean, _half(half)) for mean, half in intervals if abs(mean - middle) <= reach]
-    low, high = min(mean - half for mean, half in near), max(mean + half for mean, half in near)
-    low, high = floor(20 * low + 1e-9) / 20, ceil(20 * high - 1e-9) / 20
-    return max(0.0, min(low, 0.95)), min(1.0, max(high, low + 0.05))  # never of no width, not at 100 ± 0 % either
+    return scale_of([(mean, _half(half)) for mean, half in intervals])
 
 
 def _around_zero(intervals: Sequence[tuple[float, float]]) -> Scale:
@@ -151,12 +143,12 @@ def _accuracy_cell(values: Sequence[float] | None, scale: Scale) -> Cell:
 
 def _said(scales: Mapping[str, Scale]) -> dict[str, str]:
     return {
-        shape_title(shape): f"strip: {100 * low:.0f} to {100 * high:.0f} %" for shape, (low, high) in scales.items()
+        accuracy_title(shape): f"strip: {100 * low:.0f} to {100 * high:.0f} %" for shape, (low, high) in scales.items()
     }
 
 
 def _range(scale: Scale) -> dict[str, str]:
-    return {"points": f"strip: {100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"}
+    return {"points ↑": f"strip: {100 * scale[0]:+.1f} to {100 * scale[1]:+.1f}"}
 
 
 def _half(half: Any) -> float:

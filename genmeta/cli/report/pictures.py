@@ -10,6 +10,7 @@ from PIL import Image
 
 from genmeta.pages.blocks import Figure
 from genmeta.pages.render import data_uri
+from genmeta.pages.titles import title_of
 
 Shown = tuple[Path, str]
 """A picture's path and its caption."""
@@ -20,7 +21,7 @@ CAPTIONS = {
     "samples": "samples, always from the same codes",
     "reconstructions": "held-out images, each beside its reconstruction",
     "interpolation": "from code to code on straight lines, a row each",
-    "redrawn": "top row: images of validation classes; below: drawn again",
+    "redrawn": "images of validation classes, and below each how it is drawn again",
     "stages": "decisions of the test, a row each: support image, moved onto the query after each stage, the query, "
     "what is left (red: only the moved image has ink, blue: only the query); framed green: right; red: wrong, below it "
     "in grey the class that it should have been",
@@ -43,9 +44,8 @@ def chosen(paths: Iterable[Path], label: str = "") -> list[Shown]:
         for path in dict.fromkeys((of_kind[0], of_kind[-1])):
             epoch = _EPOCH.search(path.stem)
             when = f" (epoch {int(epoch[1])})" if epoch else ""
-            found.append(
-                (path, f"{label}{kind}{when}: {CAPTIONS[kind]}" if kind in CAPTIONS else f"{label}{kind}{when}")
-            )
+            caption = f"{label}{title_of(kind)}{when}"
+            found.append((path, f"{caption}: {CAPTIONS[kind]}" if kind in CAPTIONS else caption))
     return found
 
 

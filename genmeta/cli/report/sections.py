@@ -10,6 +10,7 @@ from genmeta.cli.report.accuracies import (
     comparisons_table,
     seeds_table,
 )
+from genmeta.cli.report.answer import answer_blocks
 from genmeta.cli.report.curves import curves
 from genmeta.cli.report.folders import RESULTS_FILE, Experiment, Exploration, Folder, Run, explorations_in, pictures_in
 from genmeta.cli.report.lineage import lineage
@@ -20,6 +21,7 @@ from genmeta.experiments.results import Arm
 from genmeta.experiments.run_folder import DEBUG_NOTE
 from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
+from genmeta.pages.titles import title_of
 
 _MOST_COLUMNS = 12  # of a table of options
 _HARDEST = 10  # classes in a table
@@ -133,6 +135,7 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> OpenSection
     fits = experiment.fits
     one_each = _one_seed(fits) if experiment.is_comparison else dict(fits)
     section.configs = {arm: run.config for arm, run in one_each.items()}
+    section.add("Answer", answer_blocks(results, experiment.points.get(None, {})))
     if experiment.is_comparison:
         _add_comparison(section, experiment)
     else:
@@ -216,7 +219,8 @@ def _add_exploration(section: OpenSection, exploration: Exploration, title: str 
     section.add(title, [Table(["", ""], [row for row in rows if row[1]])])
     captions = content.get("captions") or {}
     shown = [
-        (path, f"{path.stem}: {captions.get(path.stem, '')}".rstrip(": ")) for path in pictures_in(exploration.path)
+        (path, f"{title_of(path.stem)}: {captions.get(path.stem, '')}".rstrip(": "))
+        for path in pictures_in(exploration.path)
     ]
     maps = [one for one in shown if one[0].stem.startswith("map-")]
     section.add_pictures("Latent maps", maps)

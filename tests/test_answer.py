@@ -1,0 +1,89 @@
+"""One sentence and one plot: the best arm against the best control."""
+
+import re
+
+import pytest
+
+from genmeta.experiments.answer import answer_of, dot_plot
+from genmeta.experiments.results import Arm
+
+SHAPE = "20w1s_within"
+
+
+def arm(title, *of_seeds, **more):
+    """An arm with ten episodes a seed, which are easy and hard in turns."""
+    hard = [0.1 * (-1) ** i for i in range(10)]
+    return Arm(title, {SHAPE: {s: [value + h for h in hard] for s, value in enumerate(of_seeds)}}, **more)
+
+
+def test_the_best_arm_is_held_to_the_best_control():
+    """Bug: an arm that beats the weakest control, or the one that is called `control`, is said to pay."""
+    arms = {"weak": arm("weak", 0.5, 0.5), "strong": arm("strong", 0.75, 0.76), "a": arm("a", 0.6, 0.61)}
+    arms |= {"b": arm("b", 0.7, 0.7)}
+    answer = answer_of(arms, ["weak", "strong"], SHAPE)
+    assert (answer.difference.arm, answer.difference.control) == ("b", "strong")
+    assert answer.difference.difference == pytest.approx(-0.055)
+    assert answer.sentence.startswith(
+        "20-way 1-shot within: no arm is better than the best of 2 controls, 'strong' (75.5 %) by a difference that "
+        "these episodes can show; the highest of the others, 'b', has 70.0 %: -5.50 points (± 6.35 over seeds, "
+    )
+
+
+def test_a_gain_says_how_much_how_sure_and_whether_seeds_agree():
+    arms = {"c": arm("control", 0.5, 0.5, 0.5), "a": arm("ours", 0.6, 0.61, 0.59)}
+    answer = answer_of(arms, ["c"], SHAPE)
+    # each seed gains the same on every episode: no spread over episodes; over seeds t(0.975, 2) · 0.01 / sqrt(3)
+    assert answer.sentence == (
+        "20-way 1-shot within: 'ours' is better than 'control', 60.0 against 50.0 %: +10.00 points (± 2.48 over seeds, "
+        "± 0.00 over episodes), p < 0.001; all 3 seeds agree."
+    )
+
+
+def test_seeds_that_disagree_and_a_single_seed_are_told():
+    arms = {"c": arm("control", 0.5, 0.5), "a": arm("ours", 0.9, 0.49)}
+    assert "1 of 2 seeds agree" in answer_of(arms, ["c"], SHAPE).sentence
+    arms = {"c": arm("control", 0.5), "a": arm("ours", 0.9)}
+    assert "one seed, so how much trainings differ is not known" in answer_of(arms, ["c"], SHAPE).sentence
+
+
+def test_p_is_corrected_for_the_number_of_arms_that_could_have_been_the_best():
+    """Bug: the best of twenty arms, judged as if it were the only one."""
+    noisy = [0.5, 0.62, 0.48, 0.61, 0.55, 0.47, 0.66, 0.5, 0.58, 0.51]
+    arms = {"c": arm("control", 0.5), "a": Arm("a", {SHAPE: {0: noisy}})}
+    alone = answer_of(arms, ["c"], SHAPE).difference
+    centred = [value - 0.048 for value in noisy]  # level with the control: p is 1
+    many = arms | {f"level{i}": Arm("level", {SHAPE: {0: centred}}) for i in range(4)}
+    together = answer_of(many, ["c"], SHAPE)
+    assert together.difference.p == alone.p == alone.p_holm
+    assert together.difference.p_holm == pytest.approx(min(1.0, 5 * alone.p))
+    assert "corrected for 5 arms" in together.sentence
+
+
+def test_what_was_not_tested_on_these_episodes_is_left_out():
+    arms = {"c": arm("control", 0.5), "a": arm("a", 0.6), "b": Arm("b", {"5w1s": {0: [1.0] * 10}})}
+    assert answer_of(arms, ["c"], SHAPE).difference.arm == "a"
+    assert [dot.title for dot in dot_plot(arms, ["c"], SHAPE).dots] == ["control", "a"]
+
+
+def test_the_plot_of_a_terminal_has_its_dots_where_the_scale_says():
+    title = "an arm with a title that is longer than the column of titles"
+    arms = {"c": arm("control", 0.75, 0.75), "a": arm(title, 0.84, 0.86), "once": arm("once", 0.8, 0.8, once=True)}
+    plot = dot_plot(arms | {"far": arm("far", 0.1, 0.1)}, ["c"], SHAPE)
+    assert plot.interval == "95 % interval over seeds"
+    head, control, ours, once, far = plot.as_text().splitlines()
+    assert max(map(len, plot.as_text().splitlines())) <= 100
+    assert head.split() == [f"{100 * plot.low:.0f}", f"{100 * plot.high:.0f}", "%"]
+    at = {name: row.index(mark) - 43 for name, row, mark in [("c", control, "○"), ("a", ours, "●"), ("o", once, "●")]}
+    for name, mean in {"c": 0.75, "a": 0.85, "o": 0.8}.items():
+        assert at[name] == round((mean - plot.low) / (plot.high - plot.low) * 33)
+    assert {row.index("│") for row in (ours, once) if "│" in row} == {control.index("○")}, "the best control is a line"
+    assert "◂" in far
+    assert ours.startswith(title[:41] + "…")
+    assert re.search(r"80\.00 ± 0\.00$", once)
+
+
+def test_one_seed_has_intervals_over_episodes():
+    arms = {"c": arm("control", 0.75), "a": arm("a", 0.85)}
+    plot = dot_plot(arms, ["c"], SHAPE)
+    assert plot.interval == "95 % interval over episodes"
+    assert plot.dots[0].half == pytest.approx(1.96 * (0.1 / 0.9**0.5) / 10**0.5, rel=1e-4)
