@@ -17,8 +17,9 @@ from torch import Tensor
 from genmeta.data.glyphs import Glyphs
 from genmeta.episode import DECODER, EpisodePlan, EpisodeShape
 from genmeta.explore.drawing import sheet
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.rng import make_rng
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import ClassInterpolation, EncodedNoise, LatentPolicy, PriorNoise, RandomOther, draw_classes
