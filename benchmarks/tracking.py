@@ -37,9 +37,9 @@ seconds = {}
 class Clock(Callback):
     def on_train_start(self, *_): seconds["start"] = time.monotonic(), time.process_time(), spent[0]
     def on_train_end(self, *_): seconds["end"] = time.monotonic(), time.process_time(), spent[0]
-callbacks = training.TrainingCLI._callbacks
-training.TrainingCLI._callbacks = lambda self: [*callbacks(self), Clock()]
-training.TrainingCLI(sys.argv[1:])
+callbacks = training.TrainingCLI.callbacks
+training.TrainingCLI.callbacks = lambda self: [*callbacks(self), Clock()]
+training.TrainingCLI(sys.argv[1:]).run()
 print("SECONDS", *(b - a for a, b in zip(seconds["start"], seconds["end"])))
 """
 

@@ -12,10 +12,11 @@ from genmeta.learners.metric import ProtoNet
 from genmeta.learners.predictor import load
 from genmeta.models.backbones import Conv4
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.redraw_module import RedrawModule
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.redrawn import Redraw, RedrawnTasks
 

@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from genmeta.effect import Effect, Movable, joined
 from genmeta.errors import UserError
+
+E = TypeVar("E", bound=Effect)
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,6 @@ class EpisodeShape:
         return f"{self.n_way}w{self.n_shot}s"
 
 
-class _Movable:
-    """Moves every tensor of a dataclass to a device (Lightning calls this on a batch)."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        moved = {k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in values.items()}
-        return type(self)(**moved)
-
-
 TABLE, DECODER, BANK = 0, 1, 2  # where an image of a plan comes from
 
 REAL, REDRAWN, DECODED = 0, 1, 2
@@ -62,12 +56,12 @@ a whole. Its images are real or redrawn, and `is_generated` of its slot says tha
 
 
 @dataclass(frozen=True)
-class EpisodePlan(_Movable):
+class EpisodePlan(Movable):
     """A meta-batch as indices and codes. The first `n_shot` images of a class slot are its support images.
 
-    An image is a row of the table, a decoded code or a row of the bank of generated images; turned with its class;
-    then, where there is something for it, half covered by another image of the table, drawn again and
-    deformed.
+    An image is a row of the table, a decoded code or a row of the bank of generated images; turned with its class; then
+    changed by the effects that the plan has (`genmeta.effect`). Their tensors are attributes of the plan too, such as
+    `plan.elastic`: None where it has no such effect.
 
     Attributes:
         n_shot: support images per class.
@@ -79,14 +73,7 @@ class EpisodePlan(_Movable):
             or real images under a label that is not theirs.
         source: int8 `[task, way, shot + query]`, where each image comes from: `TABLE`, `DECODER` or `BANK`.
         z: float32 `[(source == DECODER).sum(), latent_dim]`, their codes in row-major order.
-        redraw_codes: float32 `[task, way, shot + query, k]`, codes of the redrawer, NaN for images that it leaves
-            alone; None if it leaves all.
-        elastic: float32 `[task, way, shot + query, e]`, parameters of a deformation (`genmeta.tasks.elastic`), 0 for
-            none; None if there is none at all.
-        pasted: int64 `[task, way, shot + query]`, rows of the table; the right half of each covers that of the image in
-            its place. -1 for none; None if there is none at all.
-        pasted_turns: int64 `[task, way]`, turns of what is pasted; None as `pasted`.
-        pasted_below: bool `[task, way]`, whether it is the lower half instead; None as `pasted`.
+        effects: each of another kind; in the order in which they are hashed.
         support_weight: float32 `[task, way, shot]`, how much each support image counts in its class; None: all alike.
         period: which filling of the bank its rows mean; None if it has no rows of a bank.
         first_task: place of the first task in the meta-batch that this is a part of.
@@ -99,14 +86,24 @@ class EpisodePlan(_Movable):
     is_generated: Tensor
     source: Tensor
     z: Tensor
-    redraw_codes: Tensor | None = None
-    elastic: Tensor | None = None
-    pasted: Tensor | None = None
-    pasted_turns: Tensor | None = None
-    pasted_below: Tensor | None = None
+    effects: tuple[Effect, ...] = ()
     support_weight: Tensor | None = None
     period: int | None = None
     first_task: int = 0
+
+    def __post_init__(self) -> None:
+        in_order = sorted(self.effects, key=lambda effect: effect.hashed_at)
+        object.__setattr__(self, "effects", tuple(in_order))
+
+    if not TYPE_CHECKING:  # code that is checked asks for the effect
+
+        def __getattr__(self, name: str) -> Tensor | None:
+            for effect in self.__dict__.get("effects", ()):
+                if name in effect.__dict__:
+                    return effect.__dict__[name]
+            if name in Effect.known():
+                return None
+            raise AttributeError(f"a plan has no '{name}', nor has an effect")
 
     @classmethod
     def of_rows(cls, n_shot: int, rows: Tensor, turns: Tensor, labels: Tensor, latent: bool = False) -> "EpisodePlan":
@@ -141,21 +138,23 @@ class EpisodePlan(_Movable):
     @property
     def is_plain(self) -> bool:
         """Whether all images are rows of the table, as they are there but for the turns."""
-        changes = (self.redraw_codes, self.elastic, self.pasted)
-        return len(self.z) == 0 and self.period is None and all(change is None for change in changes)
+        return len(self.z) == 0 and self.period is None and not self.effects
+
+    def effect(self, kind: type[E]) -> E | None:
+        """Return the effect of a kind, if the plan has it."""
+        return next((effect for effect in self.effects if isinstance(effect, kind)), None)
+
+    def having(self, effect: Effect) -> "EpisodePlan":
+        """Return the plan with an effect, in the place of the one of its kind."""
+        others = [other for other in self.effects if type(other) is not type(effect)]
+        return replace(self, effects=(*others, effect))
 
     @property
     def has_generated(self) -> Tensor:
-        """Which class slots have a generated image, or one that was pasted on, drawn again or deformed, bool
-        `[task, way]`.
-        """
+        """Which class slots have a generated image, or one that an effect changes, bool `[task, way]`."""
         some = self.is_generated | (self.source != TABLE).any(2)
-        if self.redraw_codes is not None:
-            some = some | (~self.redraw_codes[..., 0].isnan()).any(2)
-        if self.elastic is not None:
-            some = some | (self.elastic != 0).any(3).any(2)
-        if self.pasted is not None:
-            some = some | (self.pasted >= 0).any(2)
+        for effect in self.effects:
+            some = some | effect.changes.any(2)
         return some
 
     def provenance(self, bank: Tensor | None = None) -> Tensor:
@@ -168,9 +167,14 @@ class EpisodePlan(_Movable):
         if bank is not None:
             of_bank = self.source == BANK
             found[of_bank] = bank[self.rows[of_bank]]
-        if self.redraw_codes is not None:
-            found = torch.where(self.redraw_codes[..., 0].isnan(), found, found.clamp(min=REDRAWN))
+        for effect in self.in_rendering_order:
+            found = effect.provenance(found)
         return found
+
+    @property
+    def in_rendering_order(self) -> list[Effect]:
+        """The effects, the one that is rendered first at first."""
+        return sorted(self.effects, key=lambda effect: effect.rendered_at)
 
     @property
     def code_numbers(self) -> Tensor:
@@ -181,42 +185,30 @@ class EpisodePlan(_Movable):
     def _reindexed(self, pick: Callable[[Tensor], Tensor]) -> "EpisodePlan":
         """Return the plan with `pick` applied to every tensor with a task axis."""
         numbers = pick(self.code_numbers)
-        values = {name: getattr(self, name) for name in _WITH_TASK_AXIS}
-        picked: dict[str, Any] = {name: None if value is None else pick(value) for name, value in values.items()}
-        return replace(self, z=self.z[numbers[numbers >= 0]], **picked)
+        picked: dict[str, Any] = {name: pick(getattr(self, name)) for name in _WITH_TASK_AXIS}
+        effects = tuple(effect.picked(pick) for effect in self.effects)
+        weight = None if self.support_weight is None else pick(self.support_weight)
+        z = self.z[numbers[numbers >= 0]]
+        return replace(self, z=z, effects=effects, support_weight=weight, **picked)
 
 
-_OPTIONAL = {  # and what stands where one plan has it and another has not
-    "redraw_codes": torch.nan,
-    "elastic": 0.0,
-    "pasted": -1,
-    "pasted_turns": 0,
-    "pasted_below": False,
-    "support_weight": 1.0,
-}
-_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_generated", "source", *_OPTIONAL)
+_WITH_TASK_AXIS = ("rows", "turns", "labels", "is_generated", "source")  # that every plan has
 
 
 def concatenate(plans: Sequence[EpisodePlan]) -> EpisodePlan:
     """Join plans of one shape along the task axis; what one plan has and another has not is filled in."""
     with_codes = [plan.z for plan in plans if len(plan.z)]
-    joined: dict[str, Any] = {
-        name: torch.cat([getattr(plan, name) for plan in plans])
-        for name in ("rows", "turns", "labels", "is_generated", "source")
-    }
-    for name, fill in _OPTIONAL.items():
-        joined[name] = _joined([getattr(plan, name) for plan in plans], [len(plan) for plan in plans], fill)
-    z = torch.cat(with_codes) if with_codes else plans[0].z
-    period = next((plan.period for plan in plans if plan.period is not None), None)
-    return EpisodePlan(plans[0].n_shot, z=z, period=period, **joined)
-
-
-def _joined(tensors: Sequence[Tensor | None], sizes: Sequence[int], fill: float) -> Tensor | None:
-    some = next((x for x in tensors if x is not None), None)
-    if some is None:
-        return None
-    full = [some.new_full((n, *some.shape[1:]), fill) if x is None else x for x, n in zip(tensors, sizes, strict=True)]
-    return torch.cat(full)
+    sizes = [len(plan) for plan in plans]
+    always: dict[str, Any] = {name: torch.cat([getattr(plan, name) for plan in plans]) for name in _WITH_TASK_AXIS}
+    kinds = dict.fromkeys(type(effect) for plan in plans for effect in plan.effects)
+    return EpisodePlan(
+        plans[0].n_shot,
+        z=torch.cat(with_codes) if with_codes else plans[0].z,
+        effects=tuple(kind.joined([plan.effect(kind) for plan in plans], sizes) for kind in kinds),
+        support_weight=joined([plan.support_weight for plan in plans], sizes, fill=1.0),
+        period=next((plan.period for plan in plans if plan.period is not None), None),
+        **always,
+    )
 
 
 def choose_slots(first: EpisodePlan, second: EpisodePlan, take_second: Tensor) -> EpisodePlan:
@@ -234,22 +226,23 @@ def choose_slots(first: EpisodePlan, second: EpisodePlan, take_second: Tensor) -
 
 
 # hashes of episodes stand in documents and in results: they stay what they are when a field is called something else
-_HASHED_AS = {"is_generated": "is_latent", "redraw_codes": "hands"}
+_HASHED_AS = {"is_generated": "is_latent"}
 
 
 def plan_hash(plan: EpisodePlan) -> str:
     """Return 16 hex digits of SHA-256 over everything that decides what the episodes look like."""
     digest = hashlib.sha256(f"{plan.n_shot}/{plan.period}".encode())
-    for name in (*_WITH_TASK_AXIS, "z"):
-        tensor = getattr(plan, name)
-        if tensor is not None:
-            digest.update(f"{_HASHED_AS.get(name, name)}{tensor.dtype}{list(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    parts = [(_HASHED_AS.get(name, name), getattr(plan, name)) for name in _WITH_TASK_AXIS]
+    parts += [part for effect in plan.effects for part in effect.hashed]
+    parts += [] if plan.support_weight is None else [("support_weight", plan.support_weight)]
+    for name, tensor in [*parts, ("z", plan.z)]:
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class EpisodeBatch(_Movable):
+class EpisodeBatch(Movable):
     """A meta-batch as images.
 
     Attributes:

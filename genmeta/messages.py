@@ -113,9 +113,8 @@ def _class(path: str) -> str:
 
 
 def _options(parser: ArgumentParser) -> set[str]:
-    """Dotted options of a parser and its subcommands, and the groups that they stand in."""
-    parsers = [parser, *(p for a in parser._actions for p in getattr(a, "_name_parser_map", {}).values())]
-    options = {action.dest for p in parsers for action in p._actions}
+    """Dotted options of a parser, and the groups that they stand in."""
+    options = {action.dest for action in parser._actions}
     return options | {option.split(".")[0] for option in options}
 
 

@@ -17,8 +17,10 @@ from torch import Tensor
 from genmeta.data.glyphs import Glyphs
 from genmeta.episode import DECODER, EpisodePlan, EpisodeShape
 from genmeta.explore.drawing import sheet
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.rng import make_rng
+from genmeta.tasks.effects import Redrawing
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import ClassInterpolation, EncodedNoise, LatentPolicy, PriorNoise, RandomOther, draw_classes
@@ -124,7 +126,8 @@ def plan(data: EpisodicDataModule) -> Figure:
 
 def _cell(axes: Axes, drawn: EpisodePlan, slot: int, image: int, pixels: Tensor | None) -> None:
     """Draw one image of a plan, or in words where it comes from."""
-    again = drawn.redraw_codes is not None and not bool(drawn.redraw_codes[0, slot, image, 0].isnan())
+    redrawing = drawn.effect(Redrawing)
+    again = redrawing is not None and bool(redrawing.changes[0, slot, image])
     if drawn.source[0, slot, image] == DECODER:
         words, colour = f"code z\nno. {int(drawn.code_numbers[0, slot, image])}", GENERATED
     else:

@@ -26,7 +26,8 @@ from genmeta.data.source import DataSource
 from genmeta.data.splits import Split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeShape
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.real import RealTasks
 
 ROOT = Path(__file__).parents[1]

@@ -64,11 +64,11 @@ class Watch(Callback):
 
 def in_training(kind: str) -> list[dict[str, int]]:
     """Train and return what was alive at the moments."""
-    watch, callbacks = Watch(), TrainingCLI._callbacks
-    TrainingCLI._callbacks = lambda cli: [*callbacks(cli), watch]
+    watch, callbacks = Watch(), TrainingCLI.callbacks
+    TrainingCLI.callbacks = lambda cli: [*callbacks(cli), watch]
     with TemporaryDirectory() as folder:
         assert fit(Path(folder), *TINY[kind]) == 0
-    TrainingCLI._callbacks = callbacks
+    TrainingCLI.callbacks = callbacks
     return watch.found
 
 

@@ -19,7 +19,7 @@ class Held(Callback):
 
 
 if __name__ == "__main__":
-    callbacks = TrainingCLI._callbacks
+    callbacks = TrainingCLI.callbacks
     # not by an option, which would be in the configuration of the run that is taken up again
-    TrainingCLI._callbacks = lambda cli: [*callbacks(cli), Held()]
+    TrainingCLI.callbacks = lambda cli: [*callbacks(cli), Held()]
     sys.exit(main(sys.argv[1:]))

@@ -32,8 +32,9 @@ from genmeta.data.splits import PARTS, DrawnSplit, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.policies import PriorNoise
 from genmeta.tasks.real import RealTasks

@@ -21,7 +21,8 @@ from genmeta.learners.pretrained import BaselinePlusPlus, SimpleShot
 from genmeta.models.backbones import Conv4
 from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.classifier import ClassDataModule, ClassifierModule
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import PriorNoise

@@ -13,6 +13,7 @@ from genmeta.data.table import ImageTable
 from genmeta.episode import REAL, EpisodePlan, EpisodeShape, concatenate, plan_hash
 from genmeta.rng import make_rng
 from genmeta.tasks.cut_and_paste import CutAndPasteTasks
+from genmeta.tasks.effects import Pasting
 from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import RealTasks
@@ -37,12 +38,8 @@ def test_halves_are_joined_as_worked_out_by_hand():
     """Left of a beside right of b, in the second slot top of b above bottom of a, turned once."""
     table = four_by_four()
     plan = EpisodePlan.of_rows(1, torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[0, 0]]), torch.tensor([[1, 0]]))
-    plan = replace(
-        plan,
-        pasted=torch.tensor([[[2, 3], [0, -1]]]),
-        pasted_turns=torch.tensor([[0, 1]]),
-        pasted_below=torch.tensor([[False, True]]),
-    )
+    others = torch.tensor([[[2, 3], [0, -1]]])
+    plan = plan.having(Pasting(others, torch.tensor([[0, 1]]), torch.tensor([[False, True]])))
     batch = render(plan, table.images)
     assert (batch.support_x[0, 0, 0] * 255).round().int().tolist() == [
         [1, 1, 101, 101],
@@ -118,7 +115,7 @@ def test_cut_and_paste_is_a_share_of_mixed_tasks_and_its_images_can_be_deformed(
         assert total == int((step + 1) * 8 * 0.3 + 1e-6)
     redrawn = RedrawnTasks(CutAndPasteTasks(), Redraw(1.0, None))
     plan = redrawn.sample(replace(POOL, redraw_dim=2), SHAPE, 3, 0, make_rng(0))
-    plain = replace(plan, redraw_codes=None)
+    plain = replace(plan, effects=(plan.effect(Pasting),))
     joined = render(plain, TABLE.images).query_x
     assert torch.equal(render(plan, TABLE.images, redraw=lambda x, z: 1 - x).query_x, 1 - joined)
     deformed = RedrawnTasks(CutAndPasteTasks(), Redraw(0.0, Elastic())).sample(POOL, SHAPE, 3, 0, make_rng(0))
@@ -131,7 +128,8 @@ def test_draws_follow_from_the_generator_alone_and_plans_stay_whole():
     first = tasks.sample(GROUPED_POOL, SHAPE, 6, 3, make_rng(0, 3))
     torch.manual_seed(99)
     assert plan_hash(tasks.sample(GROUPED_POOL, SHAPE, 6, 9, make_rng(0, 3))) == plan_hash(first)
-    assert plan_hash(replace(first, pasted_below=~first.pasted_below)) != plan_hash(first)
+    below = replace(first.effect(Pasting), pasted_below=~first.pasted_below)
+    assert plan_hash(first.having(below)) != plan_hash(first)
     both = concatenate([RealTasks().sample(GROUPED_POOL, SHAPE, 2, 0, make_rng(1)), first])
     assert (both.pasted[:2] == -1).all()
     assert torch.equal(both[2:8].pasted, first.pasted)

@@ -37,6 +37,7 @@ from genmeta.experiments.run_folder import RunSettings, find_same_run, read_run_
 from genmeta.experiments.settings import read_settings
 from genmeta.learners.checkpoint import load_learner
 from genmeta.models.checkpoint import load_generator
+from genmeta.tasks.effects import Deformation, Pasting, Redrawing
 from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.render import render
 
@@ -322,20 +323,30 @@ def plan_of(seed: int, n_tasks: int, n_way: int, n_shot: int, n_query: int, part
         is_generated=torch.rand(shape[:2], generator=rng) < 0.5,
         source=source,
         z=torch.randn(int((source == DECODER).sum()), DIM, generator=rng),
-        redraw_codes=redraw_codes if "redraw_codes" in parts else None,
-        elastic=Elastic().draw(*shape, rng=rng) if "elastic" in parts else None,
-        **(pasted_of(shape, rng) if "pasted" in parts else {}),
+        effects=(
+            *([Redrawing(redraw_codes)] if "redraw_codes" in parts else []),
+            *([Deformation(Elastic().draw(*shape, rng=rng))] if "elastic" in parts else []),
+            *([pasted_of(shape, rng)] if "pasted" in parts else []),
+        ),
         support_weight=torch.rand(*shape[:2], n_shot, generator=rng) if "weight" in parts else None,
         period=0 if "bank" in parts else None,
     )
 
 
-def pasted_of(shape: tuple[int, ...], rng: torch.Generator) -> dict[str, torch.Tensor]:
-    return {
-        "pasted": torch.randint(-1, len(TABLE_IMAGES), shape, generator=rng),
-        "pasted_turns": torch.randint(8, shape[:2], generator=rng),
-        "pasted_below": torch.rand(shape[:2], generator=rng) < 0.5,
-    }
+def pasted_of(shape: tuple[int, ...], rng: torch.Generator) -> Pasting:
+    return Pasting(
+        pasted=torch.randint(-1, len(TABLE_IMAGES), shape, generator=rng),
+        pasted_turns=torch.randint(8, shape[:2], generator=rng),
+        pasted_below=torch.rand(shape[:2], generator=rng) < 0.5,
+    )
+
+
+def changed(plan: EpisodePlan, name: str, value: torch.Tensor) -> EpisodePlan:
+    """The plan with another tensor, its own or one of an effect."""
+    for effect in plan.effects:
+        if hasattr(effect, name):
+            return plan.having(replace(effect, **{name: value}))
+    return replace(plan, **{name: value})
 
 
 def rendered(plan: EpisodePlan):
@@ -433,7 +444,7 @@ def test_the_hash_of_a_plan_tells_every_change(n):
         value[at] = ~value[at] if value.dtype == torch.bool else 99  # no row, label or turn is
         with tried("plans with one change"):
             assert plan_hash(plan) == plan_hash(replace(plan))
-            assert plan_hash(replace(plan, **{name: value})) != plan_hash(plan)
+            assert plan_hash(changed(plan, name, value)) != plan_hash(plan)
             assert plan_hash(replace(plan, n_shot=plan.n_shot + 1)) != plan_hash(plan)
 
     check()

@@ -22,9 +22,10 @@ from genmeta.episode import EpisodeShape
 from genmeta.experiments import default_plan, plan
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import write_run_file
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule, Support
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.tasks.elastic import Elastic
+from genmeta.tasks.evaluated import Episodes, Support
 from genmeta.tasks.redrawn import Redraw
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -11,8 +11,9 @@ from genmeta.data.splits import load_split
 from genmeta.data.table import ImageTable
 from genmeta.episode import EpisodeShape, plan_hash
 from genmeta.errors import UserError
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.rng import make_rng
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import gather, render, table_of_turns
 from genmeta.tasks.sampler import TaskPool

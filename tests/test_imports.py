@@ -14,6 +14,7 @@ ORDER = [
     ("read_yaml",),
     ("learn2learn_import",),
     ("data",),
+    ("effect",),
     ("episode",),
     ("tasks",),
     ("models",),

@@ -19,10 +19,11 @@ from genmeta.experiments.progress import GridProgress
 from genmeta.learners.metric import ProtoNet
 from genmeta.models.backbones import Conv4
 from genmeta.models.checkpoint import load_generator
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule, Support
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.tasks.bank import BankedTasks
 from genmeta.tasks.elastic import Elastic
+from genmeta.tasks.evaluated import Episodes, Support
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import ClassInterpolation, EncodedNoise, RandomOther
@@ -112,12 +113,12 @@ def test_the_bank_holds_what_its_filling_renders_and_is_filled_anew(generator):
         plan = data.train_plan(step)
         batch = data.on_after_batch_transfer(plan, 0)
         filling = banked.fill(data.pools["train"], SHAPE, step // 2, _bank_rng(step // 2))
-        direct = data._render(filling)
+        direct = data.render(filling)
         by_slot = [x.view(25, 4, -1, 1, 28, 28) for x in (direct.support_x, direct.query_x)]
         expected = torch.cat(by_slot, 2).flatten(0, 2)[plan.rows.flatten()].view(2, 4, 3, 1, 28, 28)
         torch.testing.assert_close(batch.support_x, expected[:, :, 0], atol=0.5 / 255 + 1e-6, rtol=0)
         torch.testing.assert_close(batch.query_x.view(2, 4, 2, 1, 28, 28), expected[:, :, 1:], atol=0.51 / 255, rtol=0)
-        seen.append(data._bank[1])
+        seen.append(data.bank(step // 2, batch.support_x.device).images)
     assert seen[0] is seen[1]
     assert not torch.equal(seen[1], seen[2])
 

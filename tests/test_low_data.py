@@ -11,8 +11,9 @@ from genmeta.cli.main import main
 from genmeta.data.low_data import LowData
 from genmeta.episode import EpisodeShape, plan_hash
 from genmeta.errors import UserError
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.real import RealTasks
 
 TABLE = make_table()

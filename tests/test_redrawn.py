@@ -11,6 +11,7 @@ from genmeta.episode import EpisodeShape, concatenate, plan_hash
 from genmeta.errors import UserError
 from genmeta.learners.metric import ProtoNet
 from genmeta.rng import make_rng
+from genmeta.tasks.effects import Deformation
 from genmeta.tasks.elastic import Elastic, deform
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.redrawn import DeformedClasses, Redraw, RedrawnSupport, RedrawnTasks, SingleImageTasks
@@ -33,7 +34,7 @@ def redraw(x, z):
 def test_redrawn_images_are_the_redrawers_and_the_others_are_left_alone():
     tasks = RedrawnTasks(RealTasks(rotations=True), REDRAW, share=0.5)
     plan = tasks.sample(POOL, SHAPE, 6, 0, make_rng(0))
-    plain = replace(plan, redraw_codes=None)
+    plain = replace(plan, effects=())
     new, old = (render(p, TABLE.images, redraw=redraw) for p in (plan, plain))
     redrawn = ~plan.redraw_codes[..., 0].isnan()
     assert int(redrawn.sum()) == 6 * 4 * 4 // 2
@@ -151,7 +152,7 @@ def test_plans_with_and_without_redrawing_can_be_joined_cut_and_shuffled():
         torch.testing.assert_close(whole.query_x[place], one.query_x[0])
     parts = [joined[slice(0, 2)], joined[slice(2, 5)]]
     torch.testing.assert_close(concatenate(parts).elastic, joined.elastic)
-    assert plan_hash(joined) != plan_hash(replace(joined, redraw_codes=None))
+    assert plan_hash(joined) != plan_hash(replace(joined, effects=(joined.effect(Deformation),)))
 
 
 def test_what_is_missing_is_said():

@@ -29,8 +29,8 @@ from PIL import Image
 from small_data import BUILD, drawing
 
 from genmeta.cli.main import main
+from genmeta.cli.parser import returns_network
 from genmeta.cli.report.pictures import Album
-from genmeta.cli.training import _returns_network
 from genmeta.data import plain_pickle
 from genmeta.data.challenge import read_runs
 from genmeta.data.decode import BadImageError, decode
@@ -296,9 +296,9 @@ def test_a_yaml_makes_only_what_belongs_in_its_place(part, called, tmp_path, cap
 
 def test_backbones_of_torchvision_are_still_made():
     """They are functions: the check above must not refuse them."""
-    assert _returns_network(torchvision.models.resnet18)
-    assert not _returns_network(os.system)
-    assert not _returns_network(torch.hub.load)
+    assert returns_network(torchvision.models.resnet18)
+    assert not returns_network(os.system)
+    assert not returns_network(torch.hub.load)
 
 
 OUTSIDE = Path(tempfile.gettempdir()) / "evil-of-genmeta"

@@ -17,8 +17,9 @@ from genmeta.episode import DECODED, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.models.skeleton import length, resample, thin, trace
 from genmeta.models.strokes import characters_of, draw_strokes
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.rng import make_rng
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import render
@@ -251,7 +252,7 @@ class Letters(DataSource):
 def data_of(tmp_path, monkeypatch, source: DataSource, tasks, **options) -> EpisodicDataModule:
     names = tuple(f"g/{i}" for i in range(12))
     split = Split("letters", "letters", names[:6], names[6:9], names[9:])
-    monkeypatch.setattr("genmeta.modules.episodic_data.read_split", lambda name: split)
+    monkeypatch.setattr("genmeta.modules.table_data.read_split", lambda name: split)
     shape = EpisodeShape(3, 1, 1)
     data = EpisodicDataModule(source, "letters", tasks, shape, Episodes(3, 1, 1, 2), [Episodes(3, 1, 1, 2)], **options)
     data.setup("fit")

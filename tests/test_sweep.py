@@ -78,7 +78,7 @@ def test_the_sweeps_that_ship_name_options_that_exist(sweep, path, monkeypatch):
     first = next(sweep.suggestions(path, content))
     chosen = first[1]
     args = sweep.expand(content["command"], [f"--{name}={value}" for name, value in chosen.items()], [])
-    config = TrainingCLI(list(args), check_only=True, set_up=False).config["fit"]
+    config = TrainingCLI(list(args), check_only=True, set_up=False).config
     for name, value in chosen.items():
         if name.endswith(("share", "alpha", "sigma", "inner_lr")):
             assert str(value) in str(config), f"{name} did not arrive"

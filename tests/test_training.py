@@ -20,13 +20,14 @@ from genmeta.models.backbones import Conv4
 from genmeta.models.gan_networks import FullyConnectedDiscriminator, FullyConnectedGenerator
 from genmeta.models.vae_networks import ConvDecoder, ConvEncoder
 from genmeta.modules.class_files import ClassFiles
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.step_loader import StepLoader
 from genmeta.modules.vae_module import VAEModule
 from genmeta.tasks.elastic import Elastic
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.latent import LatentTasks
 from genmeta.tasks.mixed import MixedTasks
 from genmeta.tasks.policies import PriorNoise

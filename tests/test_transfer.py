@@ -31,9 +31,10 @@ from genmeta.models.transfer import (
     PretrainedBackbone,
 )
 from genmeta.models.vae_networks import ConvEncoder
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.meta_module import MetaModule
 from genmeta.rng import make_rng
+from genmeta.tasks.evaluated import Episodes
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.real import RealTasks
 

@@ -66,7 +66,7 @@ def audit(args: Sequence[str]) -> int:
     data = cli.datamodule
     if not isinstance(cli.model, MetaModule) or not isinstance(data, EpisodicDataModule):
         raise UserError("genmeta audit is for the tasks of learners; genmeta validate measures a generator")
-    run = RunSettings(**cli.config["fit"].run.as_dict())
+    run = RunSettings(**cli.config.run.as_dict())
 
     images = ImageDataModule(
         data.source, data.split_name, batch_size=2, feature_steps=options.feature_steps, low_data=data.low_data

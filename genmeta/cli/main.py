@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if args[0] in TRAINING:
             from genmeta.cli.training import TrainingCLI
 
-            TrainingCLI(args)
+            TrainingCLI(args).run()
         elif args[0] == "compare":
             from genmeta.cli.compare import compare
 

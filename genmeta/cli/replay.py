@@ -48,8 +48,8 @@ def replay(args: Sequence[str]) -> int:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        precision=cli.config["fit"].trainer.precision,
-        accelerator=cli.config["fit"].trainer.accelerator,
+        precision=cli.config.trainer.precision,
+        accelerator=cli.config.trainer.accelerator,
         devices=1,
         callbacks=[witness],
     )

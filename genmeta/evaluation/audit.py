@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genmeta.episode import EpisodeBatch
 from genmeta.evaluation.samples import mean_distance, nearest_distance, precision_recall_density_coverage
+from genmeta.learners.embedding import embed as embed_episode
 from genmeta.learners.metric import prototypes, squared_distances
 
 Embed = Callable[[Tensor], Tensor]
@@ -61,9 +62,7 @@ def episode_accuracy(embed: Embed, batch: EpisodeBatch, of: Tensor) -> Tensor:
     All classes of an episode compete (Snell et al., NeurIPS 2017), and the queries of the classes that `of` marks, bool
     `[task, way]` by label, are counted.
     """
-    x = torch.cat([batch.support_x, batch.query_x], 1)
-    features = embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    support, query = features.split([batch.support_x.shape[1], batch.query_x.shape[1]], 1)
+    support, query = embed_episode(embed, batch)
     centres = prototypes(support, batch.support_y, batch.n_way, batch.support_weight)
     right = squared_distances(query, centres).argmin(2) == batch.query_y
     return right[of.gather(1, batch.query_y)].float()

@@ -16,8 +16,9 @@ from genmeta.experiments.checks import Check, check_role, needed_roles
 from genmeta.experiments.default_episodes import beside_support, episodes_of, lay_over
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import comparable
-from genmeta.modules.episodic_data import Episodes, EpisodicDataModule
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.shipped import find_config
+from genmeta.tasks.evaluated import Episodes
 
 MIXED = "mixed"
 TRAINED = {

@@ -11,7 +11,7 @@ from genmeta.experiments.run_folder import banner, best_checkpoint, write_whole
 from genmeta.experiments.tables import over_episodes_rows
 from genmeta.experiments.words import credit, in_one_line
 from genmeta.experiments.write import write_json
-from genmeta.modules.episodic_data import Support
+from genmeta.tasks.evaluated import Support
 
 
 def write_experiment(settings: Settings, grid: Grid, folder: Path) -> tuple[str, dict[str, Arm]]:

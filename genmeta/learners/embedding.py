@@ -1,10 +1,13 @@
 """What learners over the features of a backbone share: their checks, and the features of an episode."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.learners.learner import feature_count
 from genmeta.models.backbones import uses_batch_statistics
 
 
@@ -23,15 +26,12 @@ def feature_size(owner: str, backbone: nn.Module) -> int:
         UserError: it does not state it, or it normalises with the images at hand.
     """
     require_own_statistics(backbone, owner)
-    n_features = getattr(backbone, "n_features", None)
-    if not isinstance(n_features, int):
-        raise UserError(f"{owner} needs a backbone with an attribute n_features; {type(backbone).__name__} has none")
-    return n_features
+    return feature_count(backbone, owner)
 
 
-def embed(backbone: nn.Module, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-    """Return what a backbone makes of all support and query images in one call: features `[task, n, …]` and
-    `[task, m, …]`.
+def embed(backbone: Callable[[Tensor], Tensor], batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """Return what a backbone, or a part of one, makes of all support and query images in one call: features
+    `[task, n, …]` and `[task, m, …]`.
     """
     n_support = batch.support_x.shape[1]
     x = torch.cat([batch.support_x, batch.query_x], 1)

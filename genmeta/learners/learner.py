@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.models.made_with import MadeWith
+from genmeta.models.networks import check_same_shape
 
 
 class Learner(MadeWith, nn.Module, ABC):
@@ -69,12 +70,8 @@ class Learner(MadeWith, nn.Module, ABC):
 
 def check_image_shape(backbone: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """Raise UserError if a backbone that states its `image_shape` is for other images."""
-    expected = getattr(backbone, "image_shape", image_shape)
-    if tuple(expected) != image_shape:
-        raise UserError(
-            f"the learner's backbone {type(backbone).__name__} is for images of shape {list(expected)}, "
-            f"but the data have {list(image_shape)} (channels, height, width)"
-        )
+    of = f"the learner's backbone {type(backbone).__name__} is for images of shape"
+    check_same_shape(of, getattr(backbone, "image_shape", image_shape), image_shape)
 
 
 def feature_count(backbone: nn.Module, owner: str) -> int:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from genmeta.episode import EpisodeBatch, EpisodeShape
 from genmeta.errors import UserError
-from genmeta.learners.embedding import require_own_statistics
+from genmeta.learners.embedding import embed, require_own_statistics
 from genmeta.learners.learner import Learner, check_image_shape
 from genmeta.learners.metric import prototypes
 from genmeta.models.backbones import ConvBackbone
@@ -68,15 +68,11 @@ class RelationNet(Learner):
         check_image_shape(self.backbone, image_shape)
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
-        n_support = batch.support_x.shape[1]
-        x = torch.cat([batch.support_x, batch.query_x], 1)
-        maps = self.backbone.maps(x.flatten(0, 1))
-        support = maps.unflatten(0, x.shape[:2])[:, :n_support]
-        query = maps.unflatten(0, x.shape[:2])[:, n_support:]
+        support, query = embed(self.backbone.maps, batch)
         centres = prototypes(support.flatten(2), batch.support_y, batch.n_way, batch.support_weight)
-        classes = centres.unflatten(2, maps.shape[1:])
+        classes = centres.unflatten(2, support.shape[2:])
         # in training batch norm sees all pairs; in evaluation, where it does not matter, memory does
-        parts = 1 if self.training else len(x)
+        parts = 1 if self.training else len(query)
         pairs = zip(classes.chunk(parts), query.chunk(parts), strict=True)
         return torch.cat([self._scores(*part) for part in pairs])
 

@@ -15,6 +15,7 @@ from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.exported import is_exported, read_exported
+from genmeta.models.networks import check_same_shape
 from genmeta.models.redraw import PairEncoder
 from genmeta.tasks.prior import GaussianMixture
 
@@ -127,11 +128,7 @@ class LatentModel:
 
     def check_image_shape(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the generator draws images of another size than the data."""
-        if self.image_shape != image_shape:
-            raise UserError(
-                f"generator {self.path} draws images of shape {list(self.image_shape)}, "
-                f"but the data have {list(image_shape)} (channels, height, width)"
-            )
+        check_same_shape(f"generator {self.path} draws images of shape", self.image_shape, image_shape)
 
 
 class FromCheckpoint:

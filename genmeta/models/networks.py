@@ -26,6 +26,19 @@ def checked_shape(image_shape: Shape) -> tuple[int, int, int]:
     return c, h, w
 
 
+def check_same_shape(of: str, shape: Sequence[int], image_shape: Sequence[int], advice: str = "") -> None:
+    """Raise UserError if something is for images of another shape than those of the data.
+
+    Args:
+        of: what it is, as in `the backbone is for images of shape`.
+        shape: its `(C, H, W)`.
+        image_shape: that of the data.
+        advice: what would work, or why it matters; stands at the end.
+    """
+    if list(shape) != list(image_shape):
+        raise UserError(f"{of} {list(shape)}, but the data have {list(image_shape)} (channels, height, width){advice}")
+
+
 def halved(image_shape: Sequence[int], times: int) -> list[tuple[int, int]]:
     """Return `(h, w)` before, and after each of `times` halvings (rounded down): 28 gives 28, 14, 7, 3.
 

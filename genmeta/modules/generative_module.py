@@ -11,6 +11,7 @@ from genmeta.errors import UserError
 from genmeta.evaluation.samples import nearest_distance, recognisability, sample_metrics, spread_within
 from genmeta.models.checkpoint import KEY, describe_generator
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
+from genmeta.models.networks import check_same_shape
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.trained_module import TrainedModule
 from genmeta.rng import make_rng
@@ -123,11 +124,7 @@ class GenerativeModule(TrainedModule):
 
     def check_shape(self, expected: tuple[int, int, int], option: str, data: ImageDataModule) -> None:
         """Raise UserError if a network is for images of another shape than the data."""
-        if tuple(expected) != data.image_shape:
-            raise UserError(
-                f"{option} has image_shape {list(expected)}, but the data have {list(data.image_shape)} "
-                f"(channels, height, width); set the one to the other"
-            )
+        check_same_shape(f"{option} has image_shape", expected, data.image_shape, "; set the one to the other")
 
 
 class CodesModule(GenerativeModule):

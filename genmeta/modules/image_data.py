@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from genmeta.data.low_data import LowData
-from genmeta.data.source import DataSource, outline_and_table
-from genmeta.data.splits import DrawnSplit, Split, read_split
+from genmeta.data.source import DataSource
+from genmeta.data.splits import DrawnSplit, Split
 from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
 from genmeta.evaluation.features import FeatureNetwork, feature_network
-from genmeta.modules.step_loader import FixedLoader, StepDataModule, StepLoader
+from genmeta.modules.step_loader import FixedLoader, StepLoader
+from genmeta.modules.table_data import TableDataModule
 from genmeta.rng import Rng, SharedRng, make_rng
 
 
@@ -62,7 +62,7 @@ class ImageBatch:
         return [ImageBatch(x, partners, labels, self.rng) for x, partners, labels in pieces]
 
 
-class ImageDataModule(StepDataModule):
+class ImageDataModule(TableDataModule):
     """Batches of images of the meta-train classes only; the last images of each class are held out for validation.
 
     The batch of step t is a pure function of (seed, t). One pass over the images is a permutation of them.
@@ -94,7 +94,7 @@ class ImageDataModule(StepDataModule):
         seed: int = 0,
         low_data: LowData | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(source, split, seed, low_data)
         if batch_size < 2 or steps_per_epoch < 1 or not 0 < held_out < 1:
             raise UserError(
                 f"data: batch_size must be >= 2, steps_per_epoch >= 1, 0 < held_out < 1; found {batch_size}, "
@@ -102,11 +102,8 @@ class ImageDataModule(StepDataModule):
             )
         if feature_steps < 1:
             raise UserError(f"data.feature_steps must be at least 1, found {feature_steps}")
-        self.source, self.split_name, self.seed = source, split, seed
-        self.low_data = low_data or LowData()
         self.batch_size, self.steps_per_epoch, self.held_out = batch_size, steps_per_epoch, held_out
         self.rotations, self.feature_steps = rotations, feature_steps
-        self.table: ImageTable | None = None
         self._orders: dict[int, Tensor] = {}
         self._device = torch.device("cpu")
 
@@ -121,24 +118,12 @@ class ImageDataModule(StepDataModule):
         Raises:
             UserError: data or split are missing or do not fit.
         """
-        if self.table is not None:
-            return
-        # a wrong name is told before the table is made, which may take long
-        wanted = read_split(self.split_name)
-        for table, split in outline_and_table(self.source, wanted):
-            split.check_has("train", "val")
-            self._arrange(table, split)
-        self.table = table
+        self.read(stage)
 
-    def _arrange(self, table: ImageTable, split: Split) -> None:
-        """Set all that follows from names and counts; of the outline, to check it before the long work."""
-        self.split: Split = self.low_data.keep_classes(split, table)
+    def arrange(self, table: ImageTable, split: Split, stage: str) -> None:
+        split.check_has("train", "val")
+        super().arrange(table, split, stage)
         self.class_ids = self.split.class_ids(table, "train")
-        self.class_rows = self.low_data.keep_images(table, self.class_ids)
-        self.facts: dict[str, Any] = (
-            {"low_data": self.low_data.facts(self.split, self.class_rows)} if self.low_data else {}
-        )
-        self.facts |= {"pictures": table.account.facts()} if table.account else {}
         n_train = [len(rows) - min(max(1, round(len(rows) * self.held_out)), len(rows) - 1) for rows in self.class_rows]
         self.train_of_class = [rows[:n] for rows, n in zip(self.class_rows, n_train, strict=True)]
         held_out = [rows[n:] for rows, n in zip(self.class_rows, n_train, strict=True)]
@@ -162,13 +147,6 @@ class ImageDataModule(StepDataModule):
         self.firsts = self.counts.cumsum(0) - self.counts  # places in train_rows
         self.train_labels = numbers.repeat_interleave(self.counts)
         self.held_out_labels = numbers.repeat_interleave(torch.tensor([len(rows) for rows in held_out]))
-        self.images = table.images
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of the images (after `setup`)."""
-        assert self.table is not None
-        return self.table.image_shape
 
     @property
     def n_classes(self) -> int:
@@ -195,7 +173,7 @@ class ImageDataModule(StepDataModule):
         on = (torch.rand(len(places), generator=rng) * others).long() + 1
         partners = self.firsts[labels] + (places - self.firsts[labels] + on) % self.counts[labels]
         turns = torch.randint(4, (len(places),), generator=rng) if self.rotations else torch.zeros_like(places)
-        rank, world = self._rank_and_world()
+        rank, world = self.rank_and_world
         mine = slice(rank, None, world)
         rows, partners = self.train_rows[places], self.train_rows[partners]
         key = f"{self.seed}/noise/{step}/0"
@@ -209,7 +187,7 @@ class ImageDataModule(StepDataModule):
         return self._orders[epoch]
 
     def train_dataloader(self) -> StepLoader:
-        _, world = self._rank_and_world()
+        _, world = self.rank_and_world
         if self.batch_size % world:  # gradients of parts of different size would be averaged as if they were equal
             raise UserError(f"data.batch_size is {self.batch_size}, which {world} processes cannot share evenly")
         return self.step_loader(self.plan, self.steps_per_epoch)
@@ -226,10 +204,8 @@ class ImageDataModule(StepDataModule):
 
     def transfer_batch_to_device(self, batch: ImagePlan, device: torch.device, dataloader_idx: int) -> ImageBatch:
         """Render: gathers from the table, which stays on the device unless it is large."""
-        assert self.table is not None
         self._device = device
-        if self.images.device != device and self.table.resident:
-            self.images = self.images.to(device)
+        self.images_on(device)
         images, partners = (self.rendered(rows, batch.turns) for rows in (batch.rows, batch.partners))
         rng = SharedRng(make_rng(batch.noise_key, device=device), batch.rank, batch.world)
         return ImageBatch(images, partners, batch.labels.to(device), rng)
@@ -242,9 +218,6 @@ class ImageDataModule(StepDataModule):
                 chosen = (turns == quarter).nonzero().flatten().to(images.device)
                 images[chosen] = torch.rot90(images[chosen], quarter, (-2, -1))
         return images
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 def _rows_of_class(table: ImageTable, class_id: int) -> Tensor:

@@ -18,6 +18,7 @@ from genmeta.learners.checkpoint import describe_learner, differences, load_lear
 from genmeta.learners.learner import Learner, cross_entropy
 from genmeta.models.checkpoint import KEY, FromCheckpoint
 from genmeta.models.made_with import made_of
+from genmeta.models.networks import check_same_shape
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.memory import HalvingLoss
 from genmeta.modules.trained_module import TrainedModule
@@ -306,12 +307,12 @@ class MetaModule(TrainedModule):
         """Raise UserError unless the checkpoint's record allows this stage on these data (`Seen.check_unseen`)."""
         seen = Seen.read(checkpoint.get(KEY, {}), path)
         shape = checkpoint[KEY].get("image_shape")
-        if stage != "fit" and shape is not None and list(shape) != list(data.image_shape):
-            raise UserError(
-                f"checkpoint {path} is of images of shape {list(shape)}, but the data have {list(data.image_shape)} "
-                f"(channels, height, width), so that nobody can tell whether it has seen them; read them at that size "
+        if stage != "fit" and shape is not None:
+            advice = (
+                f", so that nobody can tell whether it has seen them; read them at that size "
                 f"(data.source.size {shape[1]}, data.source.channels {shape[0]})"
             )
+            check_same_shape(f"checkpoint {path} is of images of shape", shape, data.image_shape, advice)
         data.check_seen(seen, stage, path)
         self.check_new_classes(data, seen, path)
 

@@ -1,13 +1,17 @@
 """Generated episodes that are rendered once and used several times."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from genmeta.episode import BANK, EpisodePlan, EpisodeShape
+from genmeta.episode import BANK, EpisodeBatch, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.tasks.sampler import Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import argsort_rows, draw_distinct, draw_labels
+
+CHUNK = 20  # episodes of a bank that are rendered at a time, for the memory's sake
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,49 @@ class BankedTasks(TaskSampler):
             z=torch.empty(0, 0),
             period=step // self.refresh,
         )
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What is in a bank during a period.
+
+    Attributes:
+        period: which filling it is.
+        images: uint8 `[n, C, H, W]`.
+        provenance: of each of them, int8 `[n]`.
+    """
+
+    period: int
+    images: Tensor
+    provenance: Tensor
+
+    @classmethod
+    def rendered(
+        cls,
+        period: int,
+        plan: EpisodePlan,
+        render: Callable[[EpisodePlan], EpisodeBatch],
+        device: torch.device,
+        bfloat16: bool = False,
+    ) -> "Bank":
+        """Return the images of the plan of a period (`BankedTasks.fill`).
+
+        Args:
+            period: which filling it is.
+            plan: on the CPU.
+            render: renders a plan on `device`.
+            device: where to.
+            bfloat16: let the networks run in it: what they draw is rounded to 8 bits anyway.
+        """
+        parts = []
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            for first in range(0, len(plan), CHUNK):
+                batch = render(plan[first : first + CHUNK].to(device))
+                size = (len(batch), batch.n_way, -1, *batch.support_x.shape[2:])
+                by_slot = [x.view(size) for x in (batch.support_x, batch.query_x)]
+                parts.append((torch.cat(by_slot, 2).flatten(0, 2) * 255).round().to(torch.uint8))
+        return cls(period, torch.cat(parts), plan.provenance().flatten().to(device))
+
+    def is_of(self, period: int, device: torch.device) -> bool:
+        """Whether it is the filling of a period, on a device."""
+        return self.period == period and self.images.device == device

@@ -1,10 +1,11 @@
 """New classes out of halves of real ones: the control for characters that are generated, without anything learned."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from genmeta.episode import EpisodePlan, EpisodeShape
+from genmeta.tasks.effects import Pasting
 from genmeta.tasks.real import RealTasks
 from genmeta.tasks.sampler import TaskPool
 from genmeta.tasks.sampling import draw_distinct, draw_labels
@@ -35,9 +36,5 @@ class CutAndPasteTasks(RealTasks):
         plan = EpisodePlan.of_rows(
             shape.n_shot, pool.table_rows(classes, images), turns, draw_labels(n_tasks, shape.n_way, rng), latent=True
         )
-        return replace(
-            plan,
-            pasted=pool.table_rows(others, images),
-            pasted_turns=turns.gather(1, partner),
-            pasted_below=torch.rand(n_tasks, shape.n_way, generator=rng) < 0.5,
-        )
+        below = torch.rand(n_tasks, shape.n_way, generator=rng) < 0.5
+        return plan.having(Pasting(pool.table_rows(others, images), turns.gather(1, partner), below))

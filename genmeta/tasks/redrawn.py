@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genmeta.episode import REAL, REDRAWN, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
+from genmeta.tasks.effects import Deformation, Redrawing
 from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.sampler import Need, Provenances, TaskPool, TaskSampler
 from genmeta.tasks.sampling import draw_distinct, draw_labels, draw_turns, exact_share
@@ -51,16 +52,14 @@ class Redraw:
 
     def draw(self, plan: EpisodePlan, redrawn: Tensor, pool: TaskPool, rng: torch.Generator) -> EpisodePlan:
         """Return the plan with codes for the images that are `redrawn` (bool `[task, way, image]`)."""
-        redraw_codes, elastic = plan.redraw_codes, plan.elastic
         if self.learned:
-            if redraw_codes is None:
-                redraw_codes = torch.full((*redrawn.shape, pool.redraw_dim), torch.nan)
             codes = self.learned * torch.randn(*redrawn.shape, pool.redraw_dim, generator=rng)
-            redraw_codes = torch.where(redrawn[..., None], codes, redraw_codes)
+            before = plan.effect(Redrawing)
+            others = torch.full_like(codes, torch.nan) if before is None else before.redraw_codes
+            plan = plan.having(Redrawing(torch.where(redrawn[..., None], codes, others)))
         if self.elastic:
-            moved = self.elastic.draw(*redrawn.shape, rng=rng) * redrawn[..., None]
-            elastic = moved if elastic is None else elastic + moved
-        return replace(plan, redraw_codes=redraw_codes, elastic=elastic)
+            plan = Deformation.added(plan, self.elastic.draw(*redrawn.shape, rng=rng) * redrawn[..., None])
+        return plan
 
 
 @dataclass(frozen=True)
@@ -205,5 +204,4 @@ class DeformedClasses(TaskSampler):
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
         of_class = self.elastic.draw(n_tasks, shape.n_way, 1, rng=rng).expand(-1, -1, plan.rows.shape[2], -1)
-        elastic = of_class.clone() if plan.elastic is None else plan.elastic + of_class
-        return replace(plan, elastic=elastic, is_generated=torch.ones_like(plan.is_generated))
+        return replace(Deformation.added(plan, of_class.clone()), is_generated=torch.ones_like(plan.is_generated))

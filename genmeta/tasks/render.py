@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from genmeta.data.table import gather as gather_rows
+from genmeta.effect import DrawAgain, Sources
 from genmeta.episode import BANK, DECODER, TABLE, EpisodeBatch, EpisodePlan
-from genmeta.tasks.elastic import deform
 
 Decode = Callable[[Tensor], Tensor]
 """Codes `[n, latent_dim]` to images `[n, C, H, W]` in [0, 1]."""
-Redraw = Callable[[Tensor, Tensor], Tensor]
-"""Images `[n, C, H, W]` in [0, 1] and codes `[n, k]` to other instances of the images, `[n, C, H, W]`."""
 
 
 def turned(images: Tensor, turn: int) -> Tensor:
@@ -68,12 +66,11 @@ def render(
     plan: EpisodePlan,
     images: Tensor,
     decode: Decode | None = None,
-    redraw: Redraw | None = None,
+    redraw: DrawAgain | None = None,
     bank: Tensor | None = None,
     bank_provenance: Tensor | None = None,
 ) -> EpisodeBatch:
-    """Render a plan: one gather from the table, one call of the decoder, one scatter; then what is pasted, redrawn and
-    deformations.
+    """Render a plan: one gather from the table, one call of the decoder, one scatter; then the effects that it has.
 
     Images stay uint8 until here, the device: a quarter of the memory to read.
 
@@ -82,7 +79,7 @@ def render(
         images: uint8 `[N, C, H, W]`, the image table, or its turns `[turns, N, C, H, W]`; on the same device, or on
             the CPU if it is too large for that.
         decode: frozen decoder; needed if the plan has codes.
-        redraw: frozen redrawer; needed if the plan has `redraw_codes`.
+        redraw: frozen redrawer; needed if images of the plan are drawn again.
         bank: uint8 `[M, C, H, W]`, the bank's images of the plan's period; needed if the plan has rows of it.
         bank_provenance: int8 `[M]`, theirs; None: all are decoded.
 
@@ -96,8 +93,9 @@ def render(
     if not plan.is_plain:
         x = torch.cat([support_x, query_x], 2)
         _put_generated(x, plan, decode, bank)
-        x = _paste(x, plan, images)
-        x = _draw_again(x, plan, redraw)
+        sources = Sources(lambda rows, turns: _gather(images, rows, turns).float().div_(255), redraw)
+        for effect in plan.in_rendering_order:
+            x = effect.render(x, sources)
         support_x, query_x = x[:, :, : plan.n_shot], x[:, :, plan.n_shot :]
     y = plan.labels[..., None]
     provenance = plan.provenance(bank_provenance)
@@ -132,30 +130,3 @@ def _put_generated(x: Tensor, plan: EpisodePlan, decode: Decode | None, bank: Te
             raise ValueError("the plan has rows of a bank, but there is no bank")
         chosen = plan.source == BANK
         x[chosen] = bank.index_select(0, plan.rows[chosen]).float().div_(255)
-
-
-def _paste(x: Tensor, plan: EpisodePlan, images: Tensor) -> Tensor:
-    """Return images `[task, way, image, C, H, W]` with halves of other images of the table over their own."""
-    if plan.pasted is None:
-        return x
-    assert plan.pasted_turns is not None
-    assert plan.pasted_below is not None
-    other = _gather(images, plan.pasted.clamp(min=0), plan.pasted_turns).float().div_(255)
-    height, width = x.shape[-2:]
-    right = (torch.arange(width, device=x.device) >= width // 2).expand(height, width)
-    below = (torch.arange(height, device=x.device) >= height // 2)[:, None].expand(height, width)
-    half = torch.where(plan.pasted_below[..., None, None], below, right)[:, :, None, None]
-    return torch.where(half & (plan.pasted >= 0)[..., None, None, None], other, x)
-
-
-def _draw_again(x: Tensor, plan: EpisodePlan, redraw: Redraw | None) -> Tensor:
-    """Return images `[task, way, image, C, H, W]` drawn again by the plan's codes, then deformed."""
-    if plan.redraw_codes is not None:
-        if redraw is None:
-            raise ValueError("the plan has codes of a redrawer, but there is nothing to draw images again with")
-        redrawn = ~plan.redraw_codes[..., 0].isnan()
-        with torch.no_grad():
-            x[redrawn] = redraw(x[redrawn], plan.redraw_codes[redrawn]).float()
-    if plan.elastic is not None:
-        x = deform(x.flatten(0, 2), plan.elastic.flatten(0, 2)).view(x.shape)
-    return x

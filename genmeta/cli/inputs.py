@@ -1,0 +1,28 @@
+"""The checkpoints that a run reads."""
+
+from typing import Any
+
+from genmeta.models.transfer import PretrainedBackbone
+from genmeta.modules.episodic_data import EpisodicDataModule
+
+
+def inputs_of(model: Any, data: Any, checkpoint: str | None) -> dict[str, Any]:
+    """Return the paths of the checkpoints that a run reads, by role: `generator`, `redrawer`, `learner`, `backbone`, or
+    the name of a part of the learner.
+
+    Args:
+        model: of the run.
+        data: its data module, after its setup.
+        checkpoint: that the run is given, of the model itself; None if there is none.
+    """
+    episodic = isinstance(data, EpisodicDataModule)
+    roles = {"generator": data.generator, "redrawer": data.redrawer} if episodic else {}
+    inputs: dict[str, Any] = {role: loaded.path for role, loaded in roles.items() if loaded is not None}
+    if checkpoint:
+        inputs["learner" if episodic else "generator"] = checkpoint
+    for name, part in model.named_modules():
+        if isinstance(part, PretrainedBackbone):
+            inputs["backbone"] = part.checkpoint
+        elif getattr(part, "without_file", None):
+            inputs[name.removeprefix("learner.")] = part.checkpoint
+    return {role: path for role, path in inputs.items() if path}

@@ -1,0 +1,114 @@
+"""The parser of `genmeta fit`, `validate`, `test`: errors in one line, nothing called that is no part of a network."""
+
+import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from genmeta.data.source import DataSource
+from genmeta.errors import UserError
+from genmeta.messages import one_line
+from genmeta.read_yaml import check_extent
+
+
+class Parser(LightningArgumentParser):
+    """Raises UserError with one line instead of printing a page of usage; options must be spelt out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
+        if not self.exit_on_error:  # a parser inside the parser, whose message becomes a part of ours
+            super().error(message, ex)
+        raise UserError(one_line(message, self)) from ex
+
+
+def parse(parser: ArgumentParser, options: Sequence[str]) -> Namespace:
+    """Return the configuration that options and the YAMLs that they name say.
+
+    Raises:
+        UserError: a YAML is too large, too deep or no text, an option is wrong, or a `class_path` names what may not be
+            called.
+    """
+    for before, option in zip(["", *options], options, strict=False):
+        if before == "--config" or option.startswith("--config="):
+            check_extent(Path(option.removeprefix("--config=")))
+    try:
+        config = parser.parse_args(options)
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: not a text file ({error.reason} at byte {error.start})") from error
+    except RecursionError as error:
+        raise UserError("--config: nested too deep for a configuration") from error
+    _check_classes(config)
+    return config
+
+
+def why_not_made(error: ValueError) -> UserError:
+    """Return what a constructor has raised; the parser wraps it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return cause
+    reasons = [line.strip("- ") for line in str(error).splitlines() if line.startswith("  - ")]
+    return UserError(f"the configured parts cannot be made: {' '.join(reasons) or error}")
+
+
+def fill_sizes(config: Namespace) -> None:
+    """Fill in sizes that the model's YAML leaves open (null) from the data."""
+    places = list(_open_sizes(config.get("model")))
+    source = config.data.get("init_args", Namespace()).get("source")
+    if not places or not source:
+        return
+    channels, height, width = _make_source(source).image_shape
+    for place, key in places:
+        place[key] = {"in_channels": channels, "image_size": height, "image_shape": [channels, height, width]}[key]
+
+
+def returns_network(function: Any) -> bool:
+    """Whether a function, such as `torchvision.models.resnet18`, says that it returns a network."""
+    try:
+        returned = get_type_hints(function).get("return")
+    except Exception:  # whatever its annotations name
+        return False
+    return isinstance(returned, type) and issubclass(returned, torch.nn.Module)
+
+
+def _check_classes(part: Any, option: str = "") -> None:
+    """Raise UserError if a `class_path` names neither a class nor a function that is annotated to return a network.
+
+    The parser checks classes; where a function is expected it would call any that is named, `os.system` too.
+    """
+    if isinstance(part, list):
+        for item in part:
+            _check_classes(item, option)
+    if isinstance(part, Namespace):
+        for key, value in vars(part).items():
+            _check_classes(value, f"{option}.{key}" if option and key != "init_args" else option or key)
+        path = getattr(part, "class_path", None)
+        if isinstance(path, str):
+            found = pkgutil.resolve_name(path)
+            if not (isinstance(found, type) or returns_network(found)):
+                raise UserError(f"{option}: '{path}' is not a class")
+
+
+def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:
+    """Yield where a part of the configuration, or a part of that, has a size of the images that is not set."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _open_sizes(item)
+    if isinstance(part, Namespace):
+        for key, value in vars(part).items():
+            if value is None and key in ("in_channels", "image_size", "image_shape"):
+                yield part, key
+            yield from _open_sizes(value)
+
+
+def _make_source(config: Namespace) -> DataSource:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=DataSource)
+    return parser.instantiate_classes(Namespace(source=config)).source
