@@ -86,7 +86,7 @@ audit: $(STAMP) ## are the generated images of LEARNER and POLICY with CKPT fit 
 	$(GENMETA) audit --config configs/learner/$(LEARNER).yaml --config configs/data/$(DATA).yaml $(if $(POLICY),--config configs/policy/$(POLICY).yaml) $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
 
 generator-ages: $(STAMP) ## one generator at several ages: its metrics against the accuracy of learners trained with it
-	$(BIN)/python scripts/generator_ages.py --data $(DATA) --generator $(GENERATOR) --learner $(LEARNER) $(if $(POLICY),--policy $(POLICY)) --out docs/generator-ages.md $(ARGS)
+	$(BIN)/python scripts/generator_ages.py $(if $(filter command,$(origin DATA)),--data $(DATA)) --out docs/generator-ages.md $(ARGS)
 
 compare-learners: $(STAMP) ## train all learners on real tasks of DATA and write their table
 	$(BIN)/python scripts/compare_learners.py --data $(DATA) --out docs/learners-$(DATA).md $(ARGS)

@@ -71,7 +71,7 @@ def main() -> None:
 def seconds_of(args: list[str], epochs: int) -> list[float]:
     """Return the seconds of PARTS."""
     with tempfile.TemporaryDirectory() as folder:
-        configs = ["--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
+        configs = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"]
         more = ["--trainer.accelerator=cpu", f"--trainer.max_epochs={epochs}", f"--run.folder={folder}"]
         started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(

@@ -2,26 +2,22 @@
 
 python scripts/compare_generators.py --data glyphs --seeds 0 1 --workers 2 --out docs/generators-glyphs.md
 
-Runs that are finished are not repeated, so it can be stopped and started again. Two rows are no models: real training
-images held to the held-out ones, and a generator before training.
+Runs that are finished are not repeated, so it can be stopped and started again. Rows in italics are no models: real
+training images held to the held-out ones, a redrawer that returns the training images that it is given (near copies
+have the best FID: read it beside memorisation and spread), and a generator before training.
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import mean
 
 import torch
+from table_of_runs import parser, run_or_stop, write
 
 from genmeta.cli.training import checked
-from genmeta.evaluation.samples import nearest_distance, recognisability, sample_metrics, spread_within
 from genmeta.evaluation.tables import half_range, markdown_table
-from genmeta.experiments.execute import run_all
 from genmeta.experiments.run import Run
-from genmeta.modules.generative_module import N_SAMPLES, N_WAY, evenly, real_classes
-from genmeta.rng import make_rng
+from genmeta.modules.generative_module import metrics_of_real
 from genmeta.shipped import find_config
 
 COLUMNS = {
@@ -43,24 +39,12 @@ COLUMNS = {
 
 def main() -> None:
     """Train what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", default="glyphs", help="name of a YAML in configs/data")
-    add("--generators", nargs="*", help="names of YAMLs in configs/generator; all by default")
-    add("--seeds", nargs="+", type=int, default=[0, 1])
-    add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, one thread each")
-    add("--runs", default="runs/generators", help="folder of all runs")
-    add("--out", type=Path, help="Markdown file; printed only by default")
-    add("options", nargs="*", help="more options of all runs, after --")
-    options = parser.parse_args()
-    names = options.generators or sorted(path.stem for path in Path("configs/generator").glob("*.yaml"))
-    runs = {name: [run(name, seed, options) for seed in options.seeds] for name in ["untrained", *names]}
-    if run_all([of_seed for by_seed in zip(*runs.values(), strict=True) for of_seed in by_seed], options.workers):
-        sys.exit("some runs failed: see above; run again to go on")
-    text = table(runs, real_images(options), options)
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    options = parser(__doc__, "runs/generators", [0, 1], generators="generator").parse_args()
+    runs = {name: [run(name, seed, options) for seed in options.seeds] for name in ["untrained", *options.generators]}
+    run_or_stop([of_seed for by_seed in zip(*runs.values(), strict=True) for of_seed in by_seed], options.workers)
+    real = metrics_of_real(checked(run("gan", 0, options).args).datamodule)
+    measured = {"real training images": real, "redrawer that returns its input": identity(options)}
+    write(table(runs, measured, options), options.out)
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> Run:
@@ -81,37 +65,29 @@ def count_weights(of: Run) -> int:
     return sum(v.numel() for k, v in content["state_dict"].items() if k.startswith(prefix))
 
 
-def real_images(options: argparse.Namespace) -> dict[str, float]:
-    """Return the metrics of real training images in the place of samples: what a perfect generator would reach."""
-    data = checked(run("gan", 0, options).args).datamodule
-    features, rng = data.features, make_rng("report")
-    held_out, train = evenly(data.held_out_rows, N_SAMPLES), evenly(data.train_rows, len(data.held_out_rows))
-    result = sample_metrics(features(data.rendered(held_out)), features(data.rendered(train)))
-    classes = real_classes(data)
-    result["recognisability"] = recognisability(classes, N_WAY, rng)
-    result["spread"] = spread_within(classes) / spread_within(classes)
-    half = data.train_rows[torch.arange(len(data.train_rows)) % 2 == 0]
-    other = data.train_rows[torch.arange(len(data.train_rows)) % 2 == 1]
-    to_train = nearest_distance(data.rendered(evenly(half, 500)), data.rendered(other)).median()
-    held = nearest_distance(data.rendered(held_out), data.rendered(evenly(data.train_rows, 10_000))).median()
-    result["memorisation"] = (to_train / held).item()
-    return result
+def identity(options: argparse.Namespace) -> dict[str, float]:
+    """Return the metrics of a redrawer that returns the images that it is given."""
+    parts = checked(run("vae_deformation", 0, options).args)
+    parts.model.redraw = lambda images, rng: images
+    parts.trainer.datamodule, parts.model.trainer = parts.datamodule, parts.trainer
+    return {name: value for name, value in parts.model.report().items() if name in COLUMNS}
 
 
-def table(runs: Mapping[str, list[Run]], real: Mapping[str, float], options: argparse.Namespace) -> str:
+def table(runs: Mapping[str, list[Run]], measured: Mapping[str, dict], options: argparse.Namespace) -> str:
     """Return the Markdown table: means over seeds, with half the range between them after ±."""
     found = {name: [run.summary for run in of_seeds] for name, of_seeds in runs.items()}
-    head = ["YAML", *(title for title, _ in COLUMNS.values()), "collapsed", "steps", "weights", "time (s)"]
-    cells = [f"{real[key]:.{digits}f}" if key in real else "" for key, (_, digits) in COLUMNS.items()]
-    rows = [head, ["*real training images*", *cells, "", "", "", ""]]
+    rows = [["YAML", *(title for title, _ in COLUMNS.values()), "collapsed", "steps", "weights", "time (s)"]]
+    for title, values in measured.items():
+        cells = [f"{values[key]:.{digits}f}" if key in values else "" for key, (_, digits) in COLUMNS.items()]
+        rows.append([f"*{title}*", *cells, "", "", "", ""])
     for name in sorted(found, key=lambda name: mean(one["report"]["fid"] for one in found[name])):
         cells = ["*untrained generator*" if name == "untrained" else f"`{name}`"]
         for key, (_, digits) in COLUMNS.items():
             cells.append(half_range([one["report"][key] for one in found[name] if key in one["report"]], digits))
         collapsed = sum(one["report"]["collapsed"] for one in found[name])
         steps, seconds = (mean(one[key] for one in found[name]) for key in ("steps", "seconds"))
-        cells += [f"{collapsed:.0f} of {len(found[name])}", f"{steps:.0f}"]
-        rows.append([*cells, f"{count_weights(runs[name][0]):,}", f"{seconds:.0f}"])
+        weights = f"{count_weights(runs[name][0]):,}"
+        rows.append([*cells, f"{collapsed:.0f} of {len(found[name])}", f"{steps:.0f}", weights, f"{seconds:.0f}"])
     features = {one["features"] for of_seeds in found.values() for one in of_seeds}
     return (
         f"{markdown_table(rows)}\n\nData: {options.data}. Means over seeds {', '.join(map(str, options.seeds))}, "

@@ -240,7 +240,7 @@ def redrawer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ProtoNet's checkpoint, trained on real tasks."""
-    configs = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml"]
+    configs = ["--config", "configs/learner/protonet.yaml", "--config", "configs/policy/real_only.yaml"]
     return _three_steps(tmp_path_factory.mktemp("learner"), *configs)
 
 

@@ -541,7 +541,7 @@ def test_counts_are_printed_before_training_and_stand_in_run_json_and_in_the_rep
     (root / "c02" / "gone.png").symlink_to("nowhere")
     (root / "c02" / ".DS_Store").write_bytes(b"x")
     data = ["--config", "configs/data/image_folder.yaml", f"--data.source.folder={root}"]
-    config = ["--config", "configs/learner/protonet.yaml", "--config", "configs/arm/real_only.yaml", *PLAIN[2:]]
+    config = ["--config", "configs/learner/protonet.yaml", "--config", "configs/policy/real_only.yaml", *PLAIN[2:]]
     assert main(["fit", *config, *data, f"--run.folder={tmp_path / 'runs'}"]) == 0
     line = "pictures: 600 used, 2 passed over: 1 of kind .txt (c01/notes.txt), 1 broken link (c02/gone.png)"
     out = capsys.readouterr().out

@@ -188,7 +188,7 @@ def test_command_flags_a_generator_of_three_steps(monkeypatch, generator, tmp_pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--config", "configs/arm/real_only.yaml"], "draws no generated image in the first 2000 steps"),
+        (["--config", "configs/policy/real_only.yaml"], "draws no generated image in the first 2000 steps"),
         (["--data.train_tasks.shard", "1"], "unknown option 'data.train_tasks.shard'"),
     ],
 )

@@ -144,7 +144,7 @@ def test_networks_of_other_libraries_train_and_are_built_again_from_their_checkp
     class_path, options, n_features = OTHERS[name]
     place = "--model.learner.backbone"
     args = [
-        *("--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"),
+        *("--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"),
         *("--config=configs/trainer/debug.yaml", f"{place}=genmeta.models.backbones.AnyNetwork"),
         f"{place}.network={class_path}",
         *(f"{place}.network.{option}" for option in options),

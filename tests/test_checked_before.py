@@ -1,5 +1,6 @@
 """Experiments and comparisons refuse what cannot be run before the first step; all arms have the same test episodes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ from conftest import ROOT
 from small_data import encoded, pixels
 from small_runs import CONV4, config, part, write
 
-from genmeta.cli.experiment import _parse, _plan
+from genmeta.cli.experiment import _parse, _told, plan_in
 from genmeta.cli.training import checked as cli_checked
 from genmeta.errors import UserError
-from genmeta.experiments.default_plan import check_settings
-from genmeta.experiments.default_plan import make_grid as experiment_grid
-from genmeta.experiments.plan import _check_test, make_plan
+from genmeta.experiments.checks import Checked, check_comparison
+from genmeta.experiments.default import default_settings
+from genmeta.experiments.run_options import options_of_generator
 from genmeta.experiments.settings import read_settings
 
 FEW = yaml.safe_load(
@@ -42,33 +43,37 @@ def _here(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("GENMETA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def checked(tmp_path, data, *more):
+def checked(tmp_path, data, *more) -> Checked:
     options = _parse([f"--data={data}", f"--runs={tmp_path / 'runs'}", "--wandb=off", *more])
-    return check_settings(options, cli_checked)
+    return check_comparison(default_settings(options, cli_checked), cli_checked)
 
 
 def test_the_documented_yaml_of_few_pictures_reaches_all_arms_and_no_generator(tmp_path, data):
     few = write(tmp_path / "few.yaml", FEW)
-    settings = checked(tmp_path, data, f"--config={few}", "--full")
+    found = checked(tmp_path, data, f"--config={few}", "--full")
     wanted = FEW["data"]["init_args"]["test"]
-    tested = {kind: it["data"]["init_args"].get("test") for kind, it in settings.resolved.items()}
-    assert "redrawer" in tested
-    assert tested.pop("redrawer") is None
-    beside = tested.pop("test_redrawn")
-    assert tested.keys() == {"mixed", "real_only", "elastic_quarter", "elastic", "from_scratch", "pixels"}
+    assert f"--config={few}" not in options_of_generator(found.settings, "redrawer", [])
+    plan = plan_in(tmp_path, {"redrawer": "001"}, found, "runs", "off")
+    tested = {}
+    for (_, arm, _), run in plan.tests.items():
+        (given,) = [json.loads(a.partition("=")[2]) for a in run.args if a.startswith("--data.test=")]
+        tested[arm] = given
+    trained = ["mixed", "real_only", "elastic_quarter", "elastic"]
+    for arm in [*trained, "from_scratch", "pixels"]:
+        assert [{k: e[k] for k in wanted[0]} for e in tested.pop(arm)] == wanted, arm
+    assert tested.keys() == {f"{arm}_{how}" for arm in trained for how in ("redrawn", "elastic")}
     for arm, episodes in tested.items():
-        assert [{k: e[k] for k in wanted[0]} for e in episodes] == wanted, arm
-    assert [{k: e[k] for k in wanted[0]} for e in beside] == [wanted[0], wanted[0]]
-    assert all(episodes["support"]["n"] == 30 for episodes in beside)
+        assert [{k: e[k] for k in wanted[0]} for e in episodes] == wanted[:1], arm
+    assert found.names["mixed_redrawn"] == {"5w1s+30redrawn": "5w1s"}
 
 
 def test_sizes_in_the_learners_yaml_are_those_of_all_arms(tmp_path, data):
     content = yaml.safe_load((ROOT / "configs" / "learner" / "protonet.yaml").read_text())
     content |= FEW
-    settings = checked(tmp_path, data, f"--learner={write(tmp_path / 'mine.yaml', content)}")
-    assert [e["n_query"] for e in settings.resolved["pixels"]["data"]["init_args"]["test"]] == [5, 5]
-    grid = experiment_grid(settings, tmp_path, dict.fromkeys(settings.roles, "001"))
-    assert "\ndata         pictures: 360 used, 0 passed over\n" in _plan(settings, grid, tmp_path)
+    found = checked(tmp_path, data, f"--learner={write(tmp_path / 'mine.yaml', content)}")
+    assert [e["n_query"] for e in found.settings.tests] == [5, 5]
+    plan = plan_in(tmp_path, {"redrawer": "001"}, found, "runs", "off")
+    assert "\ndata         pictures: 360 used, 0 passed over\n" in _told(found, plan, tmp_path)
 
 
 TOO_MUCH = {
@@ -100,10 +105,16 @@ def maml(n_way: int) -> dict:
 
 def test_a_comparison_knows_what_was_used_of_the_files(tmp_path, data):
     """Its runs print that, too, but nobody sees it."""
-    content = {"data": str(data), "learner": "protonet", "seeds": [0], "control": "one", "arms": {"one": {}, "two": {}}}
+    content = {
+        "data": str(data),
+        "learner": "protonet",
+        "seeds": [0],
+        "control": "one",
+        "arms": {name: {"policy": ["rotations"]} for name in ("one", "two")},
+    }
     content["tests"] = FEW["data"]["init_args"]["test"]
     settings = read_settings(write(tmp_path / "comparison.yaml", content))
-    assert _check_test(settings, "one", [], cli_checked) == "pictures: 360 used, 0 passed over"
+    assert check_comparison(settings, cli_checked).account == "pictures: 360 used, 0 passed over"
 
 
 ARMS = {
@@ -128,7 +139,7 @@ def test_each_arm_of_a_comparison_is_checked_with_its_test(arm, tmp_path, data):
     }
     settings = read_settings(write(tmp_path / "comparison.yaml", content))
     with pytest.raises(UserError, match=r"arms.other: .*MAML with n_way=5, but the episodes have n_way=3"):
-        make_plan(settings, tmp_path / "runs", cli_checked)
+        check_comparison(settings, cli_checked)
     assert not (tmp_path / "runs").exists()
 
 

@@ -22,7 +22,8 @@ from genmeta.cli.training import checked
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.experiments import execute
-from genmeta.experiments.plan import Plan, make_plan
+from genmeta.experiments.checks import check_comparison
+from genmeta.experiments.plan import Layout, Plan, make_plan
 from genmeta.experiments.settings import read_settings
 
 # stands in for genmeta: accuracies follow from a test's options but for checkpoints, so that equal arms are equal; the
@@ -88,7 +89,7 @@ def written(folder: Path, **changes) -> Path:
 
 
 def plan_of(path: Path, folder: Path) -> Plan:
-    return make_plan(read_settings(path), folder, checked)
+    return make_plan(check_comparison(read_settings(path), checked), Layout(folder))
 
 
 def test_the_grid_of_arms_and_seeds(tmp_path, monkeypatch):
@@ -164,6 +165,35 @@ def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, 
         read_settings(written(tmp_path, arms=arms))
 
 
+REDRAW = {"support": {"redraw": {"learned": 1.0}}}
+
+
+def test_generated_support_images_are_an_arm_that_tests_the_learners_of_another(tmp_path, monkeypatch):
+    """Its one-shot tests alone, with the checkpoints of the same seed, and the redrawer that they need."""
+    monkeypatch.chdir(ROOT)
+    arms = {"plain": {"policy": ["rotations"]}, "more": {"of": "plain", **REDRAW}, "upright": {"policy": ["real"]}}
+    path = written(tmp_path, arms=arms, subject="plain", tests=[])
+    found = check_comparison(read_settings(path), checked)
+    assert [(one["n_way"], one["n_shot"]) for one in found.settings.tests] == [(5, 1), (5, 5)], "those of the learner"
+    assert found.names == {"more": {"5w1s+30redrawn": "5w1s"}}
+    grid = make_plan(found, Layout(tmp_path))
+    assert {arm for _, arm, _ in grid.fits} == {"plain", "upright"}
+    for seed in (0, 1):
+        test, fit = grid.tests[None, "more", seed], grid.fits[None, "plain", seed]
+        assert [run.name for run in test.after] == [f"redrawer-seed{seed}", f"plain-seed{seed}"]
+        assert test.args[-1] == f"--ckpt_path={fit.checkpoint}"
+        assert f"--data.redrawer={test.after[0].checkpoint}" in test.args
+        assert set(fit.args[1:]) < set(test.args)
+        (tests,) = [json.loads(a.partition("=")[2]) for a in test.args if a.startswith("--data.test=")]
+        assert [(one["n_way"], one["n_shot"], one["support"]) for one in tests] == [(5, 1, REDRAW["support"])]
+    arms["more"]["support"] = {"redraw": {"learned": -1.0}}
+    with pytest.raises(UserError, match=r"arms\.more: .*learned must be at least 0"):
+        check_comparison(read_settings(written(tmp_path, arms=arms, subject="plain", tests=[])), checked)
+    tests = [{"n_way": 5, "n_shot": 5}]
+    with pytest.raises(UserError, match=r"arms\.more: support: there are no one-shot tests"):
+        check_comparison(read_settings(written(tmp_path, arms=arms, subject="plain", tests=tests)), checked)
+
+
 def test_a_comparison_with_an_ensemble_has_its_results(tmp_path, program):
     """Bug: results that look for a fit of each arm."""
     member = {"class_path": "genmeta.learners.metric.PixelNearestNeighbour"}
@@ -223,6 +253,10 @@ def test_what_is_left_empty_takes_its_default(tmp_path):
         ({"arms": {"plain": {"polcy": []}, "b": {}}}, "unknown key 'arms.plain.polcy'; did you mean 'policy'?"),
         ({"seeds": ["x"]}, "seeds: expected int, found 'x'"),
         ({"seeds": [1, 1]}, "expected different seeds"),
+        ({"subject": "plian"}, "subject: 'plian' is none of the arms plain, again, redrawn; did you mean 'plain'?"),
+        ({"arms": {"plain": {}, "b": {"of": "plian"}}}, "arms.b.of: 'plian' is no earlier arm that is trained"),
+        ({"arms": {"plain": {}, "b": {"of": "plain", "learner": "maml"}}}, "its learners are those of 'plain'"),
+        ({"arms": {"plain": {}, "b": {"support": {"n": 3}}}}, "arms.b.support: these tests lack episodes"),
         ({"control": "plian"}, "'plian' is none of the arms plain, again, redrawn; did you mean 'plain'?"),
         ({"data": "glyfs"}, "data: 'glyfs' is no file and none of"),
         ({"budget": ["nothing.yaml"]}, "budget: nothing.yaml: no such file"),
@@ -374,7 +408,13 @@ def test_shipped_comparisons_can_be_read(path, monkeypatch):
     assert f"configs/compare/{path.name}" in path.read_text().split("data:")[0], "the command that runs it"
     if path.stem == "all_policies":
         policies = {policy.stem for policy in (ROOT / "configs" / "policy").glob("*.yaml")}
-        assert {"generator_classes", *settings.arms} == policies, "that one needs a generator of classes"
-    assert len(settings.seeds) >= {"record": 5, "record_quick": 1, "record_unaligned": 1, "record_56": 1}.get(
-        path.stem, 3
-    )
+        others = {
+            "generator_classes",
+            "real_only",
+        }  # it needs a generator of classes; it is a part of the learner's own
+        assert others | set(settings.arms) == policies
+    assert len(settings.seeds) >= {
+        "record": 5,
+        **dict.fromkeys(["record_quick", "record_unaligned", "record_56"], 1),
+        **dict.fromkeys(["default", "default_full"], 2),  # what a first try takes minutes for
+    }.get(path.stem, 3)

@@ -32,7 +32,7 @@ from genmeta.models.checkpoint import load_generator
 EMBEDDED = {"glyphs", "glyphs_full", "omniglot_minimal", "omniglot_minimal_set2", "digits"}
 YAMLS = {path.stem: path for path in sorted((ROOT / "configs" / "data").glob("*.yaml"))}
 LEARN2LEARN = sorted(set(BUILD) - {"omniglot", "omniglot_vinyals", "image_folder"})
-PROTONET, REAL, DEBUG = "configs/learner/protonet.yaml", "configs/arm/real_only.yaml", "configs/trainer/debug.yaml"
+PROTONET, REAL, DEBUG = "configs/learner/protonet.yaml", "configs/policy/real_only.yaml", "configs/trainer/debug.yaml"
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ PROTONET = [
     "--config",
     str(ROOT / "configs/learner/protonet.yaml"),
     "--config",
-    str(ROOT / "configs/arm/real_only.yaml"),
+    str(ROOT / "configs/policy/real_only.yaml"),
 ]
 
 

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import PATIENCE, ROOT
 from test_compare import PROGRAM as COMPARED
 from test_compare import written
@@ -20,9 +22,11 @@ from genmeta.cli.experiment import _parse
 from genmeta.cli.main import main
 from genmeta.cli.training import checked
 from genmeta.experiments import execute
-from genmeta.experiments.default_plan import TRAINED, check_settings
+from genmeta.experiments.checks import check_comparison
+from genmeta.experiments.default import default_settings
 from genmeta.experiments.progress import seconds_left
 from genmeta.experiments.run import Run
+from genmeta.experiments.settings import read_settings
 from genmeta.models.checkpoint import read_checkpoint
 
 DEBUG = "configs/trainer/debug.yaml"
@@ -48,8 +52,10 @@ time.sleep(0.05)
 (folder / "checkpoints" / "best.ckpt").touch()
 content = {"seconds": time.time() % 100, "commit": "c0ffee", "split": {"name": "toy", "hash": "0123"}, "episodes": {}}
 if command == "test":
-    redrawn = any("redraw" in tests for tests in args.get("data.test", []))
-    names = ["5w1s+30redrawn", "5w1s+30elastic"] if redrawn else ["5w1s", "5w5s"]
+    [tests] = args["data.test"]
+    names = ["5w1s", "5w5s"]
+    if "redraw" in tests:
+        names = ["5w1s+30elastic"] if "elastic" in tests else ["5w1s+30redrawn"]
     content["episodes"] = {f"test/{name.partition('+')[0]}": name[:4] for name in names}
     rng = random.Random(str([folder.parent.name, folder.name]))
     content["episode_accuracies"] = {name: [rng.randrange(76) / 75 for _ in range(40)] for name in names}
@@ -88,18 +94,20 @@ def test_killed_and_begun_again_repeats_nothing_and_writes_the_same_table(tmp_pa
     assert main(arguments(tmp_path / "killed")) == 0
     told = capsys.readouterr().out
     assert "where the same experiment was stopped" in told
-    assert "20 runs, 0 finished before" not in told
-    assert log.read_text().count("\n") <= 20 + 2, "only what was running may be run again"
+    assert "22 runs, 0 finished before" not in told
+    assert log.read_text().count("\n") <= 22 + 2, "only what was running may be run again"
     log.unlink()
     assert main(arguments(tmp_path / "whole")) == 0
     killed, whole = (tmp_path / which / "glyphs-protonet-vae_deformation" / "001" for which in ("killed", "whole"))
     assert (killed / "results.md").read_bytes() == (whole / "results.md").read_bytes()
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (killed, whole))
+    for arm in (*ours["arms"].values(), *theirs["arms"].values()):
+        arm.pop("training_seconds")  # by the clock
     assert ours["arms"] == theirs["arms"]
     assert ours["comparisons"] == theirs["comparisons"]
 
     # nothing is tested twice, and what takes long and tells little is left to --full
-    assert len(set(log.read_text().split())) == log.read_text().count("\n") == 1 + 8 + 8 + 2 + 1
+    assert len(set(log.read_text().split())) == log.read_text().count("\n") == 1 + 8 + 8 + 2 * 2 + 1
     text = (whole / "results.md").read_text()
     for row in ("real only, a quarter deformed", "real only, all deformed", "real only, with rotations"):
         assert re.search(rf"\| {row} +\| \d+\.\d\d ± \d", text)
@@ -169,14 +177,41 @@ def wait_for_runs(log: Path, n: int, process: subprocess.Popen) -> None:
 def test_all_arms_are_trained_alike(monkeypatch):
     """What differs between arms is what their tasks are made of; else a difference is no merit of the generator."""
     monkeypatch.chdir(ROOT)
-    resolved = check_settings(_parse(["--wandb=off"]), checked).resolved
+    found = check_comparison(default_settings(_parse(["--wandb=off"]), checked), checked)
     own = {"train_tasks", "generator", "redrawer"}
     alike = []
-    for arm in TRAINED:
-        data = resolved[arm]["data"]["init_args"]
-        alike.append({**resolved[arm], "data": {name: value for name, value in data.items() if name not in own}})
+    for arm in (name for name, of_name in found.settings.arms.items() if of_name.train):
+        config = yaml.safe_load(found.parts[arm].resolved())
+        data = {name: value for name, value in config["data"]["init_args"].items() if name not in own}
+        alike.append({**config, "config": None, "data": data})
+    assert len(alike) == 4
     assert alike[0]["data"]["tasks_per_step"] > 0
     assert all(config == alike[0] for config in alike)
+
+
+def test_the_full_comparison_is_the_default_one_and_more():
+    """Two YAMLs that say the same must not part."""
+    default, full = (
+        read_settings(ROOT / "configs" / "compare" / f"{name}.yaml") for name in ("default", "default_full")
+    )
+    assert default.arms.items() <= full.arms.items()
+    extra = full.arms.keys() - default.arms.keys()
+    assert extra == {"from_scratch", *(name for name in full.arms if full.arms[name].of not in ("", "mixed"))}
+    assert replace(full, arms=default.arms, name=default.name) == default
+
+
+def test_what_a_command_names_is_laid_over_the_default_comparison(monkeypatch):
+    """The policy is that of the arm with the generator; without a redrawer nothing is generated beside the support."""
+    monkeypatch.chdir(ROOT)
+    options = ["--policy", "interpolation", "--learner", "maml", "--seed", "3", "--n_seeds", "1", "--full"]
+    found = default_settings(_parse([*options, "--config", DEBUG]), checked)
+    assert (found.name, found.seeds, found.generator_seed) == ("glyphs-maml-interpolation-vae", [3], 3)
+    assert found.arms["mixed"].policy == ["configs/policy/interpolation.yaml", DEBUG]
+    assert {Path(arm.learner).stem for arm in found.arms.values() if arm.train} == {"maml"}
+    assert not [name for name, arm in found.arms.items() if arm.support]
+    assert DEBUG in found.budget
+    assert DEBUG in found.generator_budget
+    assert found.arms["from_scratch"].options == {"model.learner.n_way": 5}
 
 
 def test_other_settings_are_another_experiment(tmp_path, program, monkeypatch):
@@ -204,7 +239,7 @@ def test_a_training_goes_on_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     more = ("--trainer.max_epochs=3", "--run.wandb=off", "--data.steps_per_epoch=10", "--data.val.n_episodes=20")
     more += ("--trainer.devices=1",)
-    args = ("fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml", *more)
+    args = ("fit", "--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml", *more)
     whole = Run("whole", args, str(tmp_path), version="fit")
     assert main([*args, f"--run.folder={tmp_path}", "--run.name=whole", "--run.version=fit"]) == 0
     monkeypatch.delenv("GENMETA_RUN_FOLDER")

@@ -24,7 +24,7 @@ from genmeta.models.checkpoint import read_checkpoint
 from genmeta.modules.checkpoints import whole_checkpoint
 
 SMALL_LEARNER = [
-    *("--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"),
+    *("--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"),
     *("--data.tasks_per_step=1", "--data.steps_per_epoch=40", "--data.val.n_episodes=10", "--trainer.max_epochs=6"),
 ]
 SMALL_GAN = [

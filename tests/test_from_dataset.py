@@ -176,7 +176,7 @@ def test_a_learner_trains_on_it(tmp_path, monkeypatch):
         "--data.split.val=0.34",
         "--data.split.test=0.34",
     ]
-    args = ["--config", "learner/protonet.yaml", "--config", "arm/real_only.yaml", "--config", "fake.yaml"]
+    args = ["--config", "learner/protonet.yaml", "--config", "policy/real_only.yaml", "--config", "fake.yaml"]
     more = ["--config", "trainer/debug.yaml", "--run.wandb=off", "--run.name=it", *small]
     assert main(["fit", *args, *more]) == 0
     run = Path("runs/debug/it/001")

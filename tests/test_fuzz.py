@@ -503,7 +503,7 @@ VALUES = [
     "\x00",
     "@x",
 ]
-GIVEN = ["--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
+GIVEN = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"]
 # 10 steps: `--trainer.max_epochs=-1` is right, and without an end
 DEBUG = ["--config=configs/trainer/debug.yaml", "--trainer.max_steps=10", "--run.wandb=off"]
 

@@ -19,7 +19,7 @@ from conftest import ROOT
 
 from genmeta.cli import compare, experiment
 from genmeta.episode import EpisodeShape
-from genmeta.experiments import default_plan, plan
+from genmeta.experiments import checks
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import write_run_file
 from genmeta.modules.episodic_data import EpisodicDataModule
@@ -37,10 +37,11 @@ ARMS = {
 }
 
 
+BY_DEFAULT = (Episodes(5, 1), Episodes(5, 5))
+
 RESOLVED = """
 data:
   init_args:
-    test: [{n_way: 5, n_shot: 1, n_episodes: 600}]
     val: {n_way: 5, n_shot: 1, n_query: 15, n_episodes: 9}
 trainer: {max_epochs: 2}
 """
@@ -78,29 +79,34 @@ def generator_report(label: str) -> dict:
 
 def episodes_of(run: Run) -> list[str]:
     """Return the names of the test episodes that a run's options ask for; those of ProtoNet's YAML by default."""
-    found = [{"n_way": 5, "n_shot": 1}, {"n_way": 5, "n_shot": 5}]
-    for option in run.args:
-        if option.startswith("--data.test="):
-            found = yaml.safe_load(option.partition("=")[2])
-    return [name_of(**episodes) for episodes in found]
+    given = [option.partition("=")[2] for option in run.args if option.startswith("--data.test=")]
+    return [e.name for e in ([episodes_of_entry(**one) for one in yaml.safe_load(given[0])] if given else BY_DEFAULT)]
 
 
-def name_of(n_way: int, n_shot: int, groups: str = "any", support: dict | None = None, **_: object) -> str:
-    name = f"{n_way}w{n_shot}s" + ("" if groups == "any" else f"_{groups}")
-    return name + (f"+{support['n']}{'redrawn' if support['redraw']['learned'] else 'elastic'}" if support else "")
-
-
-def checked(needing: str) -> Callable[..., Mock]:
-    """Return what stands in for `TrainingCLI`, which takes seconds: only runs with this word need a generator."""
+def checked(needing: str, need: str = "redrawer") -> Callable[..., Mock]:
+    """Return what stands in for `TrainingCLI`, which takes seconds: only trainings with this word in their options, and
+    not as real tasks only, need a generator.
+    """
 
     def check(args: Iterable[str], *_: object, **__: object) -> Mock:
-        needs = {"redrawer"} if needing in " ".join(args) else set()
-        beside = [Episodes(support=Support(redraw)) for redraw in (Redraw(), Redraw(learned=0.0, elastic=Elastic()))]
-        data = Mock(spec=EpisodicDataModule, test=beside, train_shape=EpisodeShape(5, 1, 3), tasks_per_step=4)
-        data.samplers = lambda stage: [Mock(needs=needs if stage == "fit" else set())]
+        given = " ".join(map(str, args))
+        trained = needing in given and "configs/policy/real_only" not in given and "configs/policy/elastic" not in given
+        tests = [option.partition("=")[2] for option in given.split(" --") if option.startswith("data.test=")]
+        episodes = [episodes_of_entry(**one) for one in yaml.safe_load(tests[0])] if tests else list(BY_DEFAULT)
+        tested = {"redrawer"} if any(e.support and e.support.redraw.learned for e in episodes) else set()
+        data = Mock(spec=EpisodicDataModule, test=episodes, train_shape=EpisodeShape(5, 1, 3), tasks_per_step=4)
+        data.samplers = lambda stage: [Mock(needs={need} if stage == "fit" and trained else tested)]
         return Mock(datamodule=data, model=Mock(spec=MetaModule), resolved=lambda: RESOLVED, account="")
 
     return check
+
+
+def episodes_of_entry(support: dict | None = None, **entry: object) -> Episodes:
+    if support is None:
+        return Episodes(**entry)
+    redraw = support["redraw"]
+    elastic = Elastic() if "elastic" in redraw else None
+    return Episodes(**entry, support=Support(Redraw(learned=redraw["learned"], elastic=elastic)))
 
 
 def check(name: str, text: str, tmp_path: Path) -> None:
@@ -127,7 +133,7 @@ def written(folder: Path, **changes: object) -> Path:
 def test_compare(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run_all", finish)
     monkeypatch.setattr(compare, "checked", checked("redrawn_quarter"))
-    monkeypatch.setattr(plan, "check_role", Mock())
+    monkeypatch.setattr(checks, "_check_generator", lambda *_: Mock(resolved=lambda: RESOLVED))
     over = {"option": "data.low_data.classes", "values": [30, 100], "title": "real classes"}
     arms = {name: ARMS[name] for name in ("plain", "upright")}
     path = written(tmp_path, **({"over": over, "arms": arms} if kind == "curve" else {}))
@@ -139,7 +145,7 @@ def test_compare(kind, tmp_path, monkeypatch):
 def test_experiment(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "run_all", finish)
     monkeypatch.setattr(experiment, "checked", checked("protonet.yaml"))
-    monkeypatch.setattr(default_plan, "check_role", Mock())
+    monkeypatch.setattr(checks, "_check_generator", lambda *_: Mock(resolved=lambda: RESOLVED))
     assert experiment.experiment(["--wandb=off", "--runs", str(tmp_path)]) == 0
     told = re.sub(r"\(\d+ s\)", "(SECONDS)", capsys.readouterr().out)
     check("experiment-told.txt", told, tmp_path)
@@ -153,8 +159,8 @@ def script(monkeypatch) -> Callable[..., ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
     def load(name: str, *args: object) -> ModuleType:
+        monkeypatch.setattr(importlib.import_module("table_of_runs"), "run_all", finish)
         module = importlib.import_module(name)
-        monkeypatch.setattr(module, "run_all", finish, raising=False)
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
         return module
 
@@ -174,9 +180,10 @@ def test_compare_learners(script, tmp_path, monkeypatch):
         found.model.learner = any("batch" in option for option in args)
         return found
 
-    monkeypatch.setattr(module, "checked", parts)
+    rows = importlib.import_module("learner_rows")
+    monkeypatch.setattr(rows, "checked", parts)
     monkeypatch.setattr(module, "roomy_split", lambda *_: [])
-    monkeypatch.setattr(module, "depends_on_other_queries", lambda learner, *_: learner)
+    monkeypatch.setattr(rows, "depends_on_other_queries", lambda learner, *_: learner)
     module.main()
     check("compare_learners.md", out.read_text(), tmp_path)
 
@@ -185,14 +192,18 @@ def test_compare_generators(script, tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     args = ["--generators", "gan", "vae", "vae_deformation", "--workers", 2, "--runs", tmp_path, "--out", out]
     module = script("compare_generators", *args)
-    monkeypatch.setattr(module, "real_images", lambda options: {"fid": 1.5, "recognisability": 0.75})
+    monkeypatch.setattr(module, "checked", Mock())
+    monkeypatch.setattr(module, "metrics_of_real", lambda data: {"fid": 1.5, "recognisability": 0.75})
+    monkeypatch.setattr(module, "identity", lambda options: {"fid": 0.25, "recognisability": 1.0, "spread": 0.0})
     monkeypatch.setattr(module, "count_weights", lambda run: 0 if "untrained" in run.name else 1234)
     module.main()
     check("compare_generators.md", out.read_text(), tmp_path)
 
 
-def test_generator_ages(script, tmp_path):
+def test_generator_ages(script, tmp_path, monkeypatch):
     out = tmp_path / "table.md"
-    args = ["--ages", 0, 200, "--seeds", 0, 1, "--runs", tmp_path, "--out", out, "--", "--data.train_tasks.share=1"]
-    script("generator_ages", *args).main()
+    module = script("generator_ages", "--runs", tmp_path, "--out", out)
+    monkeypatch.setattr(module, "checked", checked("random_other", "decoder"))
+    monkeypatch.setattr(checks, "_check_generator", lambda *_: Mock(resolved=lambda: RESOLVED))
+    module.main()
     check("generator_ages.md", out.read_text(), tmp_path)

@@ -135,7 +135,7 @@ def test_what_has_not_begun_when_a_grid_is_interrupted_does_not_begin(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux")
 def test_a_run_can_be_told_to_stop(tmp_path):
     """By the grid that is interrupted. What it is a fork of has no threads, which may hold locks for ever."""
-    args = ["fit", f"--config={ROOT}/configs/learner/protonet.yaml", f"--config={ROOT}/configs/arm/real_only.yaml"]
+    args = ["fit", f"--config={ROOT}/configs/learner/protonet.yaml", f"--config={ROOT}/configs/policy/real_only.yaml"]
     args += [f"--run.folder={tmp_path}", "--run.name=a", "--run.wandb=off", "--trainer.max_epochs=1000"]
     with warm.Warm() as forks, (tmp_path / "lock").open("w") as file:
         with forks.begin(args, {**os.environ}, file.fileno()) as run:

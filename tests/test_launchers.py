@@ -16,7 +16,7 @@ from genmeta.experiments.run_folder import RunSettings, claim_run_folder
 from genmeta.models.checkpoint import read_checkpoint
 
 FIT = [
-    *("-m", "genmeta", "fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"),
+    *("-m", "genmeta", "fit", "--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"),
     *("--data.tasks_per_step=2", "--data.steps_per_epoch=20", "--data.val.n_episodes=10"),
     *("--run.wandb=off", "--run.name=run"),
 ]

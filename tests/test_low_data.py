@@ -18,7 +18,7 @@ from genmeta.tasks.real import RealTasks
 
 TABLE = make_table()
 SPLIT = toy_split(TABLE)  # 12 train classes: 8 of group g0, 4 of g1
-DEBUG, PROTONET, REAL = "configs/trainer/debug.yaml", "configs/learner/protonet.yaml", "configs/arm/real_only.yaml"
+DEBUG, PROTONET, REAL = "configs/trainer/debug.yaml", "configs/learner/protonet.yaml", "configs/policy/real_only.yaml"
 LATENT = "configs/policy/random_other.yaml"
 VAE = "configs/generator/vae.yaml"
 

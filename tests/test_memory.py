@@ -103,7 +103,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 def test_memory_that_the_kernel_refuses_is_told(tmp_path):
     args = [
-        *("fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"),
+        *("fit", "--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"),
         *("--config=configs/trainer/debug.yaml", "--run.wandb=off", "--data.tasks_per_step=64"),
         f"--run.folder={tmp_path / 'runs'}",
     ]

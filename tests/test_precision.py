@@ -149,7 +149,7 @@ def test_a_compiled_generative_model_trains_alike(toy_split_file, tmp_path, take
 )
 def test_what_cannot_be_compiled_is_told(tmp_path, monkeypatch, capsys, yaml, message):
     monkeypatch.chdir(ROOT)
-    options = ["--config=configs/arm/real_only.yaml"] if yaml.startswith("learner") else []
+    options = ["--config=configs/policy/real_only.yaml"] if yaml.startswith("learner") else []
     run = [f"--run.folder={tmp_path}", "--run.wandb=off", "--model.compile=true"]
     assert main(["fit", f"--config=configs/{yaml}", *options, *run]) == 2
     assert message in capsys.readouterr().err
@@ -157,7 +157,7 @@ def test_what_cannot_be_compiled_is_told(tmp_path, monkeypatch, capsys, yaml, me
 
 
 COMPILED = [
-    *("fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"),
+    *("fit", "--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"),
     *("--config=configs/trainer/debug.yaml", "--run.wandb=off", "--model.compile=true"),
 ]
 

@@ -36,7 +36,7 @@ def parts(path: Path, n_tasks: int, double: bool = True, more: Sequence[str] = (
     settings = yaml.safe_load(path.read_text())["model"]["init_args"]["learner"]["init_args"]
     options += [f"--model.learner.{name}=2" for name in ("inner_steps", "adaptation_steps") if name in settings]
     torch.manual_seed(0)
-    configs = [f"--config={path}", *([] if fused else [f"--config={ROOT}/configs/arm/real_only.yaml"])]
+    configs = [f"--config={path}", *([] if fused else [f"--config={ROOT}/configs/policy/real_only.yaml"])]
     cli = TrainingCLI(["fit", *configs, *options, *more, "--run.wandb=off", "--trainer.devices=1"], check_only=True)
     render = cli.datamodule.on_after_batch_transfer
 

@@ -41,7 +41,7 @@ from genmeta.evaluation.features import feature_network
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.models.checkpoint import read_checkpoint
 
-REAL = ["--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
+REAL = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"]
 MIXED = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/random_other_only.yaml"]
 REDRAW = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/redrawn.yaml"]
 GAN = ["--config=configs/generator/gan_classic.yaml", "--data.feature_steps=2"]

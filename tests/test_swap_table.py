@@ -15,7 +15,7 @@ from test_docs import NothingTrained, genmeta_command, make_command, project  # 
 
 import genmeta.cli.compare
 
-REAL = "genmeta fit --config configs/learner/protonet.yaml --config configs/arm/real_only.yaml"
+REAL = "genmeta fit --config configs/learner/protonet.yaml --config configs/policy/real_only.yaml"
 MIXED = (
     "genmeta fit --config configs/learner/protonet.yaml --config configs/policy/random_other.yaml "
     "--data.train_tasks.latent.separation 0 --data.generator VAE"

@@ -145,7 +145,7 @@ def test_every_key_of_the_dashboard_is_logged(runs):
 def test_artifacts_can_be_left_out(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(ROOT)
-    args = ["fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
+    args = ["fit", "--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"]
     more = ["--config=configs/trainer/debug.yaml", f"--run.folder={tmp_path}", "--run.name=a"]
     assert main([*args, *more, "--run.artifacts=false"]) == 0
     assert Recorded(tmp_path / "a" / "001").all("artifact") == []

@@ -33,7 +33,7 @@ def test_yamls_of_the_package_are_found_from_any_folder_and_own_ones_come_first(
 def test_a_run_takes_a_shipped_yaml_anywhere_and_a_wrong_name_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as done:
-        main(["fit", "--config", "learner/protonet.yaml", "--config=configs/arm/real_only.yaml", "--print_config"])
+        main(["fit", "--config", "learner/protonet.yaml", "--config=configs/policy/real_only.yaml", "--print_config"])
     assert done.value.code == 0
     assert "genmeta.learners.metric.ProtoNet" in capsys.readouterr().out
     assert main(["fit", "--config", "learner/protonett.yaml"]) == 2

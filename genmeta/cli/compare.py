@@ -9,14 +9,15 @@ from pathlib import Path
 from genmeta.cli.options import OptionParser
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
+from genmeta.experiments.checks import check_comparison
 from genmeta.experiments.cluster import jobs_of, read_cluster
 from genmeta.experiments.execute import run_all
-from genmeta.experiments.plan import make_plan
+from genmeta.experiments.plan import Layout, make_plan
 from genmeta.experiments.run_folder import RunSettings, lays_debug
-from genmeta.experiments.settings import read_settings
+from genmeta.experiments.settings import read_on
 from genmeta.experiments.write import write_comparison
 from genmeta.output import command_line
-from genmeta.shipped import config_file, find_config
+from genmeta.shipped import config_file
 
 
 def compare(args: Sequence[str]) -> int:
@@ -30,15 +31,15 @@ def compare(args: Sequence[str]) -> int:
         UserError: an option, the YAML or an arm is wrong.
     """
     options = _parse(args)
-    data = str(find_config("data", options.data)) if options.data else ""
-    settings = read_settings(options.config, data)
+    settings = read_on(options.config, options.data)
     debug = lays_debug([*settings.budget, *settings.generator_budget])
     folder = (options.runs or RunSettings(debug=debug).root / "compare") / settings.name
     workers, begin = options.workers, None
     if options.cluster:
         cluster = read_cluster(options.cluster)
         workers, begin = cluster.at_once, jobs_of(cluster, folder / "jobs")
-    plan = make_plan(settings, folder, checked)
+    found = check_comparison(settings, checked)
+    plan = make_plan(found, Layout(folder))
     if plan.account:
         print(plan.account, flush=True)
     try:
@@ -48,8 +49,9 @@ def compare(args: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text = write_comparison(settings, plan, folder)
-    print(f"\n{text}\nresults      {folder}/results.md, .csv, .tex, .png, .json", flush=True)
+    text, _ = write_comparison(found.settings, plan, folder)
+    endings = sorted(path.suffix for path in folder.glob("results.*"))
+    print(f"\n{text}\nresults      {folder}/results{', '.join(endings)}", flush=True)
     return 0
 
 

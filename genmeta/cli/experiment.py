@@ -1,23 +1,32 @@
 """`genmeta experiment`: what `make meta-train` runs, from nothing to the table."""
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import yaml
 
 from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import OptionParser
 from genmeta.cli.tracking import tracking
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
-from genmeta.experiments.default_plan import TRAINED, Grid, Settings, check_settings, make_grid
-from genmeta.experiments.default_results import where_things_are, write_experiment
+from genmeta.experiments.checks import Checked, check_comparison
+from genmeta.experiments.default import default_settings
 from genmeta.experiments.execute import run_all
+from genmeta.experiments.expected import expected_seconds
+from genmeta.experiments.plan import Layout, Plan, make_plan
 from genmeta.experiments.results import Arm
+from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
+from genmeta.experiments.settings import ROLES
+from genmeta.experiments.write import write_comparison
 from genmeta.output import command_line
 from genmeta.shipped import config_file, find_config
 
@@ -28,6 +37,8 @@ def experiment(args: Sequence[str]) -> int:
     """Pretrain the generators that are needed if there are none, meta-train with them and without, meta-test, compare.
     Stopped at any moment, the same command goes on where it was.
 
+    It is the comparison of configs/compare/default.yaml in folders of its own, with what the options say laid over it.
+
     Returns:
         0; 1 if some runs failed.
 
@@ -36,22 +47,23 @@ def experiment(args: Sequence[str]) -> int:
     """
     started = time.monotonic()
     options = _parse(args)
-    settings = check_settings(options, checked)
-    folder, generators = _taken_up(settings) or _begun(settings)
-    grid = make_grid(settings, folder, generators)
-    print(_plan(settings, grid, folder), flush=True)
+    found = check_comparison(default_settings(options, checked), checked)
+    folder, versions = _taken_up(found, options.runs) or _begun(found, options.runs)
+    plan = plan_in(folder, versions, found, options.runs, options.wandb)
+    print(_told(found, plan, folder), flush=True)
     try:
-        failed = run_all(grid.runs, options.workers)
+        failed = run_all(plan.runs, options.workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {command_line('experiment', *args)}") from None
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text, arms = write_experiment(settings, grid, folder)
-    print(f"\n{text}\n\n{where_things_are(grid, folder, time.monotonic() - started)}", flush=True)
-    learners = {f"{arm}-seed{seed}": run.checkpoint for (arm, seed), run in grid.fits.items()}
-    run = RunSettings(name=settings.name, group=settings.name, wandb=options.wandb, debug=options.debug)
-    _track(run, folder, arms, learners)
+    text, points = write_comparison(found.settings, plan, folder)
+    print(f"\n{text}\n{_where_things_are(found, plan, folder, time.monotonic() - started)}", flush=True)
+    learners = {f"{arm}-seed{seed}": run.checkpoint for (_, arm, seed), run in plan.fits.items()}
+    name = found.settings.name
+    run = RunSettings(name=name, group=name, wandb=options.wandb, debug=options.debug)
+    _track(run, folder, points[None], learners)
     return 0
 
 
@@ -96,12 +108,43 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _taken_up(settings: Settings) -> tuple[Path, dict[str, str]] | None:
+def plan_in(folder: Path, versions: Mapping[str, str], found: Checked, runs: str, wandb: str) -> Plan:
+    """Return the runs of an experiment.
+
+    Args:
+        folder: of the experiment.
+        versions: of the run of each generator that is needed, by role.
+        found: what was checked.
+        runs: folder of all runs, those of generators among them.
+        wandb: as in `RunSettings`.
+    """
+    options = (f"--run.wandb={wandb}", f"--run.group={found.settings.name}")
+    expected = expected_seconds(found)
+    alone = make_plan(found, Layout(Path(runs), options, expected=expected))
+    generators = {
+        role: replace(run, name=_generator_name(found, role), version=versions[role])
+        for (role, _), run in alone.generators.items()
+    }
+    return make_plan(found, Layout(folder, options, True, generators, expected))
+
+
+def _generator_name(found: Checked, role: str) -> str:
+    return f"{Path(getattr(found.settings, role)).stem}-{Path(found.settings.data).stem}"
+
+
+def _digest(found: Checked) -> str:
+    """Return a hash of everything that decides what the experiment computes: of the commands of all runs."""
+    plan = make_plan(found, Layout(Path(), ()))
+    return hashlib.sha256(" ".join(str(run.folder) for run in plan.runs).encode()).hexdigest()
+
+
+def _taken_up(found: Checked, runs: str) -> tuple[Path, dict[str, str]] | None:
     """Return the folder of an experiment with these settings that was stopped, and its generators' versions."""
-    for path in sorted((Path(settings.options.runs) / settings.name).glob(f"*/{PLAN_FILE}")):
+    digest = _digest(found)
+    for path in sorted((Path(runs) / found.settings.name).glob(f"*/{PLAN_FILE}")):
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
-            same = plan["digest"] == settings.digest and plan["generators"].keys() == settings.roles.keys()
+            same = plan["digest"] == digest and plan["generators"].keys() == found.parts.keys() & set(ROLES)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         if same and not (path.parent / "results.json").exists():
@@ -110,32 +153,49 @@ def _taken_up(settings: Settings) -> tuple[Path, dict[str, str]] | None:
     return None
 
 
-def _begun(settings: Settings) -> tuple[Path, dict[str, str]]:
+def _begun(found: Checked, runs: str) -> tuple[Path, dict[str, str]]:
     """Make and return the folder of a new experiment, and the versions of its generators: finished ones with the same
     configuration, or new ones.
     """
-    runs = settings.options.runs
     generators = {}
-    for role, config in settings.roles.items():
-        run = RunSettings(name=f"{config.stem}-{settings.options.data.stem}", folder=runs)
-        generators[role] = (find_same_run(run, settings.resolved[role]) or claim_run_folder(run)).name
-    folder = claim_run_folder(RunSettings(name=settings.name, folder=runs))
+    for role in (role for role in ROLES if role in found.parts):
+        run = RunSettings(name=_generator_name(found, role), folder=runs)
+        config = yaml.safe_load(found.parts[role].resolved())
+        generators[role] = (find_same_run(run, config) or claim_run_folder(run)).name
+    folder = claim_run_folder(RunSettings(name=found.settings.name, folder=runs))
     os.environ.pop("GENMETA_RUN_FOLDER", None)  # of no run
-    write_whole(folder / PLAN_FILE, json.dumps({"digest": settings.digest, "generators": generators}) + "\n")
+    write_whole(folder / PLAN_FILE, json.dumps({"digest": _digest(found), "generators": generators}) + "\n")
     return folder, generators
 
 
-def _plan(settings: Settings, grid: Grid, folder: Path) -> str:
+def _told(found: Checked, plan: Plan, folder: Path) -> str:
     """Return what will run."""
+    settings = found.settings
     seeds = f"seed{'s' if len(settings.seeds) > 1 else ''} {', '.join(map(str, settings.seeds))}"
     lines = [f"experiment   {folder}"]
-    lines += [f"data         {settings.account}"] if settings.account else []
-    for role, run in grid.generators.items():
+    lines += [f"data         {plan.account}"] if plan.account else []
+    for role, run in _generators(plan).items():
         lines.append(f"{role:12} {run.folder}{' (found)' if run.finished else ''}")
-    lines.append(
-        f"learners     {len(grid.fits)} of {settings.options.learner.stem}, {seeds}: {'; '.join(TRAINED.values())}"
-    )
-    lines.append(f"tests        {len(grid.tests)}, on the same episodes")
+    titles = "; ".join(arm.title for arm in settings.arms.values() if arm.train)
+    lines.append(f"learners     {len(plan.fits)} of {Path(settings.learner).stem}, {seeds}: {titles}")
+    lines.append(f"tests        {len(set(plan.tests.values()))}, on the same episodes")
+    return "\n".join(lines)
+
+
+def _generators(plan: Plan) -> dict[str, Run]:
+    return {role: run for (role, _), run in plan.generators.items()}
+
+
+def _where_things_are(found: Checked, plan: Plan, folder: Path, seconds: float) -> str:
+    """Return where results, checkpoints and pictures lie."""
+    first, *others = (run for (_, arm, _), run in plan.fits.items() if arm == found.settings.subject)
+    lines = [
+        f"results      {folder}/results.md, results.json  ({seconds:.0f} s)",
+        f"checkpoints  {', '.join(str(run.checkpoint) for run in (first, *others[:1]))}, …",
+    ]
+    for role, run in _generators(plan).items():
+        lines.append(f"{role:12} {run.checkpoint}, pictures in {run.folder}/pictures")
+    lines.append(f"episodes     {first.folder / 'pictures' / 'episodes.png'}")
     return "\n".join(lines)
 
 

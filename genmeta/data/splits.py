@@ -5,6 +5,8 @@ hash.
 import hashlib
 import json
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -67,6 +69,24 @@ class Split:
                     f"data.split: '{self.name}' has test classes only, but this needs {part} classes; give {{seed: 0}} "
                     f"to have a split drawn, the name of a committed one, or a JSON file"
                 )
+
+    def with_val_of(self, n_classes: int, group_of: Mapping[str, str]) -> "Split":
+        """Return the split with the smallest groups of `train` moved to `val` until that has so many classes; itself if
+        it has.
+
+        Args:
+            n_classes: that are wanted.
+            group_of: group of each class.
+        """
+        train, val = list(self.train), list(self.val)
+        while len(val) < n_classes:
+            sizes = Counter(group_of[name] for name in train)
+            smallest = min(sizes, key=lambda group: (sizes[group], group))
+            val += [name for name in train if group_of[name] == smallest]
+            train = [name for name in train if group_of[name] != smallest]
+        if len(val) == len(self.val):
+            return self
+        return Split(f"{self.name}_val{len(val)}", self.dataset, tuple(train), tuple(val), self.test)
 
     @property
     def hash(self) -> str:

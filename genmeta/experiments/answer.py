@@ -9,6 +9,7 @@ from genmeta.evaluation.statistics import ALPHA, holm
 from genmeta.evaluation.tables import number, p_value, percent, shape_title
 from genmeta.experiments.results import Arm, Difference, paired
 
+_SEEDS = 3  # that an interval over them needs, to say something
 _TITLE, _PLOT = 42, 34  # columns of a terminal; with the numbers a line has at most 100
 
 
@@ -48,9 +49,11 @@ def answer_of(arms: Mapping[str, Arm], controls: Collection[str], shape: str) ->
 
 def _sentence(best: Difference, arms: Mapping[str, Arm], n_controls: int, n_arms: int) -> str:
     arm, control = arms[best.arm], arms[best.control]
+    title = f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
     values = [percent(one.over_seeds(best.shape)[0], digits=1) for one in (arm, control)]
     rival = f"the best of {n_controls} controls, '{control.title}'" if n_controls > 1 else f"'{control.title}'"
-    halves = {"seeds": best.ci95_seeds, "episodes": best.ci95_episodes}
+    once = arm.once and control.once  # so that seeds have nothing to differ by
+    halves = {"seeds": None if once else best.ci95_seeds, "episodes": best.ci95_episodes}
     text = ", ".join(f"± {number(half)} over {what}" for what, half in halves.items() if half is not None)
     by = f"{percent(best.difference, sign='+')} points ({text})" if text else f"{percent(best.difference)} points"
     p = p_value(best.p_holm)
@@ -59,14 +62,14 @@ def _sentence(best: Difference, arms: Mapping[str, Arm], n_controls: int, n_arms
     what = f"{shape_title(best.shape)}: "
     if best.difference > 0 and best.p_holm < ALPHA:
         return (
-            f"{what}'{arm.title}' is better than {rival}, {values[0]} against {values[1]} %: {by}, {p}{corrected}; "
-            f"{_of_seeds(best)}."
+            f"{what}'{title}' is better than {rival}, {values[0]} against {values[1]} %: {by}, {p}{corrected}; "
+            f"{'both were tested once for all seeds' if once else _of_seeds(best)}."
         )
     least = "the highest of the others" if n_arms > 1 else "the other"
-    subject = "no arm is" if n_arms > 1 else f"'{arm.title}' is not"
+    subject = "no arm is" if n_arms > 1 else f"'{title}' is not"
     return (
         f"{what}{subject} better than {rival} ({values[1]} %) by a difference that these episodes can show; {least}, "
-        f"'{arm.title}', has {values[0]} %: {by}, {p}{corrected}."
+        f"'{title}', has {values[0]} %: {by}, {p}{corrected}."
     )
 
 
@@ -129,7 +132,7 @@ class DotPlot:
             "◂" if dot.mean < self.low else "▸" if dot.mean > self.high else "○" if dot.is_control else "●"
         )
         title = dot.title if len(dot.title) <= _TITLE else f"{dot.title[: _TITLE - 1]}…"
-        return f"{title:{_TITLE}} {''.join(cells)} {percent(dot.mean, dot.half)}"
+        return f"{title:{_TITLE}} {''.join(cells)} {percent(dot.mean, dot.half or None)}"
 
     def _cell(self, value: float) -> int:
         share = (value - self.low) / (self.high - self.low)
@@ -139,11 +142,11 @@ class DotPlot:
 def dot_plot(arms: Mapping[str, Arm], controls: Collection[str], shape: str) -> DotPlot:
     """Return the plot for one kind of episodes.
 
-    The intervals are over seeds (Student's t), or over episodes where no arm has several seeds. An arm that was tested
-    once among others with seeds has none.
+    The intervals are over seeds (Student's t), or over episodes where there are fewer than three seeds, of which the
+    former would say nothing. An arm that was tested once among others with seeds has none.
     """
     tested = {name: arm for name, arm in arms.items() if shape in arm.shapes}
-    several = any(isfinite(arm.over_seeds(shape)[1]) for arm in tested.values())
+    several = any(len(arm.means(shape)) >= _SEEDS and not arm.once for arm in tested.values())
     dots = []
     for name, arm in tested.items():
         mean, half = arm.over_seeds(shape) if several else arm.over_episodes(shape)

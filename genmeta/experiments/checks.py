@@ -1,12 +1,16 @@
-"""What a plan asks of the command line: whether a run could be made, and which generators its tasks need."""
+"""What is checked of a comparison before anything runs: whether each run could be made, which generators it needs."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from genmeta.errors import UserError
+from genmeta.experiments.run_options import options_of_arm, options_of_generator, options_of_test
+from genmeta.experiments.settings import ROLES, ArmSettings, CompareSettings, parts_of, references
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule
+from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.redraw_module import RedrawModule
 
 
@@ -47,20 +51,118 @@ def needed_roles(data: EpisodicDataModule, *stages: str) -> set[str]:
     return roles | ({"redrawer"} if "redrawer" in needs else set())
 
 
-def check_role(check: Check, role: str, config: Path, options: Sequence[str], set_up: bool = True) -> None:
-    """Check what can be checked of a generator's training before time is spent on it.
+_LAST = ("--seed_everything=0", "--run.wandb=off", "--trainer.devices=1")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A comparison that can be run, as far as can be known without training.
+
+    Attributes:
+        settings: of the comparison; they say the test episodes.
+        roles: by arm, kinds of generators that its runs are given.
+        names: by arm with generated support images, what the table calls each kind of its tests' episodes.
+        parts: by arm, and by role of the generators that are needed, what its runs are made of.
+        account: one line of what was used of the files that the data were read from, or "".
+    """
+
+    settings: CompareSettings
+    roles: Mapping[str, set[str]]
+    names: Mapping[str, Mapping[str, str]]
+    parts: Mapping[str, Parts]
+    account: str = ""
+
+
+def check_comparison(settings: CompareSettings, check: Check) -> Checked:
+    """Check every arm as far as can be without training.
 
     Args:
+        settings: of the comparison.
         check: whether a run could be made.
-        role: `generator` or `redrawer`.
-        config: its YAML.
-        options: of its `genmeta fit`.
-        set_up: load its data too, which trains the network that its images are measured with.
 
     Raises:
-        UserError: its configuration is wrong, or it is of the other kind.
+        UserError: an arm cannot be trained, or tested on these episodes.
     """
-    parts = check(["fit", *options], set_up=set_up)
+    settings, of_tests = _with_tests(settings, check)
+    parts: dict[str, Parts] = {}
+    roles: dict[str, set[str]] = {}
+    names: dict[str, dict[str, str]] = {}
+    for name, arm in settings.arms.items():
+        with _told_of(name):
+            parts[name] = _check_arm(settings, arm, check)
+            roles[name] = needed_roles(parts[name].datamodule) if arm.train else set()
+            if arm.support:
+                data = parts[name].datamodule if not arm.train else _check_made(settings, arm, check, "test").datamodule
+                roles[name] |= needed_roles(data, "test")
+                names[name] = {episodes.name: episodes.base_name for episodes in data.test}
+            else:
+                roles[name] |= of_tests
+    account = _check_data(settings, roles, bool(of_tests), check)
+    named = {parts_of(one)[0] for arm in settings.arms.values() for one in references(arm.options)}
+    for role in sorted(named.union(*roles.values()) & set(ROLES)):
+        parts[role] = _check_generator(settings, role, check)
+    return Checked(settings, roles, names, parts, account)
+
+
+def _with_tests(settings: CompareSettings, check: Check) -> tuple[CompareSettings, set[str]]:
+    """Return settings that say the test episodes, and which kinds of generators these need."""
+    arm = _without_references(settings.arms[settings.control])
+    given = options_of_test(settings, replace(arm, support=None)) if settings.tests else []
+    data = check(["test", *options_of_arm(settings, arm), *_LAST, *given], set_up=False).datamodule
+    if not isinstance(data, EpisodicDataModule):
+        raise UserError(f"learner: {settings.learner} has no episodes; expected a YAML of configs/learner")
+    tests = settings.tests or [asdict(episodes) for episodes in data.test]
+    return replace(settings, tests=tests), needed_roles(data, "test")
+
+
+def _check_arm(settings: CompareSettings, arm: ArmSettings, check: Check) -> Parts:
+    """Check an arm's options, but for those with a checkpoint that is not there yet."""
+    if arm.support and all(one.get("n_shot", 1) != 1 for one in settings.tests):
+        raise UserError("support: there are no one-shot tests, which generated images would be beside")
+    parts = _check_made(settings, arm, check, "fit" if arm.train else "test")
+    if arm.train:
+        parts.check_ends_with_best()
+    if not isinstance(parts.model, MetaModule) or not isinstance(parts.datamodule, EpisodicDataModule):
+        raise UserError(f"{arm.learner} has no episodes; expected a YAML of configs/learner")
+    return parts
+
+
+def _check_made(settings: CompareSettings, arm: ArmSettings, check: Check, stage: str) -> Parts:
+    options = [*options_of_arm(settings, _without_references(arm)), *_LAST]
+    return check([stage, *options, *(options_of_test(settings, arm) if stage == "test" else [])], set_up=False)
+
+
+def _check_data(settings: CompareSettings, roles: Mapping[str, set[str]], tests_need: bool, check: Check) -> str:
+    """Check that the data are there and have the classes that trainings and tests ask for, and that the learner of each
+    arm can be tested; return the account of the data, or "".
+
+    All arms whose generators need no training first are checked; at other values of the axis than the first, one.
+    """
+    account = ""
+    alone = [name for name, arm in settings.arms.items() if not (roles[name] or references(arm.options) or arm.of)]
+    with_generator = [  # which are tested without
+        name
+        for name, arm in settings.arms.items()
+        if roles[name] and not (tests_need or references(arm.options) or arm.of or arm.support)
+    ]
+    for value in settings.values:
+        first = value == settings.values[0]
+        at = [f"--{settings.over.option}={value:g}"] if value is not None else []
+        for name in [*(alone if first else alone[:1]), *(with_generator if first else [])]:
+            arm = settings.arms[name]
+            with _told_of(name):
+                options = [*options_of_arm(settings, arm), *at, *_LAST]
+                if arm.train and name in alone:
+                    check(["fit", *options])
+                account = check(["test", *options, *options_of_test(settings, arm)]).account or account
+    return account
+
+
+def _check_generator(settings: CompareSettings, role: str, check: Check) -> Parts:
+    """Check what can be checked of a generator's training before time is spent on it."""
+    config = getattr(settings, role)
+    seed = settings.seeds[0] if settings.generator_seed is None else settings.generator_seed
+    parts = check(["fit", *options_of_generator(settings, role, []), *_LAST, f"--seed_everything={seed}"])
     try:
         parts.check_ends_with_best()
     except UserError as error:
@@ -76,3 +178,17 @@ def check_role(check: Check, role: str, config: Path, options: Sequence[str], se
             f"--redrawer: {config} is a {type(model).__name__}, which draws from codes; choose a model that draws "
             f"given images again, such as vae_deformation"
         )
+    return parts
+
+
+def _without_references(arm: ArmSettings) -> ArmSettings:
+    return replace(arm, options={key: value for key, value in arm.options.items() if not references(value)})
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Say of which arm an error is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"arms.{name}: {error}") from error

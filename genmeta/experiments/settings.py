@@ -1,7 +1,7 @@
 """What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +14,23 @@ ROLES = ("generator", "redrawer")
 Value = float | None
 """Of the axis; None without one."""
 
-_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?)\}")  # to a checkpoint, in an arm's options
+_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?(?:/[\w-]+)?)\}")  # to a checkpoint, in an arm's options
 
 
 def references(value: Any) -> set[str]:
-    """Return what the options of an arm refer to: other arms and generators, `name` or `name@seed`."""
+    """Return what the options of an arm refer to: other arms and generators, `name`, `name@seed`, `name/checkpoint`."""
     if isinstance(value, Mapping):
         return set().union(*map(references, value.values()))
     if isinstance(value, list):
         return set().union(*map(references, value))
     return set(_REFERENCE.findall(value)) if isinstance(value, str) else set()
+
+
+def parts_of(reference: str) -> tuple[str, int | None, str]:
+    """Return name, seed (None: that of the arm itself) and checkpoint (`best` by default) of a reference."""
+    run, _, checkpoint = reference.partition("/")
+    name, _, seed = run.partition("@")
+    return name, int(seed) if seed else None, checkpoint or "best"
 
 
 def referring(value: Any, checkpoints: Mapping[str, Path]) -> Any:
@@ -46,9 +53,14 @@ class ArmSettings:
         options: dotted options of `genmeta fit` and their values, laid over those. In a value `{proto}` stands for the
             best checkpoint of the arm `proto`, an earlier one, of the same seed, and `{redrawer}` or `{generator}` for
             the generator's. `{proto@1}` is that of seed 1, whatever the arm's own seed: an ensemble of all seeds is
-            the same for each, so its spread over seeds says nothing.
+            the same for each, so its spread over seeds says nothing. `{generator/age-200}` is another checkpoint of
+            the same run, age-200.ckpt.
         train: whether it is trained; if not, its learner is tested as the options make it, of trained parts for one:
             once, with the first seed, unless it uses checkpoints of its own seed.
+        of: an earlier arm whose trained learners are tested once more, in another way, in the place of a training; what
+            this arm says itself is laid over what that one says.
+        support: generated images beside each support image at its tests, as in an entry of `data.test`; it is tested
+            on the one-shot episodes alone then.
     """
 
     title: str = ""
@@ -56,6 +68,8 @@ class ArmSettings:
     policy: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     train: bool = True
+    of: str = ""
+    support: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +96,13 @@ class CompareSettings:
         data, learner: names of YAMLs in `configs/data` and `configs/learner`, or paths.
         seeds: each is the seed of a whole pipeline: generators and learners.
         control: name of the arm that all others are held to.
-        tests: test episodes, entries of `data.test`.
         arms: by name; `ArmSettings` once they are read.
+        controls: names of the arms that the answer holds the best of the others to, that is to the best of these; by
+            default the control alone; with a subject all arms but those that are of its learners, or use a generator
+            at their tests.
+        tests: test episodes, entries of `data.test`; by default those of the control's YAMLs.
+        subject: name of an arm that is held to every other arm that is trained, and gets credit only where it is better
+            than each; by default all arms are held to the control alone.
         name: of the comparison and its folder; that of the YAML by default.
         budget: YAMLs laid over learner and data in all learners' runs: sizes, steps, validation.
         generator, redrawer: YAMLs of `configs/generator` or paths: what is trained for the arms that need it.
@@ -97,8 +116,10 @@ class CompareSettings:
     learner: str
     seeds: list[int]
     control: str
-    tests: list[dict[str, Any]]
     arms: dict[str, Any]
+    controls: list[str] = field(default_factory=list)
+    tests: list[dict[str, Any]] = field(default_factory=list)
+    subject: str = ""
     name: str = ""
     budget: list[str] = field(default_factory=list)
     generator: str = "vae"
@@ -114,12 +135,14 @@ class CompareSettings:
         return list(self.over.values) if self.over else [None]
 
 
-def read_settings(path: Path, data: str = "") -> CompareSettings:
+def read_settings(
+    path: Path, change: Callable[[CompareSettings], CompareSettings] = lambda settings: settings
+) -> CompareSettings:
     """Read the YAML of a comparison.
 
     Args:
         path: of the YAML.
-        data: path of a YAML of data in place of its own, which becomes part of the comparison's name.
+        change: puts options of a command in the places of what the YAML says, before it is checked.
 
     Raises:
         UserError: it cannot be read, has a key that nobody knows or a value of a wrong kind, names a file that is not
@@ -127,30 +150,44 @@ def read_settings(path: Path, data: str = "") -> CompareSettings:
     """
     settings = read_typed(CompareSettings, path, "--config")
     try:
-        settings = replace(settings, name=settings.name or path.stem)
-        settings = _parsed(settings)
+        return _parsed(change(replace(settings, name=settings.name or path.stem)))
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
-    return replace(settings, data=data, name=f"{settings.name}-{Path(data).stem}") if data else settings
+
+
+def read_on(path: Path, data: str | None) -> CompareSettings:
+    """Read the YAML of a comparison, on other data if they are given, which become part of its name then.
+
+    Args:
+        path: of the YAML.
+        data: name of a YAML in `configs/data`, or its path.
+
+    Raises:
+        UserError: as `read_settings`.
+    """
+    if not data:
+        return read_settings(path)
+    config = find_config("data", data)
+    settings = read_settings(path, lambda settings: replace(settings, data=str(config)))
+    return replace(settings, name=f"{settings.name}-{config.stem}")
 
 
 def _parsed(settings: CompareSettings) -> CompareSettings:
     """Return checked settings with arms, an axis and paths in the places of what the YAML says."""
     if len(settings.arms) < 2:
         raise UserError(f"arms: a comparison needs two, found {', '.join(settings.arms) or 'none'}")
-    if settings.control not in settings.arms:
-        raise UserError(
-            f"control: '{settings.control}' is none of the arms {', '.join(settings.arms)}"
-            f"{nearest(settings.control, settings.arms)}"
-        )
+    named_arms = [("control", settings.control), ("subject", settings.subject or settings.control)]
+    for option, name in [*named_arms, *(("controls", name) for name in settings.controls)]:
+        if name not in settings.arms:
+            raise UserError(
+                f"{option}: '{name}' is none of the arms {', '.join(settings.arms)}{nearest(name, settings.arms)}"
+            )
     for option, names in {"name": [settings.name], "arms": list(settings.arms)}.items():
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise UserError(f"{option}: '{name}' becomes a folder; use letters, digits, _ and -")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UserError(f"seeds: expected different seeds, at least one, found {settings.seeds}")
-    if not settings.tests:
-        raise UserError("tests: expected episodes to test on, e.g. {n_way: 5, n_shot: 1}, found none")
     named = ("data", "learner", "generator", "redrawer")
     paths: dict[str, Any] = {option: str(find_config(option, getattr(settings, option))) for option in named}
     for option in ("budget", "generator_budget"):
@@ -162,28 +199,67 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
     for name, content in settings.arms.items():
         arm = typed(ArmSettings, content or {}, f"arms.{name}.")
         _check_references(name, arm, arms, settings.seeds)
+        if arm.of and arm.learner:
+            raise UserError(f"arms.{name}.learner: '{arm.learner}' is given, but its learners are those of '{arm.of}'")
         try:
             learner = str(find_config("learner", arm.learner)) if arm.learner else paths["learner"]
             policy = [str(find_config("policy", one)) for one in arm.policy]
         except UserError as error:
             raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
-        arms[name] = replace(arm, title=arm.title or name, learner=learner, policy=policy)
+        if arm.support and not settings.subject:
+            raise UserError(
+                f"arms.{name}.support: these tests lack episodes that others have; expected a subject, or support in "
+                f"an entry of tests"
+            )
+        arm = replace(arm, title=arm.title or name, learner=learner, policy=policy)
+        arms[name] = _laid_over(name, arm, arms) if arm.of else arm
+    if settings.subject and settings.over is not None:
+        raise UserError("over: a comparison with a subject has no axis")
+    controls = settings.controls or _default_controls(settings, arms)
+    if len(set(controls)) == len(arms):
+        raise UserError(f"controls: all arms are controls ({', '.join(controls)}); expected one to hold to them")
     axis = None if settings.over is None else typed(Axis, settings.over, "over.")
     if axis and (not axis.values or sorted(set(axis.values)) != axis.values):
         raise UserError(f"over.values: expected ascending values, found {axis.values}")
-    return replace(settings, **paths, arms=arms, over=axis and replace(axis, title=axis.title or axis.option))
+    return replace(
+        settings, **paths, arms=arms, controls=controls, over=axis and replace(axis, title=axis.title or axis.option)
+    )
+
+
+def _default_controls(settings: CompareSettings, arms: Mapping[str, ArmSettings]) -> list[str]:
+    if not settings.subject:
+        return [settings.control]
+    return [name for name, arm in arms.items() if settings.subject not in (name, arm.of) and not _redraws(arm)]
+
+
+def _redraws(arm: ArmSettings) -> bool:
+    """Whether an arm is tested with images of a generator beside the support images."""
+    return arm.support is not None and arm.support.get("redraw", {}).get("learned", 1.0) > 0
+
+
+def _laid_over(name: str, arm: ArmSettings, earlier: Mapping[str, ArmSettings]) -> ArmSettings:
+    """Return an arm that tests the learners of an earlier one, with what that one says."""
+    trained = [other for other, of_other in earlier.items() if of_other.train]
+    if arm.of not in trained:
+        raise UserError(
+            f"arms.{name}.of: '{arm.of}' is no earlier arm that is trained; there are {', '.join(trained) or 'none'}"
+            f"{nearest(arm.of, trained)}"
+        )
+    base = earlier[arm.of]
+    policy, options = [*base.policy, *arm.policy], {**base.options, **arm.options}
+    return replace(arm, learner=base.learner, policy=policy, options=options, train=False)
 
 
 def _check_references(name: str, arm: ArmSettings, earlier: Mapping[str, ArmSettings], seeds: list[int]) -> None:
     known = [*(other for other, of_other in earlier.items() if of_other.train), *ROLES]
     for reference in sorted(references(arm.options)):
-        other, _, seed = reference.partition("@")
+        other, seed, _ = parts_of(reference)
         if other not in known:
             raise UserError(
                 f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm that is trained and no "
                 f"generator; there are {', '.join(known)}{nearest(other, known)}"
             )
-        if seed and int(seed) not in seeds:
+        if seed is not None and seed not in seeds:
             raise UserError(
                 f"arms.{name}.options: found '{{{reference}}}', but the seeds are {', '.join(map(str, seeds))}"
             )

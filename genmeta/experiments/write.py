@@ -8,36 +8,68 @@ from statistics import mean
 from typing import Any
 
 from genmeta.evaluation.statistics import ALPHA
-from genmeta.evaluation.tables import markdown_table
+from genmeta.evaluation.tables import markdown_table, shape_title
+from genmeta.experiments.answer import answer_of, dot_plot
 from genmeta.experiments.pictures import draw_arms, draw_curves
 from genmeta.experiments.plan import Plan
 from genmeta.experiments.results import Arm, Difference, against_control, corrected, facts, read_arm
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import banner, write_whole
 from genmeta.experiments.settings import CompareSettings, Value
+from genmeta.experiments.subject import credit_of, differences_of, page_of
 from genmeta.experiments.tables import Points, accuracy_rows, as_csv, as_latex, difference_rows
 from genmeta.experiments.words import verdict
 
 
-def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> str:
-    """Write the results of a finished comparison into its folder; return the Markdown page.
+def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tuple[str, Points]:
+    """Write the results of a finished comparison into its folder; return the Markdown page and what it is made of.
+
+    One with a subject has no .csv, .tex and .png: an arm of it is in several differences.
 
     Raises:
         UserError: arms were not tested on the same episodes.
     """
-    axis, of_runs = settings.over, facts(list(plan.tests.values()), plan.runs)
+    of_runs = facts(list(plan.tests.values()), plan.runs)
     found = {value: _arms(settings, plan, value, folder) for value in settings.values}
-    differences = corrected(
-        [one for value, arms in found.items() for one in against_control(arms, settings.control, value)]
-    )
-    label, titles = (axis.title if axis else ""), {name: arm.title for name, arm in settings.arms.items()}
-    words = "" if axis else verdict(differences, found[None], len(settings.seeds), settings.part)
-    results = _results(settings, plan, found, differences) | of_runs | {"sentence": words}
+    if settings.subject:
+        arms = found[None]
+        differences = differences_of(settings.subject, arms)
+        words = credit_of(settings.subject, differences, arms)
+        results = _results(settings, plan, found, differences) | of_runs | {"sentence": words}
+        results |= _answer(settings, arms)
+        text = (
+            banner(results)
+            + _opening(results, arms)
+            + page_of(settings, results, differences, arms, bool(plan.generators))
+        )
+        write_whole(folder / "results.md", text)
+    else:
+        differences = corrected(
+            [one for value, arms in found.items() for one in against_control(arms, settings.control, value)]
+        )
+        words = "" if settings.over else verdict(differences, found[None], len(settings.seeds), settings.part)
+        results = _results(settings, plan, found, differences) | of_runs | {"sentence": words}
+        results |= {} if settings.over else _answer(settings, found[None])
+        text = _write_tables(settings, results, found, differences, folder)
+    write_json(folder, results)
+    return text, found
+
+
+def _write_tables(
+    settings: CompareSettings,
+    results: Mapping[str, Any],
+    found: Points,
+    differences: Sequence[Difference],
+    folder: Path,
+) -> str:
+    """Write results.md, .csv, .tex and .png of arms that are held to one control; return the page."""
+    label = settings.over.title if settings.over else ""
+    titles = {name: arm.title for name, arm in settings.arms.items()}
+    words = [results["sentence"]] if results["sentence"] else []
     tables = [markdown_table(accuracy_rows(found, label)), markdown_table(difference_rows(differences, titles, label))]
-    text = (
-        banner(results) + "\n\n".join([*([words] if words else []), *tables, _notes(settings, results, found)]) + "\n"
-    )
-    if axis:
+    opening = "" if settings.over else _opening(results, found[None])
+    text = banner(results) + opening + "\n\n".join([*words, *tables, _notes(settings, results, found)]) + "\n"
+    if settings.over:
         draw_curves(found, label, folder / "results.png")
     else:
         draw_arms(found[None], settings.control, folder / "results.png")
@@ -48,8 +80,23 @@ def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> str
         f"* differs from {titles[settings.control]} (p < {ALPHA}, Holm)"
     )
     (folder / "results.tex").write_text(as_latex(found, differences, label, caption))
-    write_json(folder, results)
     return text
+
+
+def _answer(settings: CompareSettings, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """Return what results.json says of the answer: a sentence, on the first kind of episodes."""
+    shape = arms[settings.control].shapes[0]
+    return {"answer": answer_of(arms, settings.controls, shape).sentence, "controls": settings.controls}
+
+
+def _opening(results: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
+    """Return what the page opens with: the answer, and a plot for each kind of episodes."""
+    controls = results["controls"]
+    shapes = arms[results["control"]].shapes
+    plots = [dot_plot(arms, controls, shape) for shape in shapes]
+    drawn = [f"{shape_title(plot.shape)}, accuracy in %\n{plot.as_text()}" for plot in plots]
+    legend = f"○ control, │ the best of them, ─ {plots[0].interval}"
+    return f"{results['answer']}\n\n```\n" + "\n\n".join([*drawn, legend]) + "\n```\n\n"
 
 
 def write_json(folder: Path, results: Mapping[str, Any]) -> None:
@@ -65,7 +112,9 @@ def _arms(settings: CompareSettings, plan: Plan, value: Value, folder: Path) -> 
         fits = {seed: plan.fits[value, name, seed] for seed in settings.seeds if (value, name, seed) in plan.fits}
         once = len(tests) > 1 and len(set(tests.values())) == 1
         seconds = round(mean(_training_seconds(test) for test in tests.values()), 1)
-        arms[name] = read_arm(arm.title, tests, fits, folder, once=once, training_seconds=seconds)
+        names = plan.names.get(name)
+        more: dict[str, Any] = {"once": once, "training_seconds": seconds, "learner": arm.of}
+        arms[name] = read_arm(arm.title, tests, fits, folder, names, **more)
     return arms
 
 

@@ -201,3 +201,15 @@ def real_classes(data: ImageDataModule) -> Tensor:
     n_images = min(N_INSTANCES, *map(len, of_class))
     rows = torch.stack([of[-n_images:].flip(0) for of in of_class])
     return data.features(data.rendered(rows.flatten())).unflatten(0, rows.shape)
+
+
+def metrics_of_real(data: ImageDataModule) -> dict[str, float]:
+    """Return the metrics of real training images in the place of samples: what a perfect generator would reach."""
+    held_out, rows = evenly(data.held_out_rows, N_SAMPLES), data.train_rows
+    train = data.rendered(evenly(rows, len(data.held_out_rows)))
+    result = sample_metrics(data.features(data.rendered(held_out)), data.features(train))
+    result["recognisability"] = recognisability(real_classes(data), N_WAY, make_rng("report"))
+    result["spread"] = 1.0  # of real classes: what that of others is divided by
+    to_train = nearest_distance(data.rendered(evenly(rows[::2], 500)), data.rendered(rows[1::2])).median()
+    of_held_out = nearest_distance(data.rendered(held_out), data.rendered(evenly(rows, 10_000))).median()
+    return result | {"memorisation": (to_train / of_held_out).item()}
