@@ -16,6 +16,7 @@ from typing import Any
 from genmeta.cli.tracking import IMAGES, STEP, has_account, project
 
 TITLE = "genmeta"
+IS_OPEN = ("Comparison", "Validation", "Test")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Panel:
 
 
 SECTIONS: dict[str, tuple[Panel, ...]] = {
+    "Comparison": (
+        Panel("table", "arms, with intervals over episodes and over seeds", ("tables/arms",)),
+        Panel("table", "paired differences from the control", ("tables/differences",)),
+        Panel("media", "arms", ("pictures/results",)),
+    ),
     "Losses": (
         Panel("line", "training loss", ("train/loss",)),
         Panel("line", "GAN: discriminator, generator, encoder", ("train/loss_d", "train/loss_g", "train/loss_e")),
@@ -70,6 +76,8 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("bar", "5-way 5-shot", ("test/acc_5w5s",)),
         Panel("bar", "5-way 5-shot: half width of the 95 % interval", ("test/acc_5w5s_ci95",)),
         Panel("table", "results with intervals", ("tables/results",)),
+        Panel("table", "worst queries of the worst episodes", ("tables/episodes",)),
+        Panel("media", "which classes are taken for which", ("pictures/confusion",)),
     ),
     "Samples": (
         Panel("media", "samples", ("pictures/samples",)),
@@ -91,9 +99,14 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("table", "what each dimension carries", ("explore/latent_dimensions",)),
     ),
 }
+GROUPED_BY = ("Group", "config.experiment_version", "JobType", "config.arm")
+"""A bar, or a line, is the mean of these: seeds of one arm of one experiment. A run by itself is an arm of its own."""
+
 IN_REPORT = {
-    "Test": "Accuracy on classes that neither generator nor learner has seen. A bar is a run; its interval is over "
-    "test episodes, not over training runs: compare arms on identical episodes, not by bars that overlap.",
+    "Comparison": "Which arm, by how much, how sure: the sentence stands in the run's notes. Differences are paired, "
+    "on the same episodes.",
+    "Test": "Accuracy on classes that neither generator nor learner has seen. A bar is an arm, the mean over its "
+    "seeds: compare arms by their paired differences, not by bars that overlap.",
     "Validation": "What checkpoints and settings are chosen by.",
     "Accuracy by source": "Training accuracy on real and on generated images: generated ones that are far easier "
     "teach little.",
@@ -139,10 +152,18 @@ def workspace(entity: str, name: str) -> Any:
     import wandb_workspaces.workspaces as ws
 
     sections = [
-        ws.Section(name=title, panels=[draw(panel) for panel in panels], is_open=title in ("Validation", "Test"))
+        ws.Section(name=title, panels=[draw(panel) for panel in panels], is_open=title in IS_OPEN)
         for title, panels in SECTIONS.items()
     ]
-    return ws.Workspace(name=TITLE, entity=entity, project=name, sections=sections, auto_generate_panels=False)
+    grouped = [ws.Config(key.removeprefix("config.")) if "." in key else ws.Metric(key) for key in GROUPED_BY]
+    return ws.Workspace(
+        name=TITLE,
+        entity=entity,
+        project=name,
+        sections=sections,
+        runset_settings=ws.RunsetSettings(groupby=grouped),
+        auto_generate_panels=False,
+    )
 
 
 def report(entity: str, name: str) -> Any:
@@ -150,11 +171,11 @@ def report(entity: str, name: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = [
-        wr.P("Did generated knowledge help a few-shot learner? Runs are grouped by experiment and job type."),
+        wr.P("Did generated knowledge help a few-shot learner? Runs are grouped by experiment, job type and arm."),
         wr.TableOfContents(),
     ]
     for title, text in IN_REPORT.items():
-        runs = wr.Runset(entity=entity, project=name if entity else "", name="all runs", groupby=["group", "job_type"])
+        runs = wr.Runset(entity=entity, project=name if entity else "", name="all runs", groupby=list(GROUPED_BY))
         panels = [draw(panel) for panel in SECTIONS[title]]
         blocks += [wr.H2(title), wr.P(text), wr.PanelGrid(runsets=[runs], panels=panels)]
     description = "Written by scripts/dashboard.py; change it there."

@@ -1,11 +1,14 @@
 """Hook of mkdocs: pages of the site that no file in `docs` is.
 
 README, CONTRIBUTING and CHANGELOG become pages as they are, with their links turned the right way, and links of `docs`
-to them too; so nothing is copied, and links work in the repository and on the site. Each package of genmeta gets a page
-of the API, so that a new module is on it without being listed anywhere.
+to them too; so nothing is copied, and links work in the repository and on the site. Notebooks in `docs` become pages,
+with their outputs. Each package of genmeta gets a page of the API, so that a new module is on it without being listed
+anywhere.
 """
 
 import ast
+import base64
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -30,6 +33,11 @@ def on_files(files: Files, config: Any) -> Files:
     for name, page in TOP.items():
         text = _LINK.sub(_from_top, (ROOT / name).read_text(encoding="utf-8"))
         files.append(File.generated(config, page, content=text))
+    for path in sorted((ROOT / "docs").glob("*.ipynb")):
+        text, pictures = notebook_page(path)
+        files.append(File.generated(config, f"{path.stem}.md", content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, name, content=content))
     for package in packages():
         files.append(File.generated(config, f"api/{package}.md", content=api_page(package)))
     return files
@@ -57,6 +65,27 @@ def api_page(package: str) -> str:
     init = ROOT.joinpath(*package.split("."), "__init__.py")
     about = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
     return "\n\n".join([f"# {package}", about, *(f"::: {name}" for name in modules(package))]) + "\n"
+
+
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as Markdown, its code and outputs fenced, and the PNG files of its pictures by their names."""
+    blocks: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            blocks.append(source)
+            continue
+        blocks.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            shown = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in shown:
+                name = f"{path.stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode("".join(shown["image/png"]))
+                blocks.append(f"![what the cell above shows]({name})")
+            else:
+                blocks.append(f"```text\n{''.join(shown['text/plain']).rstrip()}\n```")
+    return "\n\n".join(blocks) + "\n", pictures
 
 
 def _from_top(link: re.Match[str]) -> str:

@@ -1,6 +1,8 @@
 """`genmeta export`: what is written is what was trained, and others can read it."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,14 @@ import yaml
 from test_cli import assert_one_line
 
 import genmeta
+from genmeta.cli import onnx_file
 from genmeta.cli.main import main
+from genmeta.errors import UserError
 from genmeta.experiments.run_folder import write_run_file
 from genmeta.learners.checkpoint import load_learner
+from genmeta.learners.maml import MAML
+from genmeta.learners.metric import PixelNearestNeighbour
+from genmeta.models.backbones import Conv4
 from genmeta.models.checkpoint import KEY, load_generator, read_checkpoint
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -74,6 +81,56 @@ def test_the_card_has_hashes_and_the_figures_of_the_tests_of_this_checkpoint(lea
         assert said in card
     assert "75.00" not in card, "a test of another checkpoint"
     assert "train/loss" not in card
+
+
+def test_the_backbone_in_onnx_gives_the_same_features(learner, tmp_path, capfd):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    from onnx.reference import ReferenceEvaluator
+
+    assert main(["export", str(learner), f"--out={tmp_path / 'out'}", "--onnx"]) == 0
+    told = capfd.readouterr()
+    assert told.out.endswith("/model.safetensors, config.json, README.md, backbone.onnx\n")
+    assert told.err == ""
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("README.md", "backbone.onnx", "config.json", "model.safetensors")
+    ]
+    model = onnx.load(tmp_path / "out" / "backbone.onnx")
+    onnx.checker.check_model(model)
+    backbone = load_learner(str(learner)).learner.backbone
+    for n in (1, 3):
+        images = torch.rand(n, 1, 28, 28)
+        (features,) = ReferenceEvaluator(model).run(None, {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(features), backbone(images), rtol=1e-4, atol=1e-5)
+    assert "float32 `[n, 1, 28, 28]` in [0, 1]" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_onnx_without_its_packages_is_one_line_before_anything_is_written(learner, tmp_path, monkeypatch, capsys):
+    find_spec = onnx_file.importlib.util.find_spec
+    missing = {"onnx", "onnxscript"}
+    monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda n: None if n in missing else find_spec(n))
+    args = ["export", str(learner), f"--out={tmp_path / 'out'}", "--onnx"]
+    assert main(args) == 2
+    told = '--onnx: needs onnx and onnxscript, not installed here; pip install "genmeta[onnx]"'
+    assert_one_line(capsys, re.escape(told))
+    missing.remove("onnx")
+    assert main(args) == 2
+    assert_one_line(capsys, "--onnx: needs onnxscript, not")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_has_no_backbone_of_images_alone_is_told(learner, redrawer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnx_file, "_NEEDED", ())
+    assert main(["export", str(redrawer), f"--out={tmp_path / 'out'}", "--onnx"]) == 2
+    assert_one_line(capsys, "is of a generator; expected a learner, whose backbone is written")
+    assert not (tmp_path / "out").exists()
+    loaded = load_learner(str(learner))
+    for other in (MAML(Conv4(norm="batch"), n_way=5, inner_lr=0.1), PixelNearestNeighbour()):
+        with pytest.raises(UserError, match=f"{type(other).__name__} has no backbone that is the same in every task"):
+            onnx_file.as_onnx(replace(loaded, learner=other))
+    loaded.learner.backbone = Conv4(norm="batch")  # which ours refuse, other people's may not
+    with pytest.raises(UserError, match="this ProtoNet normalises each image with those beside it"):
+        onnx_file.as_onnx(loaded)
 
 
 def test_what_cannot_be_exported_or_read_is_one_line(learner, tmp_path, capsys):

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from genmeta.errors import UserError
 from genmeta.experiments import execute, warm
+from genmeta.experiments.labels import labelled, version_of
 from genmeta.experiments.run import Run
 
 # stands in for genmeta: writes its run file, unless it is told to fail, and records that it ran
@@ -58,6 +59,22 @@ def test_runs_wait_for_those_they_need_and_are_not_repeated(program, tmp_path, c
     assert execute.run_all([test, other, fit], 1, program) == []
     assert names(tmp_path) == ["other", "fit", "test", "other"]
     assert "3 runs, 2 finished before" in capsys.readouterr().out
+
+
+def test_labels_reach_the_command_and_do_not_make_it_another_run(program, tmp_path):
+    plain = Run("fit", ("fit", "--a=1"), str(tmp_path))
+    test = Run("test", ("test",), str(tmp_path), after=(plain,))
+    runs = labelled([plain, test], "mine/1", {plain: "real"}, {"real": "real only"}, "--run.group=mine")
+    assert runs == [plain, test]
+    assert [run.folder for run in runs] == [plain.folder, test.folder]
+    assert version_of(runs) == version_of([test, plain]) != version_of([plain])
+    assert execute.run_all(runs, 1, program) == []
+    assert plain.finished, "it waits for the same run, and is found by it"
+    told = {"run.experiment": "mine/1", "run.group": "mine"}
+    of_arm = {"run.arm": "real", "run.arm_title": "real only"}
+    assert (told | of_arm).items() <= plain.summary["metrics"].items()
+    assert told.items() <= test.summary["metrics"].items()
+    assert not of_arm.keys() & test.summary["metrics"].keys()
 
 
 def test_a_failed_run_is_told_and_stops_only_what_needs_it(program, tmp_path, capsys):

@@ -6,16 +6,22 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT
-from tracked_runs import Recorded, make_runs
+from test_golden import checked, finish
+from tracked_runs import Recorded, make_runs, of_kind, recorded
 
-from genmeta.cli import lineage, tracking
+from genmeta.cli import experiment, lineage, tracking
 from genmeta.cli.main import main
 from genmeta.cli.tracking import BEST, IMAGES, STEP
+from genmeta.experiments import default_plan
+from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import RunSettings
+from genmeta.modules.worst_queries import COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +69,124 @@ def test_runs_are_labelled_so_that_they_group_and_filter(runs):
         "by-hand": "meta-test",
         "audit-learner": "audit",
         "explore": "explore",
+        "compare": "compare",
+        "compared": "meta-test",
     }
     assert all(run.run["project"] == "genmeta" for run in runs.values())
     assert runs["learner"].run["run_group"] == "together"
-    assert {"data:toy", "split:toy"} <= set.intersection(*(set(r.run["tags"]) for r in runs.values()))
+    of_data = [set(run.run["tags"]) for name, run in runs.items() if name != "compare"]
+    assert {"data:toy", "split:toy"} <= set.intersection(*of_data)
     learner = {"learner:ProtoNet", "tasks:MixedTasks", "tasks:LatentTasks", "policy:RandomOther", "generator:vae"}
     assert learner <= set(runs["learner"].run["tags"])
     assert "generator:gan" in runs["gan"].run["tags"]
+
+
+def test_a_run_of_a_comparison_says_its_arm_its_seed_and_of_what_it_is(runs):
+    compared, compare = runs["compared"], runs["compare"]
+    version = compare.config["experiment_version"]
+    place = {"arm": "real", "arm_title": "real, with rotations", "seed": 1}
+    place |= {"experiment": "two", "experiment_version": version}
+    assert place.items() <= compared.config.items()
+    assert {"arm:real", "seed:1", "experiment:two", f"version:{version}"} <= set(compared.run["tags"])
+    assert compared.run["run_group"] == compare.run["run_group"] == "two"
+    assert {"experiment:two", f"version:{version}"} <= set(compare.run["tags"])
+    alone = runs["learner"]
+    assert {"arm:learner", "seed:0"} <= set(alone.run["tags"])
+    assert alone.config["arm"] == "learner"
+    assert "experiment" not in alone.config
+
+
+def test_the_run_of_a_comparison_has_its_sentence_its_arms_and_their_paired_differences(runs):
+    compare = runs["compare"]
+    results = json.loads((compare.folder / "results.json").read_text())
+    assert results["sentence"] in compare.run["notes"]
+    arms, differences = compare.table("tables/arms"), compare.table("tables/differences")
+    assert [(row["arm"], row["title"], row["seeds"], row["is_control"]) for row in arms] == [
+        ("real", "real, with rotations", 2, False),
+        ("pixels", "pixels", 1, True),
+    ]
+    (expected,) = results["comparisons"]
+    (found,) = differences
+    assert found["difference"] == expected["difference"]
+    assert (found["title"], found["control"], found["episodes"]) == ("real, with rotations", "pixels", "5w1s")
+    assert (found["ci95_seeds"], found["p_holm"]) == (expected["ci95_seeds"], expected["p_holm"])
+    assert arms[0]["accuracy"] - arms[1]["accuracy"] == pytest.approx(found["difference"])
+    inputs = compare.config["inputs"]
+    assert sorted(inputs) == ["real-seed0", "real-seed1"]
+    assert Recorded(Path(inputs["real-seed1"]["path"]).parents[1]).run["run_id"] == inputs["real-seed1"]["run_id"]
+
+
+def test_the_run_of_an_experiment_has_the_same_tables_and_its_runs_their_arms(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", "")
+    monkeypatch.chdir(ROOT)
+    begun: list[Run] = []
+    monkeypatch.setattr(experiment, "run_all", lambda runs, *_: begun.extend(runs) or finish(runs))
+    monkeypatch.setattr(experiment, "checked", checked("protonet.yaml"))
+    monkeypatch.setattr(default_plan, "check_role", Mock())
+    assert experiment.experiment(["--runs", str(tmp_path)]) == 0
+    (results,) = tmp_path.glob("glyphs-*/001/results.json")
+    content, recorded_run = json.loads(results.read_text()), Recorded(results.parent)
+    name = results.parent.parent.name
+    assert (recorded_run.config["experiment"], recorded_run.config["experiment_version"]) == (name, "001")
+    assert content["sentence"] in recorded_run.run["notes"]
+    found = [row["difference"] for row in recorded_run.table("tables/differences")]
+    assert found == [one["difference"] for one in content["comparisons"]]
+    titles = {row["arm"]: row["title"] for row in recorded_run.table("tables/arms")}
+    assert titles == {arm: of_arm["title"] for arm, of_arm in content["arms"].items()}
+    labels = {run.label: run.labels for run in begun}
+    assert len(labels) == len(begun) > 10
+    whose = f"--run.experiment={name}/001"
+    assert labels["elastic-seed1 test"] == (whose, "--run.arm=elastic", f"--run.arm_title={titles['elastic']}")
+    assert labels["vae_deformation-glyphs 001"] == (whose,)
+
+
+def test_the_table_of_test_episodes_shows_the_worst_queries_of_the_worst(runs):
+    rows = runs["test"].table("tables/episodes")
+    assert list(rows[0]) == list(COLUMNS)
+    assert len(rows) == 8 * 4
+    accuracies = json.loads((runs["test"].folder / "run.json").read_text())["episode_accuracies"]["5w1s"]
+    lowest = sorted(range(len(accuracies)), key=lambda number: (accuracies[number], number))[:8]
+    assert [row["episode"] for row in rows] == [number for number in lowest for _ in range(4)]
+    assert [row["episode accuracy"] for row in rows[::4]] == pytest.approx([accuracies[number] for number in lowest])
+    for row in rows:
+        assert (row["class"] == row["taken for"]) == (row["how often confused"] is None)
+        assert row["probability"] >= row["probability of its class"]
+        assert row["query"] == row["its support"] == "Image"
+    # which the file of the table only names; they are beside it in what is sent
+    (table,) = [one for name, one in runs["test"].artifacts(used=False).items() if "-tablesepisodes-" in name]
+    pictures = [entry for entry in table["manifest"]["contents"] if entry["path"].endswith(".png")]
+    assert 32 <= len(pictures) <= 3 * 32, "those that are equal are sent once"
+
+
+def test_a_run_that_goes_on_in_its_folder_is_the_same_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", "")
+    monkeypatch.chdir(ROOT)
+    args = ["fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
+    where = ["--config=configs/trainer/debug.yaml", f"--run.folder={tmp_path}", "--run.name=a", "--run.version=v"]
+    run = tmp_path / "a" / "v"
+    assert main([*args, *where]) == 0
+    (run / "run.json").unlink()  # as if it had been stopped
+    last = f"--ckpt_path={run}/checkpoints/last.ckpt"
+    monkeypatch.delenv("GENMETA_RUN_FOLDER")
+    assert main([*args, *where, last, "--trainer.max_epochs=2"]) == 0
+    first, second = (recorded(file) for file in sorted(run.glob("wandb/offline-run-*/*.wandb")))
+    ids = [of_kind(records, "run")[0]["run_id"] for records in (first, second)]
+    assert ids == [json.loads((run / "run.json").read_text())["wandb"]] * 2
+    items = [[entry["item"] for entry in of_kind(part, "history")] for part in (first, second)]
+    steps = [[item[STEP] for item in of_part if "train/loss" in item] for of_part in items]
+    assert steps == [[0, 1, 2], [3, 4, 5]], "it goes on, and does not begin again"
+    assert "learner" not in json.dumps([e["update"].get("inputs") for e in of_kind(second, "config")]), (
+        "its own checkpoint is no input"
+    )
+    # another training that begins with its checkpoint is another run, which names it
+    monkeypatch.delenv("GENMETA_RUN_FOLDER")
+    assert main([*args, *where, "--run.version=w", last, "--trainer.max_epochs=3"]) == 0
+    other = Recorded(tmp_path / "a" / "w")
+    assert other.run["run_id"] != ids[0]
+    assert other.config["inputs"]["learner"]["run_id"] == ids[0]
+    assert "W&B fails" not in capsys.readouterr().err
 
 
 def test_every_entry_of_training_has_both_axes(runs):
@@ -127,7 +244,7 @@ def test_every_metric_is_explained_and_every_explained_one_is_logged(runs):
     explained = set(re.findall(r"^\| `([^`]+)`", text, re.MULTILINE))
     logged = set().union(*(run.keys for run in runs.values())) - {"epoch"}
     logged = {re.sub(r"5w[15]s", "<shape>", key) for key in logged}
-    assert logged == explained - {"tables/arms"}  # logged by `genmeta experiment` alone, which has no run here
+    assert logged == explained
 
 
 def test_every_key_of_the_dashboard_is_logged(runs):
@@ -140,6 +257,25 @@ def test_every_key_of_the_dashboard_is_logged(runs):
     logged = set().union(*(run.keys for run in runs.values()))
     panels = [panel for section in dashboard.SECTIONS.values() for panel in section]
     assert {key for panel in panels for key in (*panel.keys, panel.x)} - logged == set()
+    # bars were those of all tests of an experiment together
+    grouped = [("run", "group"), ("config", "experiment_version.value"), ("run", "jobType"), ("config", "arm.value")]
+    for made in (dashboard.workspace("me", "genmeta"), dashboard.report("", "genmeta")):
+        groupings = list(values_of(json.loads(dashboard.as_json(made)), "grouping"))
+        assert groupings
+        for keys in groupings:
+            assert [(key["section"], key["name"]) for key in keys] == grouped
+    assert {"experiment_version", "arm"} <= set(runs["compared"].config)
+
+
+def values_of(content: object, name: str) -> Iterator[object]:
+    """Yield what stands under a name, anywhere in a JSON; a report has a JSON within."""
+    if isinstance(content, str) and content.startswith("{"):
+        content = json.loads(content)
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in entries:
+        if key == name:
+            yield value
+        yield from values_of(value, name)
 
 
 def test_artifacts_can_be_left_out(runs, tmp_path, monkeypatch):
@@ -159,8 +295,8 @@ def test_a_run_is_recorded_in_its_folder_whatever_ran_before_in_this_process(tmp
         folder = tmp_path / name / "runs" / "check" / "001"
         folder.mkdir(parents=True)
         monkeypatch.chdir(tmp_path / name)
-        with tracking.tracking(RunSettings(name=name), Path("runs/check/001"), "check") as experiment:
-            experiment.log({"x": 1})
+        with tracking.tracking(RunSettings(name=name), Path("runs/check/001"), "check") as begun:
+            begun.log({"x": 1})
         assert Recorded(folder).run["display_name"] == f"{name}/001"
 
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genmeta.cli.options import OptionParser
+from genmeta.cli.tracked_results import track_results
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
 from genmeta.experiments.checks import check_comparison
 from genmeta.experiments.cluster import jobs_of, read_cluster
 from genmeta.experiments.execute import run_all
+from genmeta.experiments.labels import labelled, version_of
 from genmeta.experiments.plan import Layout, make_plan
 from genmeta.experiments.run_folder import RunSettings, lays_debug
 from genmeta.experiments.settings import read_on
@@ -42,8 +44,12 @@ def compare(args: Sequence[str]) -> int:
     plan = make_plan(found, Layout(folder))
     if plan.account:
         print(plan.account, flush=True)
+    experiment = f"{settings.name}/{version_of(plan.runs)}"
+    titles = {name: arm.title for name, arm in settings.arms.items()}
+    track = [f"--run.wandb={options.wandb}"] if options.track_runs else []
+    runs = labelled(plan.runs, experiment, plan.arm_of, titles, f"--run.group={settings.name}", *track)
     try:
-        failed = run_all(plan.runs, workers, begin=begin)
+        failed = run_all(runs, workers, begin=begin)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {command_line('compare', *args)}") from None
     if failed:
@@ -52,6 +58,9 @@ def compare(args: Sequence[str]) -> int:
     text, _ = write_comparison(found.settings, plan, folder)
     endings = sorted(path.suffix for path in folder.glob("results.*"))
     print(f"\n{text}\nresults      {folder}/results{', '.join(endings)}", flush=True)
+    learners = {run.name: run.checkpoint for run in plan.fits.values()}
+    own = RunSettings("compare", wandb=options.wandb, group=found.settings.name, experiment=experiment, debug=debug)
+    track_results(own, folder, learners, artifacts=options.track_runs)
     return 0
 
 
@@ -62,6 +71,8 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     add("--data", help="a YAML of configs/data or a path, in place of the comparison's; becomes part of its name")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
+    add("--wandb", default="auto", choices=["auto", "online", "offline", "off"], help="Weights & Biases: its tables")
+    add("--track_runs", action="store_true", help="record each training and test in W&B too, not the tables alone")
     add("--cluster", type=config_file, help="a YAML of configs/cluster: runs are its jobs; --workers does not count")
     options = parser.parse_args(args)
     if options.workers < 1:

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import yaml
 
-from genmeta.cli.lineage import describe_inputs, log_inputs, log_results
 from genmeta.cli.options import OptionParser
-from genmeta.cli.tracking import tracking
+from genmeta.cli.tracked_results import track_results
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
 from genmeta.experiments.checks import Checked, check_comparison
 from genmeta.experiments.default import default_settings
 from genmeta.experiments.execute import run_all
 from genmeta.experiments.expected import expected_seconds
+from genmeta.experiments.labels import labelled
 from genmeta.experiments.plan import Layout, Plan, make_plan
-from genmeta.experiments.results import Arm
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import RunSettings, claim_run_folder, find_same_run, lays_debug, write_whole
 from genmeta.experiments.settings import ROLES
@@ -51,19 +50,21 @@ def experiment(args: Sequence[str]) -> int:
     folder, versions = _taken_up(found, options.runs) or _begun(found, options.runs)
     plan = plan_in(folder, versions, found, options.runs, options.wandb)
     print(_told(found, plan, folder), flush=True)
+    label = f"{found.settings.name}/{folder.name}"
+    titles = {name: arm.title for name, arm in found.settings.arms.items()}
     try:
-        failed = run_all(plan.runs, options.workers)
+        failed = run_all(labelled(plan.runs, label, plan.arm_of, titles), options.workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {command_line('experiment', *args)}") from None
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text, points = write_comparison(found.settings, plan, folder)
+    text, _ = write_comparison(found.settings, plan, folder)
     print(f"\n{text}\n{_where_things_are(found, plan, folder, time.monotonic() - started)}", flush=True)
     learners = {f"{arm}-seed{seed}": run.checkpoint for (_, arm, seed), run in plan.fits.items()}
     name = found.settings.name
-    run = RunSettings(name=name, group=name, wandb=options.wandb, debug=options.debug)
-    _track(run, folder, points[None], learners)
+    run = RunSettings(name, group=name, wandb=options.wandb, debug=options.debug, experiment=label)
+    track_results(run, folder, learners)
     return 0
 
 
@@ -197,20 +198,3 @@ def _where_things_are(found: Checked, plan: Plan, folder: Path, seconds: float) 
         lines.append(f"{role:12} {run.checkpoint}, pictures in {run.folder}/pictures")
     lines.append(f"episodes     {first.folder / 'pictures' / 'episodes.png'}")
     return "\n".join(lines)
-
-
-def _track(run: RunSettings, folder: Path, arms: Mapping[str, Arm], learners: dict[str, Path]) -> None:
-    """Send the table to W&B, with the learners that it compares."""
-    with tracking(run, folder, "compare") as experiment:
-        if experiment is None:
-            return
-        import wandb
-
-        experiment.config.update({"inputs": describe_inputs(learners)})
-        log_inputs(experiment, learners)
-        table = wandb.Table(columns=["arm", "episodes", "accuracy", "ci95"])
-        for arm in arms.values():
-            for shape in arm.shapes:
-                table.add_data(arm.title, shape, *arm.over_episodes(shape))
-        experiment.log({"tables/arms": table})
-        log_results(experiment, run.name, folder / "results.md", folder / "results.json")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import genmeta
 from genmeta.cli.newest import checkpoint_of
+from genmeta.cli.onnx_file import ONNX, about_onnx, as_onnx, check_onnx
 from genmeta.cli.options import OptionParser
 from genmeta.cli.progress import in_words
 from genmeta.errors import UserError
@@ -22,6 +23,7 @@ from genmeta.experiments.run_folder import (
     claim_out,
     read_run_file,
 )
+from genmeta.learners.checkpoint import load_learner
 from genmeta.models.checkpoint import KEY, load_generator, read_checkpoint
 from genmeta.models.exported import CONFIG, WEIGHTS, write_exported
 
@@ -32,22 +34,30 @@ _LEFT_OUT = ("settings", "means", "generator", "redrawer")
 
 def export(args: Sequence[str]) -> None:
     """Write a trained learner or generator into a folder: weights as safetensors, how to build it as JSON, and a card
-    with its classes, their hash and its figures. `genmeta.load`, `genmeta predict` and `--data.generator` read it back.
+    with its classes, their hash and its figures. `genmeta.load`, `genmeta predict` and `--data.generator` read it back;
+    with `--onnx` other programs read the learner's backbone.
 
     Raises:
-        UserError: there is no such run, or the folder cannot be written.
+        UserError: there is no such run, the folder cannot be written, or there is no backbone for ONNX.
     """
     parser = OptionParser("genmeta export", export.__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of the run, or its checkpoint")
     parser.add_argument("--out", help="folder to write into (default runs/export/<next number>)")
+    parser.add_argument("--onnx", action="store_true", help=f"write the learner's backbone as {ONNX} too")
     options = parser.parse_args(args)
+    if options.onnx:
+        check_onnx()
     path = checkpoint_of(options.run)
     checkpoint = read_checkpoint(path)
     entry = checkpoint.get(KEY)
     if not isinstance(entry, Mapping) or not ("learner" in entry or "networks" in entry):
         raise UserError(f"checkpoint {path}: is neither of a learner nor of a generator of genmeta")
+    graph = None
     if "learner" in entry:
-        genmeta.load(path)  # what cannot be built from it is told here
+        loaded = load_learner(str(path))  # what cannot be built from it is told here
+        graph = as_onnx(loaded) if options.onnx else None
+    elif options.onnx:
+        raise UserError(f"--onnx: checkpoint {path} is of a generator; expected a learner, whose backbone is written")
     else:
         load_generator(path)
     entry = {key: value for key, value in entry.items() if key not in _LEFT_OUT}
@@ -56,8 +66,12 @@ def export(args: Sequence[str]) -> None:
     folder = claim_out(options.out, "export")
     about = {"genmeta": genmeta.__version__, "torch": torch.__version__}
     write_exported(folder, weights, entry, about)
-    (folder / CARD).write_text(card(path, entry, weights), encoding="utf-8")
-    print(f"exported     {folder}/{WEIGHTS}, {CONFIG}, {CARD}", flush=True)
+    files, text = [WEIGHTS, CONFIG, CARD], card(path, entry, weights)
+    if graph is not None:
+        graph.save(folder / ONNX, external_data=False)  # in one file
+        files, text = [*files, ONNX], text + about_onnx(loaded)
+    (folder / CARD).write_text(text, encoding="utf-8")
+    print(f"exported     {folder}/{', '.join(files)}", flush=True)
 
 
 def card(path: Path, entry: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,10 @@
 """What a run is called in Weights & Biases: its job type and its tags, so that runs group and filter by themselves."""
 
+from typing import Any
+
 from lightning.pytorch import LightningModule
 
+from genmeta.experiments.run_folder import RunSettings
 from genmeta.models.checkpoint import LatentModel
 from genmeta.models.gan_networks import Generator
 from genmeta.modules.episodic_data import EpisodicDataModule
@@ -44,6 +47,24 @@ def tags(model: LightningModule, data: EpisodicDataModule | ImageDataModule) -> 
             found.append("tasks:real")
         found += [f"generator:{kind_of(drawn)}" for drawn in (data.generator, data.redrawer) if drawn is not None]
     return sorted({tag[:LONGEST_TAG] for tag in found})
+
+
+def place_of(run: RunSettings, seed: int) -> dict[str, Any]:
+    """Return what the configuration says of a run's place among others: `arm`, `arm_title`, `seed`, and `experiment`
+    and `experiment_version` of a run that is a part of one. A run by itself is an arm of its own, by its name.
+    """
+    arm = run.arm or run.name
+    found = {"arm": arm, "arm_title": run.arm_title or arm, "seed": seed}
+    if run.experiment:
+        name, _, version = run.experiment.partition("/")
+        found |= {"experiment": name, "experiment_version": version}
+    return found
+
+
+def place_tags(of_run: dict[str, Any]) -> list[str]:
+    """Return `arm:`, `seed:`, and `experiment:` and `version:` of a run that is a part of one, from `place_of`."""
+    names = {"arm": "arm", "seed": "seed", "experiment": "experiment", "experiment_version": "version"}
+    return [f"{names[key]}:{value}"[:LONGEST_TAG] for key, value in of_run.items() if key in names]
 
 
 def kind_of(model: LatentModel) -> str:

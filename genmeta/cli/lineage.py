@@ -5,15 +5,15 @@ that wrote it, without asking a server: offline runs find each other when they a
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from genmeta.cli.tracking import kept_id
 from genmeta.data.splits import Split
-from genmeta.experiments.run_folder import RUN_FILE, SPLIT_FILE
+from genmeta.experiments.run_folder import SPLIT_FILE
 
 LARGEST_FILE = 200 * 2**20
 """Files above so many bytes are referred to by their path and checksum, not uploaded."""
@@ -25,7 +25,7 @@ def describe_inputs(checkpoints: Mapping[str, str | Path]) -> dict[str, dict[str
     It goes into the configuration of a run, which holds the lineage also where artifacts are left out.
     """
     return {
-        role: {"path": str(path), "sha256": _sha256(Path(path)), "run_id": _run_id(Path(path))}
+        role: {"path": str(path), "sha256": _sha256(Path(path)), "run_id": kept_id(Path(path).parent.parent)}
         for role, path in checkpoints.items()
     }
 
@@ -99,12 +99,3 @@ def _sha256(path: Path) -> str:
 def _hashed(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _run_id(checkpoint: Path) -> str | None:
-    """Return the W&B run that wrote a checkpoint, if its run folder says so."""
-    try:
-        content = json.loads((checkpoint.parent.parent / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content.get("wandb") if isinstance(content, dict) else None

@@ -51,6 +51,9 @@ def why_not_made(error: ValueError) -> UserError:
     """Return what a constructor has raised; the parser wraps it."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
+        missing = cause.__cause__
+        if isinstance(missing, ModuleNotFoundError):  # of Lightning's loggers, which says what to install
+            return UserError(f"the configured parts cannot be made: {' '.join(str(missing).split())}")
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
         return cause

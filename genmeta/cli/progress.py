@@ -1,18 +1,33 @@
 """What is seen while a run goes on."""
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from genmeta.output import say
 
 
-class LiveBar(TQDMProgressBar):
-    """Lightning's bar with losses and accuracies, without the version number."""
+class LiveBar(RichProgressBar):
+    """Lightning's bar of the package rich, without the version number. Losses and accuracies stand beside it, a line
+    each, so that they do not squeeze it in a terminal of 80 columns.
+    """
+
+    def __init__(self) -> None:
+        theme = RichProgressBarTheme(progress_bar="cyan", progress_bar_finished="green", metrics_text_delimiter="\n")
+        super().__init__(refresh_rate=4, theme=theme)  # a second; Lightning's hundred take time from training
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        description, bar, batches, time = super().configure_columns(trainer)[:4]  # then comes the speed
+        assert self._console is not None
+        bar.bar_width = max(10, min(40, self._console.width - 66))  # what the others and the longest number leave
+        return [description, bar, batches, time]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
@@ -35,6 +50,15 @@ class EpochLines(ProgressBar):
             metrics = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if isinstance(v, float)}
             numbers = "  ".join(f"{name} {value}" for name, value in in_words(metrics).items())
             say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}")
+
+
+def progress_bar() -> ProgressBar:
+    """Return what is seen of a run: a bar where it can be drawn again and again, else lines.
+
+    Both outputs must be terminals: rich sends all that is printed above the bar, also what was meant for a file.
+    """
+    terminal = sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return LiveBar() if terminal else EpochLines()
 
 
 def in_words(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -61,6 +85,8 @@ def quiet() -> None:
     for message in (
         # our config.yaml is there first; run folders are never used twice
         r"Experiment logs directory .* exists and is not empty",
+        # a run that goes on in its own folder is meant to
+        r"Checkpoint directory .* exists and is not empty",
         # a test needs no ModelCheckpoint
         r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",
         # Lightning's own tree code against torch >= 2.10

@@ -64,7 +64,7 @@ class Recorder:
         Args:
             trainer: of the run.
             loggers: the CSV logger is left out: it would write what `config.yaml` and `run.json` say.
-            config: as it is written.
+            config: as it is written, with the run's place among others.
             inputs: checkpoints by role.
         """
         for logger in loggers:

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import netrc
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from genmeta.experiments.run_folder import DEBUG_NOTE, RunSettings
 
 STEP, IMAGES = "trainer/global_step", "images_seen"
 """The two axes: optimiser steps (Lightning's name; one a batch, also for a GAN), and training images."""
+
+ID_FILE = "run_id.txt"
+"""In the folder `wandb` of a run folder: the id of its W&B run, by which it goes on as the same one."""
 
 UNSENT = "unsent"
 """A file in the folder of an online W&B run that could not be sent to its end; `make sync` looks for it."""
@@ -146,9 +150,12 @@ def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], m
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb  # here: it is slow to import, and not needed when off
 
+    known = kept_id(folder)
     try:
         experiment = wandb.init(
             project=project(),
+            id=known,
+            resume="allow" if known else None,
             name=f"{run.name}/{folder.name}",
             dir=str(folder),
             group=run.group,
@@ -167,7 +174,18 @@ def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], m
         return _start(run, folder, job_type, tags, "offline")
     with unharmed():
         define_metrics(experiment)
+    (folder / "wandb").mkdir(exist_ok=True)
+    (folder / "wandb" / ID_FILE).write_text(f"{experiment.id}\n", encoding="utf-8")
     return experiment
+
+
+def kept_id(folder: Path) -> str | None:
+    """Return the id of the W&B run of a run folder, if it has one that W&B would take."""
+    try:
+        text = (folder / "wandb" / ID_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else None
 
 
 def define_metrics(experiment: Any) -> None:

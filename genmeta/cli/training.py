@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from genmeta.cli.faults import refused_by_lightning, what_happened
 from genmeta.cli.inputs import inputs_of
-from genmeta.cli.labels import job_type, tags
+from genmeta.cli.labels import job_type, place_of, place_tags, tags
 from genmeta.cli.parser import Parser, fill_sizes, parse, why_not_made
 from genmeta.cli.part_checks import Given, check_parts
-from genmeta.cli.progress import EpochLines, LiveBar, quiet
+from genmeta.cli.progress import progress_bar, quiet
 from genmeta.cli.recorder import Recorder
 from genmeta.cli.tracking import check_loggers, finish_tracking, keep_rows, make_loggers
 from genmeta.cli.trainer_checks import check_ends_with_best
@@ -37,6 +36,7 @@ from genmeta.modules.meta_module import MetaModule
 from genmeta.modules.nonfinite import StopAtNonFinite
 from genmeta.modules.pictures import picture_callbacks
 from genmeta.modules.stages import StagesPicture
+from genmeta.modules.worst_queries import WorstQueries
 from genmeta.shipped import with_config_files
 
 _TASKS = "the YAML of configs/tasks, or a path, that a learner's YAML is laid over, in the place of its own"
@@ -123,13 +123,14 @@ class TrainingCLI(LightningCLI):
         self.run_folder = claim_run_folder(run, self.config.ckpt_path if self.stage == "fit" else None)
         self.recorder = Recorder(self.stage, self.model, self.datamodule, run, self.run_folder, self.started)
         self.recorder.begin(text)
-        loggers = self._loggers(run)
+        placed = place_of(run, resolved["seed_everything"])
+        loggers = self._loggers(run, placed)
         callbacks = _as_list(self.config_init.trainer.callbacks)
         try:
             trainer = super().instantiate_trainer(logger=loggers, callbacks=[*callbacks, *self.callbacks()], **kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:  # e.g. a GPU, where is none
             raise self._refused(error) from error
-        self.recorder.log_start(trainer, loggers[1:], resolved, self.inputs)
+        self.recorder.log_start(trainer, loggers[1:], resolved | placed, self.inputs)
         return trainer
 
     def run(self) -> None:
@@ -161,9 +162,10 @@ class TrainingCLI(LightningCLI):
     def callbacks(self) -> list[Any]:
         """Return what every run of this stage has beside the callbacks that are configured."""
         with_bar = self.config.trainer.enable_progress_bar is not False
-        bar = [LiveBar() if sys.stderr.isatty() else EpochLines()] if with_bar else []
+        bar = [progress_bar()] if with_bar else []
         if self.stage == "test":
-            return [*bar, EpisodePanels(), StagesPicture(self.run_folder / "pictures"), ClassFiles(self.run_folder)]
+            stages = StagesPicture(self.run_folder / "pictures")
+            return [*bar, EpisodePanels(), WorstQueries(), stages, ClassFiles(self.run_folder)]
         if self.stage != "fit":
             return bar
         folder = self.run_folder / "checkpoints"
@@ -199,16 +201,16 @@ class TrainingCLI(LightningCLI):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The checkpoints that the run reads, by role."""
-        return inputs_of(self.model, self.datamodule, self.config.ckpt_path)
+        """The checkpoints that the run reads, by role; its own, from which it goes on, is none of them."""
+        return inputs_of(self.model, self.datamodule, None if self.went_on else self.config.ckpt_path)
 
-    def _loggers(self, run: RunSettings) -> list[Logger]:
+    def _loggers(self, run: RunSettings, placed: dict[str, Any]) -> list[Logger]:
         """Return the CSV logger, ours, and those that are configured."""
         loggers = make_loggers(
             run,
             self.run_folder,
             job_type(self.model, self.stage),
-            tags(self.model, self.datamodule),
+            [*tags(self.model, self.datamodule), *place_tags(placed)],
             self.datamodule.images_per_step if self.stage == "fit" else 0,
         )
         if self.went_on:

@@ -112,7 +112,7 @@ def run_one(run: Run, program: Sequence[str], warm: Warm | None = None) -> str:
         elif run.folder.exists():  # an earlier grid was stopped in it
             shutil.rmtree(run.folder)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        args = [*run.args, *where]
+        args = [*run.args, *run.labels, *where]
         process: subprocess.Popen[str] | WarmRun
         if warm:
             process = warm.begin(args, environment, file.fileno())

@@ -59,6 +59,11 @@ class Plan:
     account: str = ""
 
     @property
+    def arm_of(self) -> dict[Run, str]:
+        """The arm of each training and test; a run that several share is of the last."""
+        return {run: arm for runs in (self.fits, self.tests) for (_, arm, _), run in runs.items()}
+
+    @property
     def runs(self) -> list[Run]:
         """All of them once: generators first, then trainings, then tests."""
         fits = set(self.fits.values())

@@ -12,7 +12,8 @@ A run is known by its command and the YAMLs that it names alone.
 
 import fcntl
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Run:
         after: runs that must be finished before this one.
         version: of the run; by default a hash of the command and of its YAMLs, so that another command is another run.
         expected: seconds that it takes on a core of its own, for the time that is left; 0: not known.
+        labels: more options, which decide nothing that it computes, such as `--run.arm=real`: it is not known by them.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Run:
     after: tuple["Run", ...] = ()
     version: str = ""
     expected: float = 0.0
+    labels: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def folder(self) -> Path:
@@ -52,6 +55,10 @@ class Run:
             if arg.startswith("--config="):
                 digest.update(Path(arg.removeprefix("--config=")).read_bytes())
         return Path(self.runs) / self.name / digest.hexdigest()[:10]
+
+    def labelled(self, labels: Iterable[str]) -> "Run":
+        """Return the same run with these labels."""
+        return replace(self, labels=tuple(labels))
 
     @property
     def label(self) -> str:

@@ -35,6 +35,9 @@ class RunSettings:
         wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`,
             `off`.
         group: W&B group, for runs that belong together.
+        arm: what dashboards group by: the way to train that this run is of; its name by default.
+        arm_title: the arm in words.
+        experiment: the comparison or the experiment that this run is a part of, and its version: `policies/3f2a…`.
         artifacts: name splits and checkpoints to W&B as artifacts, so that it shows what was made from what.
         tensorboard: write event files for TensorBoard too (pip install "genmeta[tensorboard]"); CSV is always written.
         debug: its settings are for a check (`configs/trainer/debug.yaml`), its numbers mean nothing; what shows them
@@ -47,6 +50,9 @@ class RunSettings:
     version: str | None = None
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     group: str | None = None
+    arm: str | None = None
+    arm_title: str | None = None
+    experiment: str | None = None
     artifacts: bool = True
     tensorboard: bool = False
     debug: bool = False

@@ -242,9 +242,9 @@ class MetaModule(TrainedModule):
         assert isinstance(confusion, ClassConfusion)
         logits = self.learner(batch)
         metric.update(logits, batch.query_y)
-        classes = self._test_classes[dataloader_idx][batch.first_task :][: len(logits)]
-        confusion.update(logits, batch.query_y, classes.to(logits.device))
-        return {"logits": logits}  # for pictures
+        classes = self._test_classes[dataloader_idx][batch.first_task :][: len(logits)].to(logits.device)
+        confusion.update(logits, batch.query_y, classes)
+        return {"logits": logits, "classes": classes}  # for pictures
 
     def on_test_epoch_end(self) -> None:
         names = getattr(self.data.split, self.data.test_part)
