@@ -151,7 +151,7 @@ check: $(STAMP) docs ## lint, types, direction of imports, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(BIN)/python -m pytest -q tests/project/test_imports.py
 
 docs: $(STAMP) ## build the docs site into build/site; warnings, dead links and missing anchors are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

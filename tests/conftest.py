@@ -38,6 +38,15 @@ PATIENCE = 600
 """Seconds that a test waits for what must happen: long, as only a fault uses them up, and a busy machine is none."""
 
 
+def test_file(name: str) -> Path:
+    """Return the file of tests of a name, in whichever folder it is."""
+    [found] = (ROOT / "tests").rglob(name)
+    return found
+
+
+test_file.__test__ = False  # type: ignore[attr-defined]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--order-seed", type=int, help="shuffle the files, and the tests in each file, by this number")
 

@@ -50,7 +50,7 @@ def fit(folder: Path, *args: str) -> int:
 
 def begin(folder: Path, *args: str, held: bool = False) -> subprocess.Popen:
     """Begin a training; one that is held does not end before it is told to stop."""
-    program = [str(ROOT / "tests" / "held.py")] if held else ["-m", "genmeta"]
+    program = [str(ROOT / "tests" / "helpers" / "held.py")] if held else ["-m", "genmeta"]
     command = [sys.executable, *program, "fit", *args, *ALWAYS, f"--run.folder={folder}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}

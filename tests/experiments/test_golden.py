@@ -1,6 +1,7 @@
 """What the commands that compare things write, from runs that a stub has finished.
 
-A change of the engine that changes a table is seen here. `GOLDEN=write pytest tests/test_golden.py` writes them anew.
+A change of the engine that changes a table is seen here. `GOLDEN=write pytest tests/experiments/test_golden.py`
+writes them anew.
 """
 
 import importlib
@@ -28,7 +29,7 @@ from genmeta.tasks.elastic import Elastic
 from genmeta.tasks.evaluated import Episodes, Support
 from genmeta.tasks.redrawn import Redraw
 
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = ROOT / "tests" / "experiments" / "golden"
 ARMS = {
     "plain": {"title": "rotations & 100 % real", "policy": ["rotations"]},
     "upright": {"policy": ["real"]},

@@ -39,7 +39,7 @@ INDUCTIVE = {
     "baseline_plus_plus": lambda: BaselinePlusPlus(conv(), 20, steps=5, lr=0.5),
 }
 LEARNERS = {**INDUCTIVE, "transductive": lambda: TransductiveProtoNet(conv(), steps=2)}
-PRETRAINED = ("simpleshot", "baseline_plus_plus")  # their training: tests/test_baselines.py
+PRETRAINED = ("simpleshot", "baseline_plus_plus")  # their training: tests/learners/test_baselines.py
 ORDERED = "matching_context"  # an LSTM reads the support set
 WEIGHTED = [name for name in LEARNERS if name != "siamese"]
 

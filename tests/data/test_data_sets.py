@@ -28,7 +28,7 @@ from genmeta.errors import UserError
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.models.checkpoint import load_generator
 
-# run by tests/test_cli.py, test_digits.py
+# run by tests/cli/test_cli.py, test_digits.py
 EMBEDDED = {"glyphs", "glyphs_full", "omniglot_minimal", "omniglot_minimal_set2", "digits"}
 YAMLS = {path.stem: path for path in sorted((ROOT / "configs" / "data").glob("*.yaml"))}
 LEARN2LEARN = sorted(set(BUILD) - {"omniglot", "omniglot_vinyals", "image_folder"})

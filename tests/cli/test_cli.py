@@ -180,7 +180,7 @@ def test_policies_train(tmp_path, path, generator, vae, redrawer):
 
 @pytest.mark.parametrize(
     "name", slow_but(["omniglot_minimal_set2"], ["glyphs", "glyphs_full", "omniglot_minimal", "omniglot_minimal_set2"])
-)  # others: tests/test_data_sets.py
+)  # others: tests/data/test_data_sets.py
 def test_data_sets_train_both_kinds(tmp_path, name):
     path = f"configs/data/{name}.yaml"
     if "omniglot" in path and not OMNIGLOT.is_dir():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, slow_but
+from conftest import ROOT, slow_but, test_file
 
 import genmeta.cli.audit
 import genmeta.cli.experiment
@@ -233,7 +233,7 @@ def test_the_tests_that_the_page_of_faults_names_exist():
     file = ""
     for path, name in named:
         file = path or file
-        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
+        assert f"def {name}(" in test_file(file).read_text(), name
 
 
 def test_the_lines_of_python_in_readme_go_from_a_folder_of_pictures_to_a_label(tmp_path, monkeypatch, pictures):

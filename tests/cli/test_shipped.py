@@ -1,9 +1,8 @@
 """YAMLs of tasks, which YAMLs of learners are laid over."""
 
-from pathlib import Path
-
 import pytest
 import yaml
+from conftest import ROOT
 
 from genmeta.cli.main import main
 from genmeta.cli.training import TrainingCLI
@@ -11,7 +10,6 @@ from genmeta.errors import UserError
 from genmeta.experiments.run import Run
 from genmeta.shipped import tasks_of, with_config_files
 
-ROOT = Path(__file__).parents[1]
 MAML = "configs/learner/maml.yaml"
 
 

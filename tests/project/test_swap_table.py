@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import OMNIGLOT, ROOT
+from conftest import OMNIGLOT, ROOT, test_file
 from test_docs import NothingTrained, genmeta_command, make_command, project  # noqa: F401  (a fixture)
 
 import genmeta.cli.compare
@@ -70,7 +70,7 @@ def test_no_row_is_left_out():
     for part in (OPTIONS_OF, ELSEWHERE, SCRIPTS, WORDS):
         assert set(part) <= set(ROWS)
     for file, text in ELSEWHERE.values():
-        assert text in (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert text in test_file(file).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_row_works_as_it_is_printed(what, prepared, capsys):
         run_as_printed(f"{REAL} --config bank.yaml --data.generator VAE", what, prepared)
     for code in printed(how):
         if code.startswith("torchrun") or "ddp.yaml" in code:  # Lightning would start this very process once more
-            launchers = (ROOT / "tests" / "test_launchers.py").read_text(encoding="utf-8")
+            launchers = (ROOT / "tests" / "robustness" / "test_launchers.py").read_text(encoding="utf-8")
             assert "torch.distributed.run" in launchers
             assert "configs/trainer/ddp.yaml" in launchers
             continue

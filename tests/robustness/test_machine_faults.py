@@ -254,7 +254,7 @@ def test_the_process_of_wandb_is_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     code = f"""
 import os, signal, sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/helpers"]
 import test_machine_faults as faults
 from lightning.pytorch import Callback
 from genmeta.cli.main import main

@@ -29,7 +29,7 @@ def long_run():
 def counted(folder: Path, *kinds: str) -> dict[str, list[dict[str, int]]]:
     """Return what was alive in short trainings and beside known leaks, by kind; counted in a process of its own."""
     out = folder / "found.json"
-    command = [sys.executable, str(ROOT / "tests" / "count_alive.py"), str(out), *kinds]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "count_alive.py"), str(out), *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
