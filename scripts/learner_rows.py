@@ -10,8 +10,8 @@ import yaml
 from genmeta.cli.training import checked
 from genmeta.experiments.run import Run
 from genmeta.learners.transductive import depends_on_other_queries
-from genmeta.modules.episodic_data import Episodes
 from genmeta.shipped import find_config
+from genmeta.tasks.evaluated import Episodes
 
 EPOCHS = 4  # validations of a training
 
@@ -47,7 +47,7 @@ def rows_of(
     common = [*(f"--config={one}" for one in configs), *split, "--run.wandb=off", "--trainer.devices=1"]
     common += options.options
     stage = "fit" if "trainer" in yaml.safe_load(path.read_text()) else "test"
-    settings = checked([stage, *common], set_up=False).config[stage].model.init_args.learner.get("init_args") or {}
+    settings = checked([stage, *common], set_up=False).config.model.init_args.learner.get("init_args") or {}
     fixed = next((key for key in ("n_way", "max_way") if key in settings), None)
     found: dict[str, Row] = {}
     for way in sorted({e.n_way for e in shapes.values()}) if fixed else [None]:

@@ -90,7 +90,7 @@ def test_the_shipped_setting_takes_tasks_from_the_generator_and_keeps_its_ages(a
     data = checked([arg for arg in fit.args if not arg.startswith("--data.generator=")], set_up=False).datamodule
     assert "decoder" in data.train_tasks.needs
     assert data.train_tasks.share == 1
-    callbacks = checked(plan.generators["generator", 0].args, set_up=False).config["fit"].trainer.callbacks
+    callbacks = checked(plan.generators["generator", 0].args, set_up=False).config.trainer.callbacks
     assert [c.class_path.rpartition(".")[2] for c in callbacks] == ["EarlyStopping", "KeepAges"]
     assert callbacks[1].init_args.steps == [0, 200]
 

@@ -177,7 +177,7 @@ def test_compare_learners(script, tmp_path, monkeypatch):
     def parts(args: list[str], **_: object) -> Mock:
         of_maml = {"n_way": 5, "query_statistics": "batch"} if "maml" in " ".join(args) else {}
         model = Mock(init_args=Mock(learner={"init_args": of_maml}))
-        found = Mock(datamodule=checked("nothing")(args).datamodule, config={args[0]: Mock(model=model)})
+        found = Mock(datamodule=checked("nothing")(args).datamodule, config=Mock(model=model))
         found.model.learner = any("batch" in option for option in args)
         return found
 
