@@ -12,13 +12,13 @@ from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT
-from test_golden import checked, finish
+from test_golden import RESOLVED, checked, finish
 from tracked_runs import Recorded, make_runs, of_kind, recorded
 
 from genmeta.cli import experiment, lineage, tracking
 from genmeta.cli.main import main
 from genmeta.cli.tracking import BEST, IMAGES, STEP
-from genmeta.experiments import default_plan
+from genmeta.experiments import checks
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import RunSettings
 from genmeta.modules.worst_queries import COLUMNS
@@ -123,7 +123,7 @@ def test_the_run_of_an_experiment_has_the_same_tables_and_its_runs_their_arms(tm
     begun: list[Run] = []
     monkeypatch.setattr(experiment, "run_all", lambda runs, *_: begun.extend(runs) or finish(runs))
     monkeypatch.setattr(experiment, "checked", checked("protonet.yaml"))
-    monkeypatch.setattr(default_plan, "check_role", Mock())
+    monkeypatch.setattr(checks, "_check_generator", lambda *_: Mock(resolved=lambda: RESOLVED))
     assert experiment.experiment(["--runs", str(tmp_path)]) == 0
     (results,) = tmp_path.glob("glyphs-*/001/results.json")
     content, recorded_run = json.loads(results.read_text()), Recorded(results.parent)
