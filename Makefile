@@ -102,7 +102,7 @@ challenge: $(STAMP) ## the Omniglot Challenge: RUNS (all_runs.zip or its folder)
 compare: $(STAMP) ## arms x seeds of COMPARE (a YAML) on the same test episodes: what differs, how sure that is
 	$(GENMETA) compare --config configs/compare/$(COMPARE).yaml $(ARGS)
 
-record: $(STAMP) ## do learners that infer a deformation at meta-test pay? five seeds, some three hours on two cores (QUICK=1: one seed, 800 steps)
+record: $(STAMP) ## do learners that infer a deformation at meta-test pay? five seeds, an hour and a half on two cores (QUICK=1: one seed, 800 steps)
 	$(GENMETA) compare --config configs/compare/record$(if $(QUICK),_quick).yaml $(if $(filter command,$(origin DATA)),--data $(DATA)) $(ARGS)
 
 curves: $(STAMP) ## accuracy against the number of real OVER (classes, groups, images_per_class) that are trained on
