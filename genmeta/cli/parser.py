@@ -37,8 +37,10 @@ def parse(parser: ArgumentParser, options: Sequence[str]) -> Namespace:
     for before, option in zip(["", *options], options, strict=False):
         if before == "--config" or option.startswith("--config="):
             check_extent(Path(option.removeprefix("--config=")))
+    printing = [option for option in options if option.startswith("--print_config")]
     try:
-        config = parser.parse_args(options)
+        # asked for in the middle, jsonargparse prints the next YAML, not what all of them come to
+        config = parser.parse_args([*(option for option in options if option not in printing), *printing])
     except UnicodeDecodeError as error:
         raise UserError(f"--config: not a text file ({error.reason} at byte {error.start})") from error
     except RecursionError as error:

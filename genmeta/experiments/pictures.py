@@ -12,16 +12,17 @@ from genmeta.experiments.tables import Points
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
 
-def draw_arms(arms: Mapping[str, Arm], control: str, path: Path) -> None:
-    """Draw for each arm the mean accuracy with its 95 % interval over seeds, and each seed as a point; the control's
-    mean is a line. Writes a PNG.
+def draw_arms(arms: Mapping[str, Arm], controls: Sequence[str], path: Path) -> None:
+    """Draw for each arm the mean accuracy with its 95 % interval over seeds, and each seed as a point; the mean of the
+    best control is a line. Writes a PNG.
     """
     shapes = next(iter(arms.values())).shapes
     figure, panels = _panels(shapes, width=4.6, height=0.42 * len(arms) + 1.3, sharey=True)
     for panel, shape in zip(panels, shapes, strict=True):
-        panel.axvline(100 * arms[control].over_seeds(shape)[0], color="tab:blue", linewidth=0.8, linestyle="--")
+        line = max(arms[name].over_seeds(shape)[0] for name in controls)
+        panel.axvline(100 * line, color="tab:blue", linewidth=0.8, linestyle="--")
         for row, (name, arm) in enumerate(arms.items()):
-            colour = _COLOURS[0 if name == control else 1]
+            colour = _COLOURS[0 if name in controls else 1]
             middle, half = arm.over_seeds(shape)
             if not isfinite(half):  # of one seed; what was tested once among arms of several has none
                 half = 0 if arm.once else arm.over_episodes(shape)[1]
@@ -29,7 +30,7 @@ def draw_arms(arms: Mapping[str, Arm], control: str, path: Path) -> None:
             panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
             panel.errorbar(100 * middle, row, xerr=100 * half, fmt="o", color=colour, capsize=3, markersize=5)
         panel.set_title(shape_title(shape))
-        panel.set_xlabel(f"accuracy (%), {_interval_of(arms)}")
+        panel.set_xlabel(f"accuracy (%), {_interval_of(arms)}\nblue: controls, line: the best of them")
         panel.grid(axis="x", alpha=0.25)
     panels[0].set_yticks(range(len(arms)), [arm.title for arm in arms.values()])
     panels[0].invert_yaxis()

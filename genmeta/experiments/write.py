@@ -72,7 +72,7 @@ def _write_tables(
     if settings.over:
         draw_curves(found, label, folder / "results.png")
     else:
-        draw_arms(found[None], settings.control, folder / "results.png")
+        draw_arms(found[None], settings.controls, folder / "results.png")
     (folder / "results.md").write_text(f"{text}\n![accuracies](results.png)\n")
     (folder / "results.csv").write_text(as_csv(found, differences))
     caption = (

@@ -70,7 +70,7 @@ class GeneratorPictures(Callback):
                 save_picture(trainer, self.folder, "reconstructions", suffix, named)
         else:
             columns = module.sample_classes(12, 9, make_rng("fixed codes")).transpose(0, 1)
-            grid, height = make_grid(columns.flatten(0, 1), 12), columns.shape[3] + 2  # of a row, with its gap
+            grid, height = make_grid(columns.flatten(0, 1), columns.shape[1]), columns.shape[3] + 2  # with a row's gap
             names = tuple((row * height + height // 2, "again" if row else "given") for row in range(len(columns)))
             save_picture(trainer, self.folder, "redrawn", suffix, with_words(grid, beside=names))
         module.train(training)

@@ -163,7 +163,7 @@ def test_a_run_that_goes_on_in_its_folder_is_the_same_run(tmp_path, monkeypatch,
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", "")
     monkeypatch.chdir(ROOT)
-    args = ["fit", "--config=configs/learner/protonet.yaml", "--config=configs/arm/real_only.yaml"]
+    args = ["fit", "--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"]
     where = ["--config=configs/trainer/debug.yaml", f"--run.folder={tmp_path}", "--run.name=a", "--run.version=v"]
     run = tmp_path / "a" / "v"
     assert main([*args, *where]) == 0

@@ -197,7 +197,9 @@ def test_the_full_comparison_is_the_default_one_and_more():
     assert default.arms.items() <= full.arms.items()
     extra = full.arms.keys() - default.arms.keys()
     assert extra == {"from_scratch", *(name for name in full.arms if full.arms[name].of not in ("", "mixed"))}
-    assert replace(full, arms=default.arms, name=default.name) == default
+    assert set(default.controls) <= set(full.controls)
+    assert not any("redrawn" in name for name in full.controls), "these use the generator at their tests"
+    assert replace(full, arms=default.arms, name=default.name, controls=default.controls) == default
 
 
 def test_what_a_command_names_is_laid_over_the_default_comparison(monkeypatch):

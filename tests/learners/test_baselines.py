@@ -20,6 +20,7 @@ from genmeta.learners.metric import ProtoNet
 from genmeta.learners.pretrained import BaselinePlusPlus, SimpleShot
 from genmeta.models.backbones import Conv4
 from genmeta.models.checkpoint import read_checkpoint
+from genmeta.modules import episodic_data
 from genmeta.modules.classifier import ClassDataModule, ClassifierModule
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.tasks.evaluated import Episodes
@@ -223,7 +224,8 @@ def test_wrong_parts_are_told(toy_split_file, toy_data):
 
 def test_generated_classes_have_no_number(toy_split_file, tmp_path, monkeypatch):
     latent = MixedTasks(RealTasks(), LatentTasks(PriorNoise(), 0.3), 0.25)
-    monkeypatch.setattr(EpisodicDataModule, "_load_generator", lambda self, encodes: None)
+    monkeypatch.setattr(episodic_data, "load_decoder", lambda *_: None)
+    monkeypatch.setattr(episodic_data, "with_codes", lambda pool, *_: pool)
     monkeypatch.setattr(MixedTasks, "prepared", lambda self, pool: self)
     monkeypatch.setattr(EpisodicDataModule, "_check", lambda self, *args: None)
     with pytest.raises(UserError, match="generated classes, which a classifier has no number for"):
