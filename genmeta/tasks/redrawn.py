@@ -85,12 +85,22 @@ class RedrawnTasks(_WithRedraw):
     Args:
         tasks: draws the tasks.
         redraw: how images are drawn again.
-        share: of the images of `which`, in [0, 1].
+        share: of the images of `which`, in [0, 1]; with 0 no redrawer is needed.
         which: `all` images, or only `support` or `query`.
     """
 
     share: float = 1.0
     which: Literal["all", "support", "query"] = "all"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return super().needs if self.share else self.tasks.needs
+
+    def check(self, pool: TaskPool, shape: EpisodeShape) -> None:
+        if self.share:
+            super().check(pool, shape)
+        else:  # whatever would draw them again
+            TaskSampler.check(self, pool, shape)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -105,6 +115,8 @@ class RedrawnTasks(_WithRedraw):
 
     def sample(self, pool: TaskPool, shape: EpisodeShape, n_tasks: int, step: int, rng: torch.Generator) -> EpisodePlan:
         plan = self.tasks.sample(pool, shape, n_tasks, step, rng)
+        if not self.share:
+            return plan
         redrawn = torch.zeros(plan.rows.shape, dtype=torch.bool)
         some = {"all": slice(None), "support": slice(plan.n_shot), "query": slice(plan.n_shot, None)}[self.which]
         redrawn[..., some] = exact_share(tuple(redrawn[..., some].shape), self.share, step, rng)

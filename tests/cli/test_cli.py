@@ -391,7 +391,7 @@ BAD_ARGS = [
         r"latent\.policy: cannot find class .* did you mean 'genmeta\.tasks\.policies\.OtherClass'",
     ),
     (
-        ["fit", "--config", PROTONET, "--data.train_tasks.real.groups", "inside"],
+        ["fit", "--config", "configs/learner/maml.yaml", "--data.train_tasks.real.groups", "inside"],
         "train_tasks.real.groups: expected one of 'any', 'within', 'across', found 'inside'",
     ),
     (["fit", "--config", PROTONET, "--data.train_tasks.share", "2"], r"share must be in \[0, 1\], found 2"),

@@ -162,7 +162,7 @@ def test_print_config_shows_the_trap_of_kept_settings(project, capsys):
     assert genmeta_command(args) == 0
     tasks = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["train_tasks"]
     assert tasks["class_path"].endswith("GeneratedInstances")
-    assert tasks["init_args"]["share"] == 1.0
+    assert tasks["init_args"]["share"] == 0.25
 
 
 @pytest.fixture(scope="module")

@@ -140,6 +140,16 @@ def test_generated_support_images_stand_beside_the_same_real_ones(how):
     torch.testing.assert_close(in_order, expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_share_of_0_leaves_the_tasks_as_they_are_and_needs_no_redrawer():
+    """The real arm of a comparison: the learner's own tasks with `share: 0`. Bug: it asks for a redrawer."""
+    tasks, without = RedrawnTasks(RealTasks(rotations=True), REDRAW, share=0.0), replace(POOL, redraw_dim=0)
+    assert "redrawer" not in tasks.needs
+    tasks.check(without, SHAPE)
+    plan = tasks.sample(without, SHAPE, 5, 0, make_rng(0))
+    assert plan_hash(plan) == plan_hash(RealTasks(rotations=True).sample(POOL, SHAPE, 5, 0, make_rng(0)))
+    assert plan.is_plain
+
+
 def test_plans_with_and_without_redrawing_can_be_joined_cut_and_shuffled():
     with_redrawn = RedrawnTasks(RealTasks(), Redraw(1.0, Elastic())).sample(POOL, SHAPE, 2, 0, make_rng(0))
     joined = concatenate([RealTasks().sample(POOL, SHAPE, 3, 0, make_rng(1)), with_redrawn])
