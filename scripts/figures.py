@@ -89,6 +89,7 @@ def documents(facts: Mapping[str, Any]) -> dict[Path, str]:
     lines = [
         part
         for line in facts["results"]
+        if line != "```"  # around the plot; all of it stands in one such block here
         for part in ([line] if line.startswith("|") or len(line) <= WIDTH else textwrap.wrap(line, WIDTH))
     ]
     shown[TABLE] = put(shown[TABLE], "table", "\n".join(["```text", *lines, "```", ""]), TABLE)
@@ -125,7 +126,9 @@ def expectation(facts: Mapping[str, Any]) -> str:
     row = next((row for row in rows if row[0] == FIRST_ROW), None)
     if row is None:
         raise UserError(f"RUN: results.md has no row '{FIRST_ROW}'")
-    cells = [f"{value} % {shape}" for value, shape in zip(row[1:], header[1:], strict=False) if value]
+    cells = [
+        f"{value} % {shape.removesuffix(' (%) ↑')}" for value, shape in zip(row[1:], header[1:], strict=False) if value
+    ]
     return f"# Expect {', '.join(cells)} (docs/quick_start.md; make figures)."
 
 

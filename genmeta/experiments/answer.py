@@ -53,7 +53,7 @@ def _sentence(best: Difference, arms: Mapping[str, Arm], n_controls: int, n_arms
     values = [percent(one.over_seeds(best.shape)[0], digits=1) for one in (arm, control)]
     rival = f"the best of {n_controls} controls, '{control.title}'" if n_controls > 1 else f"'{control.title}'"
     once = arm.once and control.once  # so that seeds have nothing to differ by
-    halves = {"seeds": None if once else best.ci95_seeds, "episodes": best.ci95_episodes}
+    halves = {"seeds": best.ci95_seeds, "episodes": best.ci95_episodes}
     text = ", ".join(f"± {number(half)} over {what}" for what, half in halves.items() if half is not None)
     by = f"{percent(best.difference, sign='+')} points ({text})" if text else f"{percent(best.difference)} points"
     p = p_value(best.p_holm)

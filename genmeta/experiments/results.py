@@ -175,11 +175,12 @@ class Difference:
         difference: mean of arm − control, over the same seeds and the same episodes.
         ci95_episodes: half width of its 95 % interval over episodes (Student's t), for these trained learners; None for
             one episode.
-        ci95_seeds: that over seeds, of the seeds' mean differences; None for one seed.
+        ci95_seeds: that over seeds, of the seeds' mean differences; None for one seed, and for two arms that were each
+            tested once for all seeds.
         p: of the paired t-test over episodes (means over seeds).
         p_holm: the same, corrected for all differences that stand in one table.
         p_bootstrap: of the paired bootstrap over episodes.
-        p_seeds: of the paired t-test over seeds; None for one seed.
+        p_seeds: of the paired t-test over seeds; None as `ci95_seeds`.
         effect_size: Cohen's d_z over episodes; None if it is infinite (all differences equal and not 0).
         of_seeds: the difference of each seed.
         value: of the axis, if the comparison has one.
@@ -210,6 +211,7 @@ def paired(arms: Mapping[str, Arm], arm: str, control: str, value: Value = None)
             seed: [a - b for a, b in zip(first[seed], second[seed], strict=False)] for seed in first if seed in second
         }
         values, seeds = over_episodes(list(deltas.values())), [mean(of_seed) for of_seed in deltas.values()]
+        compared = seeds[:1] if arms[arm].once and arms[control].once else seeds  # one test each, repeated
         middle, half = mean_and_t95(values)
         p = paired_t_test(values)
         found.append(
@@ -219,11 +221,11 @@ def paired(arms: Mapping[str, Arm], arm: str, control: str, value: Value = None)
                 shape=shape,
                 difference=middle,
                 ci95_episodes=_finite(half),
-                ci95_seeds=_finite(mean_and_t95(seeds)[1]),
+                ci95_seeds=_finite(mean_and_t95(compared)[1]),
                 p=p,
                 p_holm=p,
                 p_bootstrap=paired_bootstrap(values, make_rng("bootstrap", arm, shape)),
-                p_seeds=paired_t_test(seeds) if len(seeds) > 1 else None,
+                p_seeds=paired_t_test(compared) if len(compared) > 1 else None,
                 effect_size=_finite(effect_size(values)),
                 of_seeds=dict(zip(deltas, seeds, strict=True)),
                 value=value,

@@ -59,6 +59,8 @@ def _p(found: Difference) -> str:
 
 
 def _of_seeds(found: Difference, n_seeds: int, short: bool = False) -> str:
+    if found.ci95_seeds is None and n_seeds > 1:
+        return "both were tested once for all seeds"
     if found.ci95_seeds is None:
         return "one seed" if short else "one seed only, so how much trainings differ is not known"
     holds = abs(found.difference) > found.ci95_seeds

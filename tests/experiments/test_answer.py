@@ -49,7 +49,9 @@ def test_seeds_that_disagree_and_a_single_seed_are_told():
 def test_ensembles_that_were_tested_once_say_nothing_of_seeds():
     """Bug: one test, repeated for each seed, has no spread, and all five seeds agree."""
     arms = {"c": arm("five controls", 0.7, 0.7, once=True), "a": arm("five of ours", 0.8, 0.8, once=True)}
-    sentence = answer_of(arms, ["c"], SHAPE).sentence
+    answer = answer_of(arms, ["c"], SHAPE)
+    sentence, difference = answer.sentence, answer.difference
+    assert (difference.ci95_seeds, difference.p_seeds) == (None, None)
     assert "over seeds" not in sentence
     assert sentence.endswith("both were tested once for all seeds.")
 

@@ -11,10 +11,16 @@ import pytest
 from conftest import ROOT
 
 RESULTS = (
-    """|                    | 5-way 1-shot | 5-way 5-shot |
-|--------------------|--------------|--------------|
-| with the generator | 12.34 ± 0.50 | 56.78 ± 0.20 |
-| real only          | 11.00 ± 0.50 | 55.00 ± 0.20 |
+    """5-way 1-shot: 'with the generator' is better.
+
+```
+with the generator  ●
+```
+
+|                    | 5-way 1-shot (%) ↑ | 5-way 5-shot (%) ↑ |
+|--------------------|--------------------|--------------------|
+| with the generator | 12.34 ± 0.50       | 56.78 ± 0.20       |
+| real only          | 11.00 ± 0.50       | 55.00 ± 0.20       |
 
 5w1s: with the generator - real only = +1.34 ± 0.47 points (more)
 
@@ -62,8 +68,11 @@ def documents(figures, tmp_path, monkeypatch):
 def test_the_command_writes_all_of_them(figures, documents):
     assert figures.main(["run", "--no_report"]) == 0
     page = Path("docs/quick_start.md").read_text(encoding="utf-8")
-    assert "| with the generator | 12.34 ± 0.50 | 56.78 ± 0.20 |" in page
+    assert "| with the generator | 12.34 ± 0.50       | 56.78 ± 0.20       |" in page
     assert page.count("| with the generator") == 1
+    shown = page.split("<!-- figures: table -->")[1].split("<!-- end of table -->")[0]
+    assert shown.count("```") == 2, "the plot's own fence would end the block"
+    assert "with the generator  ●" in shown
     assert "92.73" not in Path("configs/learner/protonet.yaml").read_text(encoding="utf-8")
     expected = (
         "# Expect 12.34 ± 0.50 % 5-way 1-shot, 56.78 ± 0.20 % 5-way 5-shot (docs/quick_start.md; make figures).\n"
