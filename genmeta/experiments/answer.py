@@ -77,6 +77,10 @@ def _of_seeds(best: Difference) -> str:
     signs = [value > 0 for value in best.of_seeds.values()]
     if len(signs) == 1:
         return "one seed, so how much trainings differ is not known"
+    if len(signs) < _SEEDS:
+        return (
+            f"the two seeds {'agree' if all(signs) else 'disagree'}, and two do not tell how much another would differ"
+        )
     return f"all {len(signs)} seeds agree" if all(signs) else f"{sum(signs)} of {len(signs)} seeds agree"
 
 

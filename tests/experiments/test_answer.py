@@ -41,7 +41,7 @@ def test_a_gain_says_how_much_how_sure_and_whether_seeds_agree():
 
 def test_seeds_that_disagree_and_a_single_seed_are_told():
     arms = {"c": arm("control", 0.5, 0.5), "a": arm("ours", 0.9, 0.49)}
-    assert "1 of 2 seeds agree" in answer_of(arms, ["c"], SHAPE).sentence
+    assert "the two seeds disagree, and two do not tell" in answer_of(arms, ["c"], SHAPE).sentence
     arms = {"c": arm("control", 0.5), "a": arm("ours", 0.9)}
     assert "one seed, so how much trainings differ is not known" in answer_of(arms, ["c"], SHAPE).sentence
 
