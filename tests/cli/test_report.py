@@ -228,7 +228,7 @@ def test_a_report_opens_with_the_answer_and_its_dots(tmp_path):
         "arm mixed won by 5.0"
     )
     [plot] = re.findall(r'(?s)<figure class="dots".*?</figure>', page)
-    rows = re.findall(r'(?s)<span class="title">(.*?)</span>\n<svg.*?</svg>', plot)
+    rows = re.findall(r'(?s)<span class="title">(.*?)</span>\n<span class="plot"><svg.*?</svg>', plot)
     assert rows == ["arm control", "arm mixed", "arm latent"]
     marks = re.findall(r'<circle class="(ring|dot)" cx="([\d.]+)%"', plot)
     assert [kind for kind, _ in marks] == ["ring", "dot", "ring"]
