@@ -9,12 +9,12 @@ import sys
 
 def complaint(unknown: "list[str]", known: "list[str]") -> str:
     """Return one line that names each unknown variable and the known one that it begins, or else is spelt most like."""
-    said = []
+    described = []
     for name in unknown:
         begun = [k for k in known if len(name) > 2 and k.startswith(name.upper())]
         near = begun or difflib.get_close_matches(name.upper(), known, n=1)
-        said.append(name + (f" (did you mean {near[0]}?)" if near else ""))
-    return f"unknown variable {', '.join(said)}; there are {', '.join(known)}"
+        described.append(name + (f" (did you mean {near[0]}?)" if near else ""))
+    return f"unknown variable {', '.join(described)}; there are {', '.join(known)}"
 
 
 if __name__ == "__main__":

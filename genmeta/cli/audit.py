@@ -101,8 +101,8 @@ def audit(args: Sequence[str]) -> int:
     (folder / "audit.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     _track(cli, run, folder, content)
     text = _text(numbers, lines)
-    said = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
-    (folder / "audit.md").write_text(f"{text}\n\n{said}\n", encoding="utf-8")
+    details = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+    (folder / "audit.md").write_text(f"{text}\n\n{details}\n", encoding="utf-8")
     print(f"{text}\n\naudit       {folder}/audit.md, audit.json, episodes.png", flush=True)
     return 1 if lines and options.strict else 0
 
@@ -231,5 +231,5 @@ def _text(numbers: dict[str, float], flags: list[str]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    said = [f"FLAG: {line}" for line in flags] or ["no flag: nothing speaks against these classes"]
-    return "\n".join([lines[0], rule, *lines[1:], "", *said])
+    verdicts = [f"FLAG: {line}" for line in flags] or ["no flag: nothing speaks against these classes"]
+    return "\n".join([lines[0], rule, *lines[1:], "", *verdicts])

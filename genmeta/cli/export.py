@@ -91,8 +91,8 @@ def card(path: Path, entry: Mapping[str, Any], weights: Mapping[str, Tensor]) ->
         lines += [f"- trained on {len(entry['train'])} classes of `{entry['dataset']}`, chosen on {len(entry['val'])}"]
     lines += [f"- genmeta {genmeta.__version__}, torch {torch.__version__}", "", "## Figures", ""]
     found = list(_figures(path))
-    if said := banner(*(summary for _, summary in found)):
-        lines += [said.strip(), ""]
+    if note := banner(*(summary for _, summary in found)):
+        lines += [note.strip(), ""]
     for title, summary in found:
         lines += [f"{title}:", "", *(f"- {name}: {value}" for name, value in _numbers(summary).items()), ""]
     if not found:
@@ -152,6 +152,6 @@ def _at_best(run: Path, best: Mapping[str, float]) -> dict[str, float]:
 def _numbers(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return the figures of a run, with intervals where there are any, and the hashes of the episodes."""
     kept = {name: value for name, value in summary.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
-    said = {name: str(value) for name, value in in_words(kept).items()}
-    said |= {f"report: {name}": f"{value:.4g}" for name, value in summary.get("report", {}).items()}
-    return said | {f"episodes {name}": f"hash `{its}`" for name, its in summary.get("episodes", {}).items()}
+    rows = {name: str(value) for name, value in in_words(kept).items()}
+    rows |= {f"report: {name}": f"{value:.4g}" for name, value in summary.get("report", {}).items()}
+    return rows | {f"episodes {name}": f"hash `{its}`" for name, its in summary.get("episodes", {}).items()}

@@ -42,8 +42,8 @@ def track_results(run: RunSettings, folder: Path, learners: Mapping[str, Path], 
         experiment.config.update({"experiment": name, "experiment_version": version, **known, **inputs})
         if artifacts:
             log_inputs(experiment, learners)
-        said = (experiment.notes, results.get("answer"), results.get("sentence"))
-        experiment.notes = "\n".join(text for text in said if text) or None
+        notes = (experiment.notes, results.get("answer"), results.get("sentence"))
+        experiment.notes = "\n".join(text for text in notes if text) or None
         experiment.summary["answer"] = results.get("answer")
         tables = {
             "tables/arms": wandb.Table(columns=list(ARMS), data=list(arm_rows(results))),

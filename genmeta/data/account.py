@@ -88,10 +88,10 @@ class Account:
         """Return one line: what is used, what is passed over and why, with a name for each reason."""
         line = f"{self.what}: {self.used:,} used, {sum(self.passed_over.values()):,} passed over"
         reasons = sorted(self.passed_over, key=lambda reason: -self.passed_over[reason])
-        said = [f"{self.passed_over[r]:,} {r} ({self.examples.get(r, '')})" for r in reasons[:_SHOWN]]
+        parts = [f"{self.passed_over[r]:,} {r} ({self.examples.get(r, '')})" for r in reasons[:_SHOWN]]
         if more := reasons[_SHOWN:]:
-            said.append(f"{sum(self.passed_over[r] for r in more):,} for {len(more)} more reasons")
-        return f"{line}: {', '.join(said)}" if said else line
+            parts.append(f"{sum(self.passed_over[r] for r in more):,} for {len(more)} more reasons")
+        return f"{line}: {', '.join(parts)}" if parts else line
 
     def less(self, n: int, reason: str, example: str) -> "Account":
         """Return the account with `n` of those that were used passed over, for a reason."""

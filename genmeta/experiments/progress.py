@@ -33,7 +33,7 @@ class GridProgress:
         """Note that a run begins."""
         self._begun[run.label] = time.monotonic()
 
-    def ends(self, run: Run, said: str) -> None:
+    def ends(self, run: Run, output: str) -> None:
         """Tell that a run has ended, and what a failed one said."""
         self._begun.pop(run.label, None)
         self._note_finished()
@@ -47,7 +47,7 @@ class GridProgress:
         for note in run.summary.get("notes", []) if run.finished else []:
             say(f"           note: {note}")
         if not run.finished:
-            print(said[-2000:], file=sys.stderr, flush=True)
+            print(output[-2000:], file=sys.stderr, flush=True)
 
     def tick(self) -> None:
         """Draw the live line anew."""

@@ -90,10 +90,10 @@ class WarmRun:
         """Wait for the end; return what was said to standard output, which is nothing, and to standard error."""
         if not self._pid():
             return "", "genmeta: error: the process that begins the runs has ended\n"
-        said = self._error.read()
+        output = self._error.read()
         self._state.read()  # ends with the run, which may have closed its standard error before
         self._ended = True
-        return "", said
+        return "", output
 
     def terminate(self) -> None:
         """Tell it to stop."""

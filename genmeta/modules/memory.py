@@ -14,8 +14,8 @@ from genmeta.learners.learner import Learner
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, of the machine or of a GPU, is used up."""
     # the last two are what oneDNN, which convolves on CPUs, says when it gets none
-    said = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    messages = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in messages)
 
 
 def loss_in_parts(learner: Learner, batch: EpisodeBatch, at_once: int) -> tuple[Tensor, Tensor]:

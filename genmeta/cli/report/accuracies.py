@@ -31,7 +31,7 @@ def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: s
         for arm, of_arm in accuracies.items()
     ]
     columns = ["", *map(accuracy_title, shapes)]
-    return Table(columns, rows, caption, scales=_said(scales))
+    return Table(columns, rows, caption, scales=_in_words(scales))
 
 
 def seeds_table(arms: Mapping[str, Arm]) -> Table:
@@ -52,7 +52,7 @@ def seeds_table(arms: Mapping[str, Arm]) -> Table:
         rows.append(row)
     columns = ["", *(title for shape in shapes for title in (accuracy_title(shape), "seeds"))]
     caption = f"accuracy in %: {EPISODES} of the mean of the seeds; beside it the lowest and highest seed (dots)"
-    return Table(columns, rows, caption, scales=_said(scales))
+    return Table(columns, rows, caption, scales=_in_words(scales))
 
 
 def axis_blocks(title: str, points: Mapping[Value, Mapping[str, Arm]]) -> list[Block]:
@@ -75,9 +75,9 @@ def axis_blocks(title: str, points: Mapping[Value, Mapping[str, Arm]]) -> list[B
             lines.append(Series(label, values, place, [100 * _half(half) for _, half in found.values()]))
         charts.append(chart(f"{shape_title(shape)}, %", lines, x_label=title))
     drawn = [one for one in charts if one]
-    said = f"Mean accuracy of the seeds against {title}; bands: 95 % interval over test episodes."
+    caption = f"Mean accuracy of the seeds against {title}; bands: 95 % interval over test episodes."
     tables = [replace(seeds_table(arms), folded=f"{title} = {value}") for value, arms in points.items()]
-    return [*([Charts(drawn, said)] if drawn else []), *tables]
+    return [*([Charts(drawn, caption)] if drawn else []), *tables]
 
 
 def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -102,14 +102,17 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
         )
     columns = ["difference", "episodes", "points ↑", "± over seeds", "p", "p (Holm)", "p over seeds", "effect size"]
     columns.append("each seed")
-    said = {
+    meanings = {
         "± over seeds": "half width of the 95 % interval over seeds",
         "p (Holm)": "p corrected for several arms by Holm",
         "effect size": "Cohen's d of the paired differences",
     }
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]  # an experiment has no p, nor the others
     caption = "; ".join(
-        [f"points (of 100) on the same episodes, {EPISODES}", *(said[c] for c in said if columns.index(c) in used)]
+        [
+            f"points (of 100) on the same episodes, {EPISODES}",
+            *(meanings[c] for c in meanings if columns.index(c) in used),
+        ]
     )
     return [Table([columns[i] for i in used], [[row[i] for i in used] for row in rows], caption, scales=_range(scale))]
 
@@ -141,7 +144,7 @@ def _accuracy_cell(values: Sequence[float] | None, scale: Scale) -> Cell:
     return Cell(percent(*mean_and_ci95(values)), _strip(*mean_and_ci95(values), scale)) if values else Cell("")
 
 
-def _said(scales: Mapping[str, Scale]) -> dict[str, str]:
+def _in_words(scales: Mapping[str, Scale]) -> dict[str, str]:
     return {
         accuracy_title(shape): f"strip: {100 * low:.0f} to {100 * high:.0f} %" for shape, (low, high) in scales.items()
     }

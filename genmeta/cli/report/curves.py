@@ -34,13 +34,13 @@ def curves(runs: Sequence[Run]) -> list[Block]:
         return []
     charts = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
     drawn = [one for one in charts if one]
-    said = (
+    caption = (
         "A band is the 95 % interval over episodes. " if any(line.band for one in drawn for line in one.lines) else ""
     )
     if any(one.smoothed for one in drawn):
-        said += "Strong lines of many values are running means over a twentieth of them; faint lines are as logged. "
-    said += "Values: under the pointer, or with the arrow keys on a chart that has the focus."
-    return [Charts(drawn, said), _values(runs)]
+        caption += "Strong lines of many values are running means over a twentieth of them; faint lines are as logged. "
+    caption += "Values: under the pointer, or with the arrow keys on a chart that has the focus."
+    return [Charts(drawn, caption), _values(runs)]
 
 
 def _of_one(run: Run) -> list[Chart | None]:

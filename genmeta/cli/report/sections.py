@@ -164,12 +164,12 @@ def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
 def _add_comparison(section: OpenSection, experiment: Experiment) -> None:
     results, points = experiment.results, experiment.points
     titles = {name: _title_of_arm(arm, arms) for arms in points.values() for name, arm in arms.items()}
-    said: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
+    blocks: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
     if over := results.get("over"):
-        said += axis_blocks(str(over["title"]), points)
+        blocks += axis_blocks(str(over["title"]), points)
     else:
-        said.append(seeds_table(points[None]))
-    section.add("Accuracies", said)
+        blocks.append(seeds_table(points[None]))
+    section.add("Accuracies", blocks)
     section.add("Paired differences", comparisons_table(titles, results.get("comparisons") or []))
     facts = ("data", "learner", "control", "seeds", "part", "seconds", "commit")
     rows = [[name, str(results[name])] for name in facts if name in results]
@@ -337,11 +337,11 @@ def _environment(runs: Sequence[Run]) -> list[Block]:
     caption = "a + after a commit: files were changed since"
     if len(rows) <= _MOST_ROWS:
         return [Table(columns, rows, caption)] if rows else []
-    said = [
+    facts = [
         f"{name}: {'; '.join(dict.fromkeys(row[i] for row in rows))}" for i, name in ((1, "versions"), (2, "commit"))
     ]
-    said.append(f"device: {'; '.join(dict.fromkeys(row[3] for row in rows))}")
-    return [Text(". ".join(said) + "."), Table(columns, rows, caption, folded=f"all {len(rows)} runs")]
+    facts.append(f"device: {'; '.join(dict.fromkeys(row[3] for row in rows))}")
+    return [Text(". ".join(facts) + "."), Table(columns, rows, caption, folded=f"all {len(rows)} runs")]
 
 
 def _hashes(runs: Sequence[Run]) -> list[Block]:
