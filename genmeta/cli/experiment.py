@@ -46,12 +46,12 @@ def experiment(args: Sequence[str]) -> int:
     """
     started = time.monotonic()
     options = _parse(args)
-    found = check_comparison(default_settings(options, checked), checked)
-    folder, versions = _taken_up(found, options.runs) or _begun(found, options.runs)
-    plan = plan_in(folder, versions, found, options.runs, options.wandb)
-    print(_told(found, plan, folder), flush=True)
-    label = f"{found.settings.name}/{folder.name}"
-    titles = {name: arm.title for name, arm in found.settings.arms.items()}
+    comparison = check_comparison(default_settings(options, checked), checked)
+    folder, versions = _taken_up(comparison, options.runs) or _begun(comparison, options.runs)
+    plan = plan_in(folder, versions, comparison, options.runs, options.wandb)
+    print(_told(comparison, plan, folder), flush=True)
+    label = f"{comparison.settings.name}/{folder.name}"
+    titles = {name: arm.title for name, arm in comparison.settings.arms.items()}
     try:
         failed = run_all(labelled(plan.runs, label, plan.arm_of, titles), options.workers)
     except KeyboardInterrupt:
@@ -59,10 +59,10 @@ def experiment(args: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text, _ = write_comparison(found.settings, plan, folder)
-    print(f"\n{text}\n{_where_things_are(found, plan, folder, time.monotonic() - started)}", flush=True)
+    text, _ = write_comparison(comparison.settings, plan, folder)
+    print(f"\n{text}\n{_where_things_are(comparison, plan, folder, time.monotonic() - started)}", flush=True)
     learners = {f"{arm}-seed{seed}": run.checkpoint for (_, arm, seed), run in plan.fits.items()}
-    name = found.settings.name
+    name = comparison.settings.name
     run = RunSettings(name, group=name, wandb=options.wandb, debug=options.debug, experiment=label)
     track_results(run, folder, learners)
     return 0
@@ -109,43 +109,43 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def plan_in(folder: Path, versions: Mapping[str, str], found: Checked, runs: str, wandb: str) -> Plan:
+def plan_in(folder: Path, versions: Mapping[str, str], comparison: Checked, runs: str, wandb: str) -> Plan:
     """Return the runs of an experiment.
 
     Args:
         folder: of the experiment.
         versions: of the run of each generator that is needed, by role.
-        found: what was checked.
+        comparison: what was checked.
         runs: folder of all runs, those of generators among them.
         wandb: as in `RunSettings`.
     """
-    options = (f"--run.wandb={wandb}", f"--run.group={found.settings.name}")
-    expected = expected_seconds(found)
-    alone = make_plan(found, Layout(Path(runs), options, expected=expected))
+    options = (f"--run.wandb={wandb}", f"--run.group={comparison.settings.name}")
+    expected = expected_seconds(comparison)
+    alone = make_plan(comparison, Layout(Path(runs), options, expected=expected))
     generators = {
-        role: replace(run, name=_generator_name(found, role), version=versions[role])
+        role: replace(run, name=_generator_name(comparison, role), version=versions[role])
         for (role, _), run in alone.generators.items()
     }
-    return make_plan(found, Layout(folder, options, True, generators, expected))
+    return make_plan(comparison, Layout(folder, options, True, generators, expected))
 
 
-def _generator_name(found: Checked, role: str) -> str:
-    return f"{Path(getattr(found.settings, role)).stem}-{Path(found.settings.data).stem}"
+def _generator_name(comparison: Checked, role: str) -> str:
+    return f"{Path(getattr(comparison.settings, role)).stem}-{Path(comparison.settings.data).stem}"
 
 
-def _digest(found: Checked) -> str:
+def _digest(comparison: Checked) -> str:
     """Return a hash of everything that decides what the experiment computes: of the commands of all runs."""
-    plan = make_plan(found, Layout(Path(), ()))
+    plan = make_plan(comparison, Layout(Path(), ()))
     return hashlib.sha256(" ".join(str(run.folder) for run in plan.runs).encode()).hexdigest()
 
 
-def _taken_up(found: Checked, runs: str) -> tuple[Path, dict[str, str]] | None:
+def _taken_up(comparison: Checked, runs: str) -> tuple[Path, dict[str, str]] | None:
     """Return the folder of an experiment with these settings that was stopped, and its generators' versions."""
-    digest = _digest(found)
-    for path in sorted((Path(runs) / found.settings.name).glob(f"*/{PLAN_FILE}")):
+    digest = _digest(comparison)
+    for path in sorted((Path(runs) / comparison.settings.name).glob(f"*/{PLAN_FILE}")):
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
-            same = plan["digest"] == digest and plan["generators"].keys() == found.parts.keys() & set(ROLES)
+            same = plan["digest"] == digest and plan["generators"].keys() == comparison.parts.keys() & set(ROLES)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         if same and not (path.parent / "results.json").exists():
@@ -154,29 +154,29 @@ def _taken_up(found: Checked, runs: str) -> tuple[Path, dict[str, str]] | None:
     return None
 
 
-def _begun(found: Checked, runs: str) -> tuple[Path, dict[str, str]]:
+def _begun(comparison: Checked, runs: str) -> tuple[Path, dict[str, str]]:
     """Make and return the folder of a new experiment, and the versions of its generators: finished ones with the same
     configuration, or new ones.
     """
     generators = {}
-    for role in (role for role in ROLES if role in found.parts):
-        run = RunSettings(name=_generator_name(found, role), folder=runs)
-        config = yaml.safe_load(found.parts[role].resolved())
+    for role in (role for role in ROLES if role in comparison.parts):
+        run = RunSettings(name=_generator_name(comparison, role), folder=runs)
+        config = yaml.safe_load(comparison.parts[role].resolved())
         generators[role] = (find_same_run(run, config) or claim_run_folder(run)).name
-    folder = claim_run_folder(RunSettings(name=found.settings.name, folder=runs))
+    folder = claim_run_folder(RunSettings(name=comparison.settings.name, folder=runs))
     os.environ.pop("GENMETA_RUN_FOLDER", None)  # of no run
-    write_whole(folder / PLAN_FILE, json.dumps({"digest": _digest(found), "generators": generators}) + "\n")
+    write_whole(folder / PLAN_FILE, json.dumps({"digest": _digest(comparison), "generators": generators}) + "\n")
     return folder, generators
 
 
-def _told(found: Checked, plan: Plan, folder: Path) -> str:
+def _told(comparison: Checked, plan: Plan, folder: Path) -> str:
     """Return what will run."""
-    settings = found.settings
+    settings = comparison.settings
     seeds = f"seed{'s' if len(settings.seeds) > 1 else ''} {', '.join(map(str, settings.seeds))}"
     lines = [f"experiment   {folder}"]
     lines += [f"data         {plan.account}"] if plan.account else []
     for role, run in _generators(plan).items():
-        lines.append(f"{role:12} {run.folder}{' (found)' if run.finished else ''}")
+        lines.append(f"{role:12} {run.folder}{' (comparison)' if run.finished else ''}")
     titles = "; ".join(arm.title for arm in settings.arms.values() if arm.train)
     lines.append(f"learners     {len(plan.fits)} of {Path(settings.learner).stem}, {seeds}: {titles}")
     lines.append(f"tests        {len(set(plan.tests.values()))}, on the same episodes")
@@ -187,9 +187,9 @@ def _generators(plan: Plan) -> dict[str, Run]:
     return {role: run for (role, _), run in plan.generators.items()}
 
 
-def _where_things_are(found: Checked, plan: Plan, folder: Path, seconds: float) -> str:
+def _where_things_are(comparison: Checked, plan: Plan, folder: Path, seconds: float) -> str:
     """Return where results, checkpoints and pictures lie."""
-    first, *others = (run for (_, arm, _), run in plan.fits.items() if arm == found.settings.subject)
+    first, *others = (run for (_, arm, _), run in plan.fits.items() if arm == comparison.settings.subject)
     lines = [
         f"results      {folder}/results.md, results.json  ({seconds:.0f} s)",
         f"checkpoints  {', '.join(str(run.checkpoint) for run in (first, *others[:1]))}, …",

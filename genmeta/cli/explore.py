@@ -180,11 +180,11 @@ def _facts(options: argparse.Namespace, model: LatentModel, explored: ExploredIm
     ]
 
 
-def _tables(found: Findings) -> dict[str, list[list[str]]]:
+def _tables(findings: Findings) -> dict[str, list[list[str]]]:
     tables: dict[str, list[list[str]]] = {}
-    if clusters := found.numbers.get("clusters"):
+    if clusters := findings.numbers.get("clusters"):
         tables["Clusters"] = [list(clusters[0]), *([_cell(value) for value in row.values()] for row in clusters)]
-    units = found.numbers["units"]
+    units = findings.numbers["units"]
     rows = zip(*units.values(), strict=True)
     tables["Latent dimensions"] = [
         ["dimension", *(name.replace("_", " ") for name in units)],
@@ -205,11 +205,11 @@ def _write(
     model: LatentModel,
     split: Split,
     explored: ExploredImages,
-    found: Findings,
+    findings: Findings,
     facts: list[str],
     tables: dict[str, list[list[str]]],
 ) -> None:
-    for name, (picture, _) in found.pictures.items():
+    for name, (picture, _) in findings.pictures.items():
         picture.save(folder / f"{name}.png")
     classes = zip(explored.class_names, explored.groups, explored.parts, explored.seen, strict=True)
     content = {
@@ -224,15 +224,15 @@ def _write(
             "n_images": len(explored.images),
             "classes": [dict(zip(("name", "group", "part", "seen"), one, strict=True)) for one in classes],
         },
-        "skipped": found.skipped,
-        "captions": {name: caption for name, (_, caption) in found.pictures.items()},
-        **found.numbers,
+        "skipped": findings.skipped,
+        "captions": {name: caption for name, (_, caption) in findings.pictures.items()},
+        **findings.numbers,
         "class_of_image": explored.classes.tolist(),
-        "maps": {name: [[round(v, 5) for v in point] for point in of.tolist()] for name, of in found.maps.items()},
-        "cluster_of_image": {name: of.tolist() for name, of in found.clusters.items()},
+        "maps": {name: [[round(v, 5) for v in point] for point in of.tolist()] for name, of in findings.maps.items()},
+        "cluster_of_image": {name: of.tolist() for name, of in findings.clusters.items()},
     }
     (folder / "report.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-    html = page(f"Latent space of {options.ckpt}", facts, explored, found, tables)
+    html = page(f"Latent space of {options.ckpt}", facts, explored, findings, tables)
     (folder / "explore.html").write_text(html, encoding="utf-8")
 
 
@@ -241,7 +241,7 @@ def _track(
     folder: Path,
     model: LatentModel,
     split: Split,
-    found: Findings,
+    findings: Findings,
     tables: dict[str, list[list[str]]],
 ) -> None:
     """Send the same panels to W&B: pictures, tables and the page, under `explore/`."""
@@ -256,11 +256,11 @@ def _track(
         run.config.update({"inputs": describe_inputs({"generator": options.ckpt})})
         log_inputs(run, {"generator": options.ckpt})
         content: dict[str, Any] = {
-            f"explore/{name}": wandb.Image(p, caption=c) for name, (p, c) in found.pictures.items()
+            f"explore/{name}": wandb.Image(p, caption=c) for name, (p, c) in findings.pictures.items()
         }
         for name, rows in tables.items():
             content[f"explore/{name.lower().replace(' ', '_')}"] = wandb.Table(columns=[*rows[0]], data=rows[1:])
         content["explore/page"] = wandb.Html(str(folder / "explore.html"))
-        if "active_units" in found.numbers:
-            content["explore/active_units"] = found.numbers["active_units"]
+        if "active_units" in findings.numbers:
+            content["explore/active_units"] = findings.numbers["active_units"]
         run.log(content)

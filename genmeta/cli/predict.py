@@ -43,19 +43,19 @@ def predict(args: Sequence[str]) -> None:
         support, query = {name: 255 - images for name, images in support.items()}, 255 - query
     elif model.seen.dataset.startswith(_INK_IS_LIGHT) and float(query.float().mean()) > 127:
         tell(f"the pictures are light, but {model.seen.dataset} has light ink on dark; maybe you want --invert")
-    found = model.predict(support, query)
+    predictions = model.predict(support, query)
 
     names = [str(file.relative_to(queries)) if queries.is_dir() else file.name for file in files]
     folder = claim_out(options.out, "predict")
-    _write(folder, names, found)
-    contact_sheet(support, query, names, found).save(folder / "contact_sheet.png")
+    _write(folder, names, predictions)
+    contact_sheet(support, query, names, predictions).save(folder / "contact_sheet.png")
     shots = sorted({len(images) for images in support.values()})
     print(f"learner      {_described(model)}")
     print(f"support      {len(support)} classes, {' to '.join(map(str, shots[:1] + shots[1:][-1:]))} pictures each")
     for of in (listing.account, account):
         if of.passed_over:
             print(f"             {of}")
-    _say(names, found)
+    _say(names, predictions)
     print(f"predictions  {folder}/predictions.csv, predictions.json, contact_sheet.png", flush=True)
 
 
@@ -77,30 +77,30 @@ def _described(model: Predictor) -> str:
     return f"{type(model.learner).__name__} of {shape} images, trained on {len(seen.train)} classes of {seen.dataset}"
 
 
-def _say(names: Sequence[str], found: Predictions) -> None:
-    labels = found.labels
+def _say(names: Sequence[str], predictions: Predictions) -> None:
+    labels = predictions.labels
     if len(names) <= _SAID:
-        for name, label, confidence in zip(names, labels, found.confidences, strict=True):
+        for name, label, confidence in zip(names, labels, predictions.confidences, strict=True):
             print(f"             {printable(name)}: {printable(label)} ({100 * confidence:.0f} %)")
         return
     counts = ", ".join(f"{n} {printable(label)}" for label, n in Counter(labels).most_common(_SAID))
     print(f"pictures     {len(names)}: {counts}")
 
 
-def _write(folder: Path, names: Sequence[str], found: Predictions) -> None:
+def _write(folder: Path, names: Sequence[str], predictions: Predictions) -> None:
     """Write the tables. Names of files may be no text; they are written as the bytes that they are."""
-    rows = list(zip(names, found.labels, found.confidences, strict=True))
+    rows = list(zip(names, predictions.labels, predictions.confidences, strict=True))
     with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["picture", "class", "probability"])
         writer.writerows([name, label, f"{confidence:.6f}"] for name, label, confidence in rows)
     content = [
-        {"picture": name, "class": label, "probability": confidence, "probabilities": _of_classes(found, number)}
+        {"picture": name, "class": label, "probability": confidence, "probabilities": _of_classes(predictions, number)}
         for number, (name, label, confidence) in enumerate(rows)
     ]
     (folder / "predictions.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _of_classes(found: Predictions, number: int) -> Mapping[str, float]:
-    probabilities: Tensor = found.probabilities[number]
-    return dict(zip(found.classes, probabilities.tolist(), strict=True))
+def _of_classes(predictions: Predictions, number: int) -> Mapping[str, float]:
+    probabilities: Tensor = predictions.probabilities[number]
+    return dict(zip(predictions.classes, probabilities.tolist(), strict=True))

@@ -17,7 +17,7 @@ _TITLE = 24  # letters of a class name
 
 
 def contact_sheet(
-    support: Mapping[str, Tensor], query: Tensor, names: Sequence[str], found: Predictions
+    support: Mapping[str, Tensor], query: Tensor, names: Sequence[str], predictions: Predictions
 ) -> Image.Image:
     """Return a picture with a row for each class: its name and number of pictures, examples, framed blue, and the
     pictures that were taken for it, the most certain first, each with the end of its name and its probability. All are
@@ -27,12 +27,12 @@ def contact_sheet(
         support: examples by class, uint8 `[n, C, H, W]`.
         query: the pictures that were named, uint8 `[n, C, H, W]`.
         names: theirs.
-        found: what they were taken for.
+        predictions: what they were taken for.
     """
     font = ImageFont.truetype(font_path("DejaVuSans"), 10)
     classes = list(support)[:_ROWS]
     taken: dict[str, list[int]] = {name: [] for name in support}
-    labels, confidences = found.labels, found.confidences
+    labels, confidences = predictions.labels, predictions.confidences
     for number in sorted(range(len(names)), key=lambda number: -confidences[number]):
         taken[labels[number]].append(number)
     left = 2 * _GAP + max(int(font.getlength(line)) for name in classes for line in _title(name, len(taken[name])))

@@ -144,15 +144,17 @@ PAIRS = ("episodes", "class", "taken_for", "offered", "chosen", "rate")
 """Columns of `pair_rows`."""
 
 
-def per_class_rows(episodes: str, found: Confusion) -> list[Sequence[object]]:
+def per_class_rows(episodes: str, confusion: Confusion) -> list[Sequence[object]]:
     """Return a row for each class, with the class that it was most often taken for; `episodes` is what they are called,
     such as `5w1s`.
     """
     worst: dict[str, Pair] = {}
-    for pair in found.pairs:
+    for pair in confusion.pairs:
         worst.setdefault(pair.truth, pair)
     rows: list[Sequence[object]] = []
-    for name, group, queries, right in zip(found.names, found.groups, found.queries, found.right, strict=True):
+    for name, group, queries, right in zip(
+        confusion.names, confusion.groups, confusion.queries, confusion.right, strict=True
+    ):
         accuracy = f"{right / queries:.6f}" if queries else ""
         mistaken = worst.get(name)
         taken: Sequence[object] = ("",) * 4
@@ -162,6 +164,6 @@ def per_class_rows(episodes: str, found: Confusion) -> list[Sequence[object]]:
     return rows
 
 
-def pair_rows(episodes: str, found: Confusion) -> list[Sequence[object]]:
+def pair_rows(episodes: str, confusion: Confusion) -> list[Sequence[object]]:
     """Return a row for each pair of which one was taken for the other, the most confused first."""
-    return [(episodes, p.truth, p.given, p.offered, p.chosen, f"{p.rate:.6f}") for p in found.pairs]
+    return [(episodes, p.truth, p.given, p.offered, p.chosen, f"{p.rate:.6f}") for p in confusion.pairs]

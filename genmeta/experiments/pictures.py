@@ -37,15 +37,15 @@ def draw_arms(arms: Mapping[str, Arm], controls: Sequence[str], path: Path) -> N
     figure.savefig(path, dpi=110)
 
 
-def draw_curves(found: Points, label: str, path: Path) -> None:
+def draw_curves(points: Points, label: str, path: Path) -> None:
     """Draw accuracy against the values of an axis, a line for each arm with its interval over seeds. Writes a PNG."""
-    values = [value for value in found if value is not None]
-    arms = found[values[0]]
+    values = [value for value in points if value is not None]
+    arms = points[values[0]]
     shapes = next(iter(arms.values())).shapes
     figure, panels = _panels(shapes, width=5, height=3.8)
     for panel, shape in zip(panels, shapes, strict=True):
         for number, (name, arm) in enumerate(arms.items()):
-            at = [found[value][name] for value in values]
+            at = [points[value][name] for value in values]
             middles, halves = zip(*(of_value.over_seeds(shape) for of_value in at), strict=True)
             if not all(map(isfinite, halves)):
                 halves = tuple(of_value.over_episodes(shape)[1] for of_value in at)

@@ -245,9 +245,9 @@ def against_control(arms: Mapping[str, Arm], control: str, value: Value = None) 
     return sorted(found, key=lambda one: arms[control].shapes.index(one.shape))
 
 
-def corrected(found: Sequence[Difference]) -> list[Difference]:
+def corrected(differences: Sequence[Difference]) -> list[Difference]:
     """Return differences with their p-values corrected (Holm) for all of them together."""
-    return [replace(d, p_holm=p) for d, p in zip(found, holm([d.p for d in found]), strict=True)]
+    return [replace(d, p_holm=p) for d, p in zip(differences, holm([d.p for d in differences]), strict=True)]
 
 
 def _finite(value: float) -> float | None:

@@ -24,15 +24,15 @@ def differences_of(subject: str, arms: Mapping[str, Arm]) -> list[Difference]:
     return [one for pair in pairs for one in paired(arms, *pair)]
 
 
-def credit_of(subject: str, found: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
+def credit_of(subject: str, differences: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
     """Return in plain words whether the subject was better than all that it was held to."""
-    return credit([one for one in found if one.arm == subject], arms)
+    return credit([one for one in differences if one.arm == subject], arms)
 
 
 def page_of(
     settings: CompareSettings,
     results: Mapping[str, Any],
-    found: Sequence[Difference],
+    differences: Sequence[Difference],
     arms: Mapping[str, Arm],
     has_generator: bool,
 ) -> str:
@@ -40,7 +40,7 @@ def page_of(
 
     It has nothing that depends on the clock: the same comparison writes the same page.
     """
-    lines = [in_one_line(one, arms) for one in found]
+    lines = [in_one_line(one, arms) for one in differences]
     table = markdown_table(over_episodes_rows(list(arms.values())))
     return (
         "\n".join([table, "", *lines, "", results["sentence"], "", _notes(settings, results, arms, has_generator)])

@@ -26,13 +26,13 @@ _LATEX = {
 }
 
 
-def accuracy_rows(found: Points, axis: str) -> list[list[str]]:
+def accuracy_rows(points: Points, axis: str) -> list[list[str]]:
     """Return a head and a row for each arm (and value of the axis): mean ± over seeds ± over episodes, in percent,
     and what training took.
     """
-    shapes = _shapes(found)
+    shapes = _shapes(points)
     rows = [[*([axis] if axis else []), "arm", *map(accuracy_title, shapes), "training (min)"]]
-    for value, arms in found.items():
+    for value, arms in points.items():
         for arm in arms.values():
             where = [f"{value:g}"] if value is not None else []
             cells = [over_both(arm, shape) for shape in shapes]
@@ -52,12 +52,12 @@ def over_episodes_rows(arms: Sequence[Arm]) -> list[list[str]]:
     return [["", *map(accuracy_title, shapes)], *([arm.title, *row] for arm, row in zip(arms, cells, strict=True))]
 
 
-def difference_rows(found: Sequence[Difference], titles: Mapping[str, str], axis: str) -> list[list[str]]:
+def difference_rows(differences: Sequence[Difference], titles: Mapping[str, str], axis: str) -> list[list[str]]:
     """Return a head and a row for each difference from the control, in percent points, with what speaks for it."""
-    control = titles[found[0].control]
+    control = titles[differences[0].control]
     head = [*([axis] if axis else []), f"arm − {control}", "episodes", "points ↑", "p", "p (Holm)", "p (bootstrap)"]
     rows = [[*head, "p (seeds)", "d_z"]]
-    for d in found:
+    for d in differences:
         p_values = [p_value(p) for p in (d.p, d.p_holm, d.p_bootstrap, d.p_seeds)]
         size = "–" if d.effect_size is None else f"{d.effect_size:+.2f}"
         where = [f"{d.value:g}"] if d.value is not None else []
@@ -66,9 +66,9 @@ def difference_rows(found: Sequence[Difference], titles: Mapping[str, str], axis
     return rows
 
 
-def as_csv(found: Points, differences: Sequence[Difference]) -> str:
+def as_csv(points: Points, differences: Sequence[Difference]) -> str:
     """Return one line for each arm and kind of episodes (and value of the axis); numbers in [0, 1]."""
-    seeds = list(next(iter(next(iter(next(iter(found.values())).values())).accuracies.values())))
+    seeds = list(next(iter(next(iter(next(iter(points.values())).values())).accuracies.values())))
     by_place = {(d.value, d.arm, d.shape): d for d in differences}
     names = ["difference", "ci95_episodes", "ci95_seeds", "p", "p_holm", "p_bootstrap", "p_seeds", "effect_size"]
     buffer = io.StringIO()
@@ -76,7 +76,7 @@ def as_csv(found: Points, differences: Sequence[Difference]) -> str:
     of_accuracy = ["accuracy", "accuracy_ci95_seeds", "accuracy_ci95_episodes", *(f"seed_{seed}" for seed in seeds)]
     of_difference = [field if field.startswith("difference") else f"difference_{field}" for field in names]
     writer.writerow(["value", "arm", "title", "shape", *of_accuracy, *of_difference, "training_seconds"])
-    for value, arms in found.items():
+    for value, arms in points.items():
         for name, arm in arms.items():
             for shape in arm.shapes:
                 middle, over_seeds = arm.over_seeds(shape)
@@ -88,10 +88,10 @@ def as_csv(found: Points, differences: Sequence[Difference]) -> str:
     return buffer.getvalue()
 
 
-def as_latex(found: Points, differences: Sequence[Difference], axis: str, caption: str) -> str:
+def as_latex(points: Points, differences: Sequence[Difference], axis: str, caption: str) -> str:
     """Return a table for a paper, with the rules of the package booktabs; * marks a corrected p-value below ALPHA."""
     sure = {(d.value, d.arm, d.shape) for d in differences if d.p_holm < ALPHA}
-    shapes = _shapes(found)
+    shapes = _shapes(points)
     head = [*([axis] if axis else []), "arm", *map(accuracy_title, shapes)]
     lines = [
         r"\begin{table}",
@@ -101,7 +101,7 @@ def as_latex(found: Points, differences: Sequence[Difference], axis: str, captio
         r"\toprule",
         " & ".join(map(escaped, head)) + r" \\",
     ]
-    for value, arms in found.items():
+    for value, arms in points.items():
         lines.append(r"\midrule")
         for name, arm in arms.items():
             cells = [*([f"{value:g}"] if value is not None else []), escaped(arm.title)]
@@ -122,5 +122,5 @@ def escaped(text: str) -> str:
     return text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
 
 
-def _shapes(found: Points) -> list[str]:
-    return next(iter(next(iter(found.values())).values())).shapes
+def _shapes(points: Points) -> list[str]:
+    return next(iter(next(iter(points.values())).values())).shapes

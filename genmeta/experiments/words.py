@@ -7,26 +7,26 @@ from genmeta.evaluation.tables import number, p_value, percent, shape_title
 from genmeta.experiments.results import Arm, Difference
 
 
-def verdict(found: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, part: str) -> str:
+def verdict(differences: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, part: str) -> str:
     """Return which arm won, by how much, how sure: a sentence or two for each kind of episodes.
 
     Args:
-        found: corrected differences from one control, without an axis.
+        differences: corrected differences from one control, without an axis.
         arms: by name.
         n_seeds: how many.
         part: of the split that was tested on, `test` or `val`.
     """
     lines = []
     titles = {name: f"'{arm.title}'" for name, arm in arms.items()}
-    for shape in dict.fromkeys(d.shape for d in found):
-        of_shape = sorted((d for d in found if d.shape == shape), key=lambda d: -d.difference)
+    for shape in dict.fromkeys(d.shape for d in differences):
+        of_shape = sorted((d for d in differences if d.shape == shape), key=lambda d: -d.difference)
         control = titles[of_shape[0].control]
         best = next((d for d in of_shape if d.p_holm < ALPHA and d.difference > 0), None)
         worse = [d for d in of_shape if d.p_holm < ALPHA and d.difference < 0]
         if best:
             text = (
                 f"{titles[best.arm]} wins, {percent(best.difference, sign='+')} points over {control} "
-                f"({_p(best)} after Holm's correction for {len(found)} comparisons); "
+                f"({_p(best)} after Holm's correction for {len(differences)} comparisons); "
                 f"{_of_seeds(best, n_seeds)}."
             )
             also = [titles[d.arm] for d in of_shape if d is not best and d.p_holm < ALPHA and d.difference > 0]
@@ -36,7 +36,7 @@ def verdict(found: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, 
             text = (
                 f"no arm is better than {control} by a difference that these episodes can show; the highest is "
                 f"{titles[first.arm]}, {percent(first.difference, sign='+')} points ({_p(first)} after Holm's "
-                f"correction for {len(found)} comparisons)."
+                f"correction for {len(differences)} comparisons)."
             )
         if worse:
             text += f" Worse than {control}: " + ", ".join(
@@ -53,18 +53,18 @@ def verdict(found: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, 
     return "\n".join(lines)
 
 
-def _p(found: Difference) -> str:
-    text = p_value(found.p_holm)
+def _p(difference: Difference) -> str:
+    text = p_value(difference.p_holm)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def _of_seeds(found: Difference, n_seeds: int, short: bool = False) -> str:
-    if found.ci95_seeds is None and n_seeds > 1:
+def _of_seeds(difference: Difference, n_seeds: int, short: bool = False) -> str:
+    if difference.ci95_seeds is None and n_seeds > 1:
         return "both were tested once for all seeds"
-    if found.ci95_seeds is None:
+    if difference.ci95_seeds is None:
         return "one seed" if short else "one seed only, so how much trainings differ is not known"
-    holds = abs(found.difference) > found.ci95_seeds
-    half = f"± {number(found.ci95_seeds)} over seeds"
+    holds = abs(difference.difference) > difference.ci95_seeds
+    half = f"± {number(difference.ci95_seeds)} over seeds"
     if short:
         return half if holds else f"{half}: not sure"
     if holds:
@@ -72,43 +72,42 @@ def _of_seeds(found: Difference, n_seeds: int, short: bool = False) -> str:
     return f"but the {n_seeds} seeds differ so much ({half}) that another training may not show it"
 
 
-def in_one_line(found: Difference, arms: Mapping[str, Arm]) -> str:
+def in_one_line(difference: Difference, arms: Mapping[str, Arm]) -> str:
     """Return one difference of few seeds: its number, what it says, and that of each seed."""
-    seeds = ", ".join(f"seed {seed} {percent(one, sign='+')}" for seed, one in found.of_seeds.items())
-    return (
-        f"{found.shape}: {arms[found.arm].title} - {arms[found.control].title} = {_points(found)} points "
-        f"({_word(found)}{f'; {seeds}' if len(found.of_seeds) > 1 else ''})"
-    )
+    seeds = ", ".join(f"seed {seed} {percent(one, sign='+')}" for seed, one in difference.of_seeds.items())
+    pair = f"{arms[difference.arm].title} - {arms[difference.control].title}"
+    each = f"; {seeds}" if len(difference.of_seeds) > 1 else ""
+    return f"{difference.shape}: {pair} = {_points(difference)} points ({_word(difference)}{each})"
 
 
-def _points(found: Difference) -> str:
-    return percent(found.difference, found.ci95_episodes, sign="+")
+def _points(difference: Difference) -> str:
+    return percent(difference.difference, difference.ci95_episodes, sign="+")
 
 
-def _word(found: Difference) -> str:
+def _word(difference: Difference) -> str:
     """Return what a difference of few seeds says: `more`, `less`, or why neither."""
-    if found.ci95_episodes is None or abs(found.difference) <= found.ci95_episodes:
+    if difference.ci95_episodes is None or abs(difference.difference) <= difference.ci95_episodes:
         return "no difference that these episodes can show"
-    if any(one * found.difference <= 0 for one in found.of_seeds.values()):
+    if any(one * difference.difference <= 0 for one in difference.of_seeds.values()):
         return "the seeds disagree"
-    return "more" if found.difference > 0 else "less"
+    return "more" if difference.difference > 0 else "less"
 
 
-def credit(found: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
+def credit(differences: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
     """Return whether an arm was better than its controls, a line for each kind of episodes.
 
     It gets credit only where it was better than each of them with each seed; and two seeds are never sure.
 
     Args:
-        found: one arm's differences from all controls.
+        differences: one arm's differences from all controls.
         arms: by name.
     """
-    n_seeds = len(found[0].of_seeds)
+    n_seeds = len(differences[0].of_seeds)
     if n_seeds == 1:
         return "one seed: undecided until `make compare`"
     lines = []
-    for shape in dict.fromkeys(one.shape for one in found):
-        of_shape = [one for one in found if one.shape == shape]
+    for shape in dict.fromkeys(one.shape for one in differences):
+        of_shape = [one for one in differences if one.shape == shape]
         least = min(of_shape, key=lambda one: one.difference)
         against = f"{_points(least)} points against '{arms[least.control].title}'"
         if all(_word(one) == "more" for one in of_shape):

@@ -58,7 +58,7 @@ def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tup
 def _write_tables(
     settings: CompareSettings,
     results: Mapping[str, Any],
-    found: Points,
+    points: Points,
     differences: Sequence[Difference],
     folder: Path,
 ) -> str:
@@ -66,20 +66,20 @@ def _write_tables(
     label = settings.over.title if settings.over else ""
     titles = {name: arm.title for name, arm in settings.arms.items()}
     words = [results["sentence"]] if results["sentence"] else []
-    tables = [markdown_table(accuracy_rows(found, label)), markdown_table(difference_rows(differences, titles, label))]
-    opening = "" if settings.over else _opening(results, found[None])
-    text = banner(results) + opening + "\n\n".join([*words, *tables, _notes(settings, results, found)]) + "\n"
+    tables = [markdown_table(accuracy_rows(points, label)), markdown_table(difference_rows(differences, titles, label))]
+    opening = "" if settings.over else _opening(results, points[None])
+    text = banner(results) + opening + "\n\n".join([*words, *tables, _notes(settings, results, points)]) + "\n"
     if settings.over:
-        draw_curves(found, label, folder / "results.png")
+        draw_curves(points, label, folder / "results.png")
     else:
-        draw_arms(found[None], settings.controls, folder / "results.png")
+        draw_arms(points[None], settings.controls, folder / "results.png")
     (folder / "results.md").write_text(f"{text}\n![accuracies](results.png)\n")
-    (folder / "results.csv").write_text(as_csv(found, differences))
+    (folder / "results.csv").write_text(as_csv(points, differences))
     caption = (
         f"{results['learner']} on {results['data']}: accuracy, mean ± 95 % interval over {len(settings.seeds)} seeds; "
         f"* differs from {titles[settings.control]} (p < {ALPHA}, Holm)"
     )
-    (folder / "results.tex").write_text(as_latex(found, differences, label, caption))
+    (folder / "results.tex").write_text(as_latex(points, differences, label, caption))
     return text
 
 
@@ -150,9 +150,9 @@ def _results(settings: CompareSettings, plan: Plan, found: Points, differences: 
     return results | {"over": asdict(axis), "points": points}
 
 
-def _notes(settings: CompareSettings, results: Mapping[str, Any], found: Points) -> str:
+def _notes(settings: CompareSettings, results: Mapping[str, Any], points: Points) -> str:
     """Return what the numbers are of."""
-    some = next(iter(next(iter(found.values())).values()))
+    some = next(iter(next(iter(points.values())).values()))
     n_episodes = {shape: len(next(iter(of_seeds.values()))) for shape, of_seeds in some.accuracies.items()}
     episodes = ", ".join(f"{n} of {shape} ({results['episodes'][shape]})" for shape, n in n_episodes.items())
     seeds = ", ".join(map(str, settings.seeds))

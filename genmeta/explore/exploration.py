@@ -86,28 +86,28 @@ def explore(model: LatentModel, explored: ExploredImages, with_tsne: bool = Fals
     Raises:
         UserError: UMAP is asked for and not installed.
     """
-    found = Findings()
+    findings = Findings()
     if "encoder" in model.networks:
         mean, log_var = encode(model, explored.images)
-        _maps_and_clusters(found, explored, mean, with_tsne, with_umap)
+        _maps_and_clusters(findings, explored, mean, with_tsne, with_umap)
         if "decoder" in model.networks:
-            _strips(found, model, explored, mean)
-            _traversals(found, model, mean)
+            _strips(findings, model, explored, mean)
+            _traversals(findings, model, mean)
         change = (
             _change(model, mean[:: max(1, len(mean) // _N_PROBES)][:_N_PROBES]) if "decoder" in model.networks else None
         )
-        _units(found, mean, log_var, change)
+        _units(findings, mean, log_var, change)
     elif "decoder" in model.networks:
         why = "the generator has no encoder"
-        found.skipped += [f"maps, clusters, active units, strips between real images: {why}"]
-        _without_encoder(found, model)
+        findings.skipped += [f"maps, clusters, active units, strips between real images: {why}"]
+        _without_encoder(findings, model)
     else:
-        found.skipped += [
+        findings.skipped += [
             "maps, clusters, active units, strips, traversals of encodings: the generator draws given images again; "
             "its codes say how, not what"
         ]
-        _redrawn(found, model, explored)
-    return found
+        _redrawn(findings, model, explored)
+    return findings
 
 
 def encode(model: LatentModel, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,14 +117,14 @@ def encode(model: LatentModel, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _maps_and_clusters(
-    found: Findings, explored: ExploredImages, mean: Tensor, with_tsne: bool, with_umap: bool
+    findings: Findings, explored: ExploredImages, mean: Tensor, with_tsne: bool, with_umap: bool
 ) -> None:
     axes = PrincipalAxes.of(mean)
-    found.maps["PCA"] = axes.project(mean)
+    findings.maps["PCA"] = axes.project(mean)
     if with_tsne:
-        found.maps["t-SNE"] = tsne(mean)
+        findings.maps["t-SNE"] = tsne(mean)
     if with_umap:
-        found.maps["UMAP"] = umap(mean)
+        findings.maps["UMAP"] = umap(mean)
     kinds = explored.kinds()
     classes, groups = kinds["class"][1], kinds["group"][1]
     n_classes, n_groups = len(explored.class_names), len(kinds["group"][0])
@@ -133,28 +133,28 @@ def _maps_and_clusters(
         for method in METHODS:
             if 1 < n_clusters <= len(mean):
                 clusters = cluster(mean, n_clusters, method)
-                found.clusters[f"{n_clusters} clusters, {method}"] = clusters
+                findings.clusters[f"{n_clusters} clusters, {method}"] = clusters
                 row = {"method": method, "clusters": n_clusters}
                 for kind, truth in (("class", classes), ("group", groups)):
                     row |= {f"{kind} {name}": value for name, value in agreement(clusters, truth).items()}
                 table.append(row)
-    found.numbers["clusters"] = table
+    findings.numbers["clusters"] = table
     unit = (2 * mean.shape[1]) ** 0.5
     within, between = within_and_between(mean, classes)
-    found.numbers["distances"] = {"within_classes": within / unit, "between_classes": between / unit}
-    found.numbers["principal_shares"] = axes.shares.tolist()
+    findings.numbers["distances"] = {"within_classes": within / unit, "between_classes": between / unit}
+    findings.numbers["principal_shares"] = axes.shares.tolist()
     panels = {kind: kinds[kind] for kind in ("group", "part", "class")}
-    if found.clusters:
-        name, clusters = next(iter(found.clusters.items()))
+    if findings.clusters:
+        name, clusters = next(iter(findings.clusters.items()))
         panels[name] = (tuple(str(number) for number in range(int(clusters.max()) + 1)), clusters)
-    for name, points in found.maps.items():
+    for name, points in findings.maps.items():
         caption = "The encodings of real images (posterior means) in two dimensions"
         if name == "PCA":
             caption += f", {100 * float(axes.shares[:2].sum()):.0f} % of their variance"
-        found.pictures[f"map-{name.lower()}"] = (scatter(name, points, panels), f"{caption}.")
+        findings.pictures[f"map-{name.lower()}"] = (scatter(name, points, panels), f"{caption}.")
 
 
-def _strips(found: Findings, model: LatentModel, explored: ExploredImages, mean: Tensor) -> None:
+def _strips(findings: Findings, model: LatentModel, explored: ExploredImages, mean: Tensor) -> None:
     pairs = _pairs(len(explored.class_names))
     firsts = torch.tensor(
         [int((explored.classes == number).nonzero()[0]) for number in range(len(explored.class_names))]
@@ -179,7 +179,7 @@ def _strips(found: Findings, model: LatentModel, explored: ExploredImages, mean:
         caption = (
             f"Decoded codes {what}, on a line and on a circle: 0 and 1 (framed) are the ends, beyond is extrapolated."
         )
-        found.pictures[name] = (picture, caption)
+        findings.pictures[name] = (picture, caption)
 
 
 def _pairs(n: int) -> list[tuple[int, int]]:
@@ -188,7 +188,7 @@ def _pairs(n: int) -> list[tuple[int, int]]:
     return [(order[i], order[i + 1]) for i in range(0, min(2 * N_STRIPS, n - 1), 2)]
 
 
-def _traversals(found: Findings, model: LatentModel, mean: Tensor) -> None:
+def _traversals(findings: Findings, model: LatentModel, mean: Tensor) -> None:
     axes = PrincipalAxes.of(mean)
     n = min(N_DIRECTIONS, mean.shape[1])
     # the image nearest to the mean: decoded means are blurred, a code of an image is not
@@ -200,7 +200,7 @@ def _traversals(found: Findings, model: LatentModel, mean: Tensor) -> None:
     ):
         codes = traversals(start, axes.directions[:n], axes.deviations[:n], torch.tensor(STEPS))
         images = model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-        found.pictures[name] = (
+        findings.pictures[name] = (
             sheet(images, names, [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
             f"Along the principal directions of the encodings (their share of the variance), {what}, in standard "
             f"deviations.",
@@ -211,7 +211,7 @@ def _change(model: LatentModel, codes: Tensor) -> Tensor:
     return change_of_image(model.decode, codes)
 
 
-def _units(found: Findings, mean: Tensor, log_var: Tensor, change: Tensor | None) -> None:
+def _units(findings: Findings, mean: Tensor, log_var: Tensor, change: Tensor | None) -> None:
     variance, kl = activity(mean), kl_per_dimension(mean, log_var)
     panels = {"mean KL (nats)": kl, "variance of the posterior mean": variance}
     table: dict[str, list[Any]] = {
@@ -223,16 +223,16 @@ def _units(found: Findings, mean: Tensor, log_var: Tensor, change: Tensor | None
         per_unit = change.diagonal().clamp(min=0).sqrt()
         panels["change of a pixel per unit (root mean square)"] = per_unit
         table["change_of_pixel"] = per_unit.tolist()
-    found.numbers["units"] = table
-    found.numbers["active_units"] = active_units(mean)
-    found.pictures["units"] = (
+    findings.numbers["units"] = table
+    findings.numbers["active_units"] = active_units(mean)
+    findings.pictures["units"] = (
         bars(panels, {"variance of the posterior mean": ACTIVE}),
         f"What each latent dimension carries: {active_units(mean)} of {mean.shape[1]} are active (variance of the "
         f"posterior mean over images above {ACTIVE}, the dashed line).",
     )
 
 
-def _without_encoder(found: Findings, model: LatentModel) -> None:
+def _without_encoder(findings: Findings, model: LatentModel) -> None:
     rng = make_rng("explore", "codes")
     ends = model.prior.sample(2, N_STRIPS, rng=rng)
     rows, names = [], []
@@ -242,7 +242,7 @@ def _without_encoder(found: Findings, model: LatentModel) -> None:
             rows.append(model.decode(codes))
             names.append("spherical" if spherical else "linear")
     marked = [SHARES.index(0), SHARES.index(1)]
-    found.pictures["strips-prior"] = (
+    findings.pictures["strips-prior"] = (
         sheet(torch.stack(rows), names, [f"{share:g}" for share in SHARES], marked),
         "Decoded codes between two draws from the prior: 0 and 1 (framed) are the draws, beyond is extrapolated.",
     )
@@ -252,14 +252,14 @@ def _without_encoder(found: Findings, model: LatentModel) -> None:
     start, spread = model.prior.sample(1, rng=rng)[0], torch.full((n,), model.prior.spread)
     codes = traversals(start, directions[:n], spread, torch.tensor(STEPS))
     images = model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-    found.pictures["traversals-prior"] = (
+    findings.pictures["traversals-prior"] = (
         sheet(images, _names(n), [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
         "From a draw of the prior along the directions that change the image most, in units of the prior's spread.",
     )
-    _changes(found, metric, changes)
+    _changes(findings, metric, changes)
 
 
-def _redrawn(found: Findings, model: LatentModel, explored: ExploredImages) -> None:
+def _redrawn(findings: Findings, model: LatentModel, explored: ExploredImages) -> None:
     rng = make_rng("explore", "codes")
     unseen = [number for number, seen in enumerate(explored.seen) if not seen]
     of = unseen or list(range(len(explored.seen)))
@@ -270,7 +270,7 @@ def _redrawn(found: Findings, model: LatentModel, explored: ExploredImages) -> N
     which = "that the generator has not seen" if unseen else "(the generator has seen all of them)"
     names = ["image", *(f"code {number + 1}" for number in range(len(codes)))]
     short = [str(number + 1) for number in range(len(chosen))]
-    found.pictures["redrawn"] = (
+    findings.pictures["redrawn"] = (
         sheet(drawn, names, short),
         f"Images of classes {which}, and drawn again with codes of the prior: "
         f"{', '.join(explored.class_names[i] for i in chosen)}.",
@@ -284,19 +284,19 @@ def _redrawn(found: Findings, model: LatentModel, explored: ExploredImages) -> N
     for number in range(min(2, len(chosen))):
         same = images[[number]].expand(len(along), -1, -1, -1)
         rows = model.redraw(same, along).unflatten(0, (n, len(STEPS)))
-        found.pictures[f"directions-{number + 1}"] = (
+        findings.pictures[f"directions-{number + 1}"] = (
             sheet(rows, _names(n), [f"{step:g}" for step in STEPS], [STEPS.index(0)]),
             f"One image of {explored.class_names[chosen[number]]} drawn again along the directions of the code that "
             f"change it most, in standard deviations of the prior.",
         )
-    _changes(found, metric, changes)
+    _changes(findings, metric, changes)
 
 
-def _changes(found: Findings, metric: Tensor, changes: Tensor) -> None:
+def _changes(findings: Findings, metric: Tensor, changes: Tensor) -> None:
     per_unit = metric.diagonal().clamp(min=0).sqrt()
-    found.numbers["units"] = {"change_of_pixel": per_unit.tolist()}
-    found.numbers["principal_changes"] = changes.tolist()
-    found.pictures["units"] = (
+    findings.numbers["units"] = {"change_of_pixel": per_unit.tolist()}
+    findings.numbers["principal_changes"] = changes.tolist()
+    findings.pictures["units"] = (
         bars({"change of a pixel per unit (root mean square)": per_unit}, {}),
         "How much a step along each latent dimension changes the image.",
     )

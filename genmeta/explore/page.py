@@ -13,7 +13,7 @@ _COLUMNS = 64  # thumbnails in a row of the atlas
 
 
 def page(
-    title: str, facts: Sequence[str], explored: ExploredImages, found: Findings, tables: dict[str, list[list[str]]]
+    title: str, facts: Sequence[str], explored: ExploredImages, findings: Findings, tables: dict[str, list[list[str]]]
 ) -> str:
     """Return the page's HTML.
 
@@ -21,17 +21,17 @@ def page(
         title: of the page.
         facts: sentences at its top.
         explored: the images of the map's points.
-        found: maps, clusters and pictures.
+        findings: maps, clusters and pictures.
         tables: by name, rows of cells, the first with the names of the columns.
     """
     blocks: list[tuple[str, Block]] = []
-    for name, (picture, caption) in found.pictures.items():
+    for name, (picture, caption) in findings.pictures.items():
         if not name.startswith("map-"):  # the page draws these itself
             figure = Figure(data_uri(picture), *picture.size, alt=f"{title_of(name)}: {caption}", caption=caption)
             blocks.append((title_of(name), Figures([figure])))
     blocks += [(title_of(name), Table(rows[0], rows[1:])) for name, rows in tables.items()]
     thumbnails: dict[str, Any] = {}
-    if found.maps:
+    if findings.maps:
         picture, height, width = atlas(explored.images, _COLUMNS)
         thumbnails = {"uri": data_uri(picture), "width": width, "height": height, "columns": _COLUMNS}
     return render(
@@ -40,20 +40,20 @@ def page(
         title=title,
         generator="genmeta explore",
         facts=facts,
-        map=_map(explored, found) if found.maps else None,
+        map=_map(explored, findings) if findings.maps else None,
         n_points=len(explored.images),
         atlas=thumbnails,
         blocks=blocks,
     )
 
 
-def _map(explored: ExploredImages, found: Findings) -> dict[str, Any]:
+def _map(explored: ExploredImages, findings: Findings) -> dict[str, Any]:
     """Return what the page's script draws: coordinates, and for each way of colouring the kind of each point."""
     kinds = {title: {"names": names, "of": of.tolist()} for title, (names, of) in explored.kinds().items()}
-    for name, clusters in found.clusters.items():
+    for name, clusters in findings.clusters.items():
         numbers = [f"cluster {number}" for number in range(int(clusters.max()) + 1)]
         kinds[name] = {"names": numbers, "of": clusters.tolist()}
-    return {"maps": {name: _points(points.tolist()) for name, points in found.maps.items()}, "kinds": kinds}
+    return {"maps": {name: _points(points.tolist()) for name, points in findings.maps.items()}, "kinds": kinds}
 
 
 def _points(points: list[list[float]]) -> dict[str, list[float]]:

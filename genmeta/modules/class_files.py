@@ -43,19 +43,19 @@ class ClassFiles(Callback):
         save_picture(trainer, self.folder / "pictures", "confusion", None, picture)
 
 
-def lowest_classes(found: Confusion, n: int = 3) -> str:
+def lowest_classes(confusion: Confusion, n: int = 3) -> str:
     """Return the classes of the lowest accuracies in words: `g/c3 41.3 %, g/c1 45.0 %`."""
-    return ", ".join(f"{printable(name)} {100 * accuracy:.1f} %" for name, accuracy in found.lowest(n))
+    return ", ".join(f"{printable(name)} {100 * accuracy:.1f} %" for name, accuracy in confusion.lowest(n))
 
 
-def draw_confusion(found: Confusion) -> Tensor:
+def draw_confusion(confusion: Confusion) -> Tensor:
     """Return the rates as a picture `[3, h, w]`: a row for each class of the queries, a column for what they were taken
     for; white 0, dark 1, grey where the two never met. Of more than `DRAWN` classes those of the most confused pairs.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    chosen = found.most_confused(DRAWN) or [0]  # where nothing was confused
-    names = [_short(found.names[i]) for i in chosen]
+    chosen = confusion.most_confused(DRAWN) or [0]  # where nothing was confused
+    names = [_short(confusion.names[i]) for i in chosen]
     font = ImageFont.truetype(font_path("DejaVuSans"), 7)
     width = max(int(font.getlength(name)) for name in names) + 4
     side = _CELL * len(names)
@@ -67,14 +67,14 @@ def draw_confusion(found: Confusion) -> Tensor:
     picture.paste(text, (0, width))
     picture.paste(text.rotate(90, expand=True), (width, 0))
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-    cells = _colours(found, torch.tensor(chosen)).repeat_interleave(_CELL, 1).repeat_interleave(_CELL, 2)
+    cells = _colours(confusion, torch.tensor(chosen)).repeat_interleave(_CELL, 1).repeat_interleave(_CELL, 2)
     pixels[:, width : width + side, width : width + side] = cells
     return pixels
 
 
-def _colours(found: Confusion, chosen: Tensor) -> Tensor:
+def _colours(confusion: Confusion, chosen: Tensor) -> Tensor:
     """Return the colour of each cell, `[3, n, n]`: right answers blue, wrong ones red."""
-    offered, times = (counts[chosen][:, chosen] for counts in (found.offered, found.chosen))
+    offered, times = (counts[chosen][:, chosen] for counts in (confusion.offered, confusion.chosen))
     rate = times / offered.clamp(min=1)
     dark = torch.tensor([[0.75, 0.05, 0.05], [0.05, 0.2, 0.6]])[torch.eye(len(chosen), dtype=torch.long)]
     colours = torch.lerp(torch.ones(3), dark, rate.sqrt()[..., None])  # small rates of mistakes are to be seen
