@@ -89,7 +89,7 @@ def documents(facts: Mapping[str, Any]) -> dict[Path, str]:
     lines = [
         part
         for line in facts["results"]
-        if line != "```"  # around the plot; all of it stands in one such block here
+        if line != "```" and not line.startswith("![")  # all of it stands in one such block here, without pictures
         for part in ([line] if line.startswith("|") or len(line) <= WIDTH else textwrap.wrap(line, WIDTH))
     ]
     shown[TABLE] = put(shown[TABLE], "table", "\n".join(["```text", *lines, "```", ""]), TABLE)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genmeta.evaluation.tables import shape_title
+from genmeta.experiments.answer import dot_plot
 from genmeta.experiments.results import Arm
 from genmeta.experiments.tables import Points
 
@@ -13,24 +14,20 @@ _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab
 
 
 def draw_arms(arms: Mapping[str, Arm], controls: Sequence[str], path: Path) -> None:
-    """Draw for each arm the mean accuracy with its 95 % interval over seeds, and each seed as a point; the mean of the
-    best control is a line. Writes a PNG.
-    """
-    shapes = next(iter(arms.values())).shapes
+    """Draw the plot of dots for each kind of episodes, the small dots are seeds. Writes a PNG."""
+    shapes = max((arm.shapes for arm in arms.values()), key=len)
     figure, panels = _panels(shapes, width=4.6, height=0.42 * len(arms) + 1.3, sharey=True)
     for panel, shape in zip(panels, shapes, strict=True):
-        line = max(arms[name].over_seeds(shape)[0] for name in controls)
-        panel.axvline(100 * line, color="tab:blue", linewidth=0.8, linestyle="--")
-        for row, (name, arm) in enumerate(arms.items()):
-            colour = _COLOURS[0 if name in controls else 1]
-            middle, half = arm.over_seeds(shape)
-            if not isfinite(half):  # of one seed; what was tested once among arms of several has none
-                half = 0 if arm.once else arm.over_episodes(shape)[1]
-            of_seeds = [100 * one for one in arm.means(shape)]
+        plot = dot_plot(arms, controls, shape)
+        panel.axvline(100 * plot.line, color="tab:blue", linewidth=0.8, linestyle="--")
+        rows = [row for row, arm in enumerate(arms.values()) if shape in arm.shapes]
+        for row, dot in zip(rows, plot.dots, strict=True):
+            colour = _COLOURS[0 if dot.is_control else 1]
+            of_seeds = [100 * one for one in dot.seeds]
             panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
-            panel.errorbar(100 * middle, row, xerr=100 * half, fmt="o", color=colour, capsize=3, markersize=5)
+            panel.errorbar(100 * dot.mean, row, xerr=100 * dot.half, fmt="o", color=colour, capsize=3, markersize=5)
         panel.set_title(shape_title(shape))
-        panel.set_xlabel(f"accuracy (%), {_interval_of(arms)}\nblue: controls, line: the best of them")
+        panel.set_xlabel(f"accuracy (%), {plot.interval}\nblue: controls, line: the best of them")
         panel.grid(axis="x", alpha=0.25)
     panels[0].set_yticks(range(len(arms)), [arm.title for arm in arms.values()])
     panels[0].invert_yaxis()

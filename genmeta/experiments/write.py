@@ -24,7 +24,7 @@ from genmeta.experiments.words import verdict
 def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tuple[str, Points]:
     """Write the results of a finished comparison into its folder; return the Markdown page and what it is made of.
 
-    One with a subject has no .csv, .tex and .png: an arm of it is in several differences.
+    One with a subject has no .csv and .tex: an arm of it is in several differences.
 
     Raises:
         UserError: arms were not tested on the same episodes.
@@ -42,7 +42,8 @@ def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tup
             + _opening(results, arms)
             + page_of(settings, results, differences, arms, bool(plan.generators))
         )
-        write_whole(folder / "results.md", text)
+        draw_arms(arms, settings.controls, folder / "results.png")
+        write_whole(folder / "results.md", f"{text}\n![accuracies](results.png)\n")
     else:
         differences = corrected(
             [one for value, arms in found.items() for one in against_control(arms, settings.control, value)]

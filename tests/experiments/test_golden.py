@@ -152,6 +152,7 @@ def test_experiment(tmp_path, monkeypatch, capsys):
     check("experiment-told.txt", told, tmp_path)
     (results,) = tmp_path.glob("glyphs-*/001/results.md")
     check("experiment.md", results.read_text(), tmp_path)
+    assert results.with_name("results.png").is_file(), "arms with other kinds of episodes than the rest have their row"
 
 
 @pytest.fixture
