@@ -49,9 +49,11 @@ def answer_of(arms: Mapping[str, Arm], controls: Collection[str], shape: str) ->
 
 def _sentence(best: Difference, arms: Mapping[str, Arm], n_controls: int, n_arms: int) -> str:
     arm, control = arms[best.arm], arms[best.control]
-    title = f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
+    title, of_control = (
+        f"{arms[one.learner].title} {one.title}" if one.learner in arms else one.title for one in (arm, control)
+    )
     values = [percent(one.over_seeds(best.shape)[0], digits=1) for one in (arm, control)]
-    rival = f"the best of {n_controls} controls, '{control.title}'" if n_controls > 1 else f"'{control.title}'"
+    rival = f"the best of {n_controls} controls, '{of_control}'" if n_controls > 1 else f"'{of_control}'"
     once = arm.once and control.once  # so that seeds have nothing to differ by
     halves = {"seeds": best.ci95_seeds, "episodes": best.ci95_episodes}
     text = ", ".join(f"± {number(half)} over {what}" for what, half in halves.items() if half is not None)
@@ -81,7 +83,9 @@ def _of_seeds(best: Difference) -> str:
         return (
             f"the two seeds {'agree' if all(signs) else 'disagree'}, and two do not tell how much another would differ"
         )
-    return f"all {len(signs)} seeds agree" if all(signs) else f"{sum(signs)} of {len(signs)} seeds agree"
+    agree = f"all {len(signs)} seeds agree" if all(signs) else f"{sum(signs)} of {len(signs)} seeds agree"
+    sure = best.ci95_seeds is not None and best.difference > best.ci95_seeds
+    return agree if sure else f"{agree}, but their interval holds 0: other trainings may not show it"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,22 @@ def test_seeds_that_disagree_and_a_single_seed_are_told():
     assert "one seed, so how much trainings differ is not known" in answer_of(arms, ["c"], SHAPE).sentence
 
 
+def test_a_gain_that_other_trainings_may_not_show_says_so():
+    arms = {"c": arm("control", 0.5, 0.5, 0.5), "a": arm("ours", 0.51, 0.6, 0.69)}
+    sentence = answer_of(arms, ["c"], SHAPE).sentence
+    assert sentence.endswith("all 3 seeds agree, but their interval holds 0: other trainings may not show it.")
+
+
+def test_an_arm_of_others_learners_is_called_by_both_titles():
+    """Bug: two arms called "… and 30 elastic", and no word on whose they are."""
+    arms = {"c": arm("control", 0.5), "c+": arm("… and more", 0.6, learner="c"), "a": arm("ours", 0.7)}
+    arms |= {"a+": arm("… and more", 0.8, learner="a")}
+    sentence = answer_of(arms, ["c", "c+"], SHAPE).sentence
+    assert (
+        "'ours … and more' is better than the best of 2 controls, 'control … and more', 80.0 against 60.0" in sentence
+    )
+
+
 def test_ensembles_that_were_tested_once_say_nothing_of_seeds():
     """Bug: one test, repeated for each seed, has no spread, and all five seeds agree."""
     arms = {"c": arm("five controls", 0.7, 0.7, once=True), "a": arm("five of ours", 0.8, 0.8, once=True)}
