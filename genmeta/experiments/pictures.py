@@ -25,7 +25,12 @@ def draw_arms(arms: Mapping[str, Arm], controls: Sequence[str], path: Path) -> N
             colour = _COLOURS[0 if dot.is_control else 1]
             of_seeds = [100 * one for one in dot.seeds]
             panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
-            panel.errorbar(100 * dot.mean, row, xerr=100 * dot.half, fmt="o", color=colour, capsize=3, markersize=5)
+            at, mark = 100 * min(max(dot.mean, plot.low), plot.high), "o"
+            if not plot.low <= dot.mean <= plot.high:  # far from most: a triangle at the end of the scale
+                mark = "<" if dot.mean < plot.low else ">"
+            half = 100 * dot.half if mark == "o" else 0
+            panel.errorbar(at, row, xerr=half, fmt=mark, color=colour, capsize=3, markersize=5, clip_on=mark == "o")
+        panel.set_xlim(100 * plot.low, 100 * plot.high)
         panel.set_title(shape_title(shape))
         panel.set_xlabel(f"accuracy (%), {plot.interval}\nblue: controls, line: the best of them")
         panel.grid(axis="x", alpha=0.25)
