@@ -30,16 +30,18 @@ def with_config_files(options: Sequence[str]) -> list[str]:
     Raises:
         UserError: there are no such tasks, or none whose place they could take.
     """
-    in_place = [option.removeprefix("--tasks=") for option in _in_one_word(options) if option.startswith("--tasks=")]
-    found: list[str] = []
-    for option in _in_one_word(options):
+    options = _in_one_word(options)
+    in_place = [option.removeprefix("--tasks=") for option in options if option.startswith("--tasks=")]
+    found, is_over = [], False
+    for option in options:
         if option.startswith("--config="):
             config = config_file(option.removeprefix("--config="))
             if name := tasks_of(config):
+                is_over = True
                 found.append(f"--config={find_config('tasks', in_place[-1] if in_place else name)}")
             option = f"--config={config}"
         found.append(option)
-    if in_place and not any(option.startswith("--config=") and tasks_of(Path(option[9:])) for option in found):
+    if in_place and not is_over:
         raise UserError(f"--tasks: {in_place[-1]}: no YAML of this command is laid over tasks, as configs/learner are")
     return found
 

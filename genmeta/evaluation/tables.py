@@ -46,6 +46,12 @@ def p_value(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def p_text(p: float) -> str:
+    """Return a p-value in a sentence: `p < 0.001`, `p = 0.243`."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def half_range(values: Sequence[float], digits: int) -> str:
     """Return the mean of few values ± half their range, for what has no interval; nothing if there are none."""
     return f"{mean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}" if values else ""

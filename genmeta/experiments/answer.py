@@ -6,8 +6,8 @@ from math import ceil, floor, isfinite
 from statistics import median
 
 from genmeta.evaluation.statistics import ALPHA, holm
-from genmeta.evaluation.tables import number, p_value, percent, shape_title
-from genmeta.experiments.results import Arm, Difference, paired
+from genmeta.evaluation.tables import number, p_text, percent, shape_title
+from genmeta.experiments.results import Arm, Difference, full_title, paired
 
 _SEEDS = 3  # that an interval over them needs, to say something
 _TITLE, _PLOT = 42, 34  # columns of a terminal; with the numbers a line has at most 100
@@ -49,17 +49,14 @@ def answer_of(arms: Mapping[str, Arm], controls: Collection[str], shape: str) ->
 
 def _sentence(best: Difference, arms: Mapping[str, Arm], n_controls: int, n_arms: int) -> str:
     arm, control = arms[best.arm], arms[best.control]
-    title, of_control = (
-        f"{arms[one.learner].title} {one.title}" if one.learner in arms else one.title for one in (arm, control)
-    )
+    title, of_control = full_title(arm, arms), full_title(control, arms)
     values = [percent(one.over_seeds(best.shape)[0], digits=1) for one in (arm, control)]
     rival = f"the best of {n_controls} controls, '{of_control}'" if n_controls > 1 else f"'{of_control}'"
     once = arm.once and control.once  # so that seeds have nothing to differ by
     halves = {"seeds": best.ci95_seeds, "episodes": best.ci95_episodes}
     text = ", ".join(f"± {number(half)} over {what}" for what, half in halves.items() if half is not None)
     by = f"{percent(best.difference, sign='+')} points ({text})" if text else f"{percent(best.difference)} points"
-    p = p_value(best.p_holm)
-    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    p = p_text(best.p_holm)
     corrected = f", corrected for {n_arms} arms" if n_arms > 1 else ""
     what = f"{shape_title(best.shape)}: "
     if best.difference > 0 and best.p_holm < ALPHA:

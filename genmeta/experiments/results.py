@@ -70,6 +70,11 @@ class Arm:
         return {name: value for name, value in asdict(self).items() if value not in (None, "") and value is not False}
 
 
+def full_title(arm: Arm, arms: Mapping[str, Arm]) -> str:
+    """Return an arm's title; one that tests another's learners begins with that one's, if it is among `arms`."""
+    return f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
+
+
 def arm_of_json(content: Mapping[str, Any]) -> Arm:
     """Return an arm of results.json. Raises what Python does where it is not as `Arm.as_json` wrote it."""
     known = {name: value for name, value in content.items() if name in Arm.__dataclass_fields__}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from genmeta.evaluation.statistics import ALPHA
-from genmeta.evaluation.tables import number, p_value, percent, shape_title
+from genmeta.evaluation.tables import number, p_text, percent, shape_title
 from genmeta.experiments.results import Arm, Difference
 
 
@@ -26,7 +26,7 @@ def verdict(differences: Sequence[Difference], arms: Mapping[str, Arm], n_seeds:
         if best:
             text = (
                 f"{titles[best.arm]} wins, {percent(best.difference, sign='+')} points over {control} "
-                f"({_p(best)} after Holm's correction for {len(differences)} comparisons); "
+                f"({p_text(best.p_holm)} after Holm's correction for {len(differences)} comparisons); "
                 f"{_of_seeds(best, n_seeds)}."
             )
             also = [titles[d.arm] for d in of_shape if d is not best and d.p_holm < ALPHA and d.difference > 0]
@@ -35,8 +35,8 @@ def verdict(differences: Sequence[Difference], arms: Mapping[str, Arm], n_seeds:
             first = of_shape[0]
             text = (
                 f"no arm is better than {control} by a difference that these episodes can show; the highest is "
-                f"{titles[first.arm]}, {percent(first.difference, sign='+')} points ({_p(first)} after Holm's "
-                f"correction for {len(differences)} comparisons)."
+                f"{titles[first.arm]}, {percent(first.difference, sign='+')} points ({p_text(first.p_holm)} after "
+                f"Holm's correction for {len(differences)} comparisons)."
             )
         if worse:
             text += f" Worse than {control}: " + ", ".join(
@@ -51,11 +51,6 @@ def verdict(differences: Sequence[Difference], arms: Mapping[str, Arm], n_seeds:
         else "These are validation episodes, which settings may be chosen by; what is chosen is still to be tested."
     )
     return "\n".join(lines)
-
-
-def _p(difference: Difference) -> str:
-    text = p_value(difference.p_holm)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _of_seeds(difference: Difference, n_seeds: int, short: bool = False) -> str:

@@ -17,7 +17,7 @@ from genmeta.cli.report.lineage import lineage
 from genmeta.cli.report.options import differences, flat
 from genmeta.cli.report.pictures import Album, Shown, chosen
 from genmeta.evaluation.tables import shape_title
-from genmeta.experiments.results import Arm
+from genmeta.experiments.results import full_title
 from genmeta.experiments.run_folder import DEBUG_NOTE
 from genmeta.modules.class_files import CONFUSION_FILE, PER_CLASS_FILE
 from genmeta.pages.blocks import Block, Figure, Figures, Part, Section, Table, Text
@@ -163,7 +163,7 @@ def _one_seed(fits: Mapping[str, Run]) -> dict[str, Run]:
 
 def _add_comparison(section: OpenSection, experiment: Experiment) -> None:
     results, points = experiment.results, experiment.points
-    titles = {name: _title_of_arm(arm, arms) for arms in points.values() for name, arm in arms.items()}
+    titles = {name: full_title(arm, arms) for arms in points.values() for name, arm in arms.items()}
     blocks: list[Block] = [Text(line, strong=True) for line in str(results.get("sentence") or "").splitlines()]
     if over := results.get("over"):
         blocks += axis_blocks(str(over["title"]), points)
@@ -187,11 +187,6 @@ def _add_tests(section: OpenSection, experiment: Experiment) -> None:
         titles = {label: label for label in accuracies}
         caption = f"accuracy in %, {EPISODES}; arrows: beyond the end of the strip"
         section.add("Accuracies", [accuracy_table(titles, accuracies, caption)])
-
-
-def _title_of_arm(arm: Arm, arms: Mapping[str, Arm]) -> str:
-    """Return an arm's title; one with generated support images begins with that of its learner."""
-    return f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
 
 
 def _exploration(exploration: Exploration, title: str, album: Album) -> OpenSection:
