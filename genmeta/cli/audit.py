@@ -197,13 +197,15 @@ def real_reference(images: ImageDataModule, wanted: EpisodeShape, features: Feat
     table = images.table
     assert table is not None
     usable = [number for number, rows in enumerate(images.class_rows) if len(rows) > 1]
+    if not usable:
+        raise UserError("audit holds generated classes to real ones, of which none has two images (data.labels)")
     held_out = [len(images.class_rows[n]) - len(images.train_of_class[n]) for n in usable]
     smallest = min(len(images.class_rows[n]) for n in usable)
     n_images = min(wanted.n_images, smallest)
     n_shot = min(wanted.n_shot, n_images - 1)
     shape = EpisodeShape(min(wanted.n_way, len(usable)), n_shot, n_images - n_shot)
     rows = [images.class_rows[n][-max(n_images, kept) :] for n, kept in zip(usable, held_out, strict=True)]
-    pool = TaskPool.of(table, images.class_ids[usable], rows)
+    pool = TaskPool.of_rows(rows, images.group_ids[usable])
     plan: EpisodePlan = RealTasks().sample(pool, shape, 50, 0, make_rng("audit", "real"))
     batch = render(plan, images.images)
     everything = torch.ones_like(batch.is_generated)

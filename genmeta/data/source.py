@@ -90,8 +90,8 @@ class CachedSource(DataSource):
         return table_path(self.table_name, self.recipe())
 
 
-def outline_and_table(source: DataSource, wanted: Wanted) -> Iterator[tuple[ImageTable, Split]]:
-    """Yield the outline with its split, if there is one, and then the table with its split.
+def outline_and_table(source: DataSource, wanted: Wanted, outline: bool = True) -> Iterator[tuple[ImageTable, Split]]:
+    """Yield the outline with its split, if there is one and it is asked for, and then the table with its split.
 
     So whoever checks both tells before the long work all that a listing tells. The table is without the images that the
     split leaves out, and its account counts those of classes that are in no part.
@@ -99,8 +99,8 @@ def outline_and_table(source: DataSource, wanted: Wanted) -> Iterator[tuple[Imag
     Raises:
         UserError: data or split are missing or do not fit.
     """
-    if (outline := source.outline()) is not None:
-        yield outline, find_split(wanted, outline)
+    if outline and (listing := source.outline()) is not None:
+        yield listing, find_split(wanted, listing)
     table = source.load()
     split = find_split(wanted, table)
     yield split.told(split.without_left_out(table)), split

@@ -117,6 +117,14 @@ class ImageTable:
             digest.update(chunk)
         return digest.of(self.image_shape, self.counts.tolist())
 
+    def group_ids(self, class_ids: Tensor) -> Tensor:
+        """Return the number of each class's group, int64 `[n]` for class ids `[n]`; groups count in the order in which
+        these classes come.
+        """
+        names = [self.groups[number] for number in class_ids.tolist()]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names], dtype=torch.long)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(C, H, W)`."""

@@ -181,6 +181,12 @@ class AlignedRelation(Learner):
         scores = shots.logsumexp(3) - torch.log(torch.tensor(float(n_shot), device=shots.device))
         return scores, errors.view(n_tasks, n_query, k, n_shot)[:, :, 0].mean()
 
+    def energies(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return how badly images go with others, `[n]`, both `[n, 3, H, W]` as `scales` gives them: a moved onto b
+        plus b moved onto a.
+        """
+        return self._both_ways(a, b)[0]
+
     def _one_way(self, a: Tensor, b: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Return twice the energies and registration errors `[n]` of a onto b, or of b onto a where `back`, `[n]`."""
         back = back[:, None, None, None]

@@ -106,6 +106,13 @@ class BendingRegistration(Learner):
             found[f"level {level}"] = F.grid_sample(support, places, align_corners=False)
         return found
 
+    def energies(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the energies `[n]` of moving images a onto b plus b onto a, both `[n, C, H, W]` in [0, 1]."""
+        energy, displacement = self._both_ways(a, b, *LEVELS[0], None)
+        for cells, sigma in LEVELS[1:]:
+            energy, displacement = self._both_ways(a, b, cells, sigma, displacement)
+        return energy
+
     def _both_ways(self, a: Tensor, b: Tensor, cells: int, sigma: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the sum of energies `[n]` and the displacements `[2, n, H, W, 2]` of a onto b and b onto a."""
         there = [None] * len(a.split(self.chunk)) if start is None else start.split(self.chunk, 1)

@@ -46,6 +46,8 @@ class ClassDataModule(EpisodicDataModule):
         assert self.table is not None
         if self.train_tasks.latent_range[1] > 0:
             raise UserError("data.train_tasks draws generated classes, which a classifier has no number for; use real")
+        if self.labels != "all":
+            raise UserError("data.labels: a classifier needs the classes of the data; leave the option out")
         train = self.split.class_ids(self.table, "train")
         self.n_upright = len(train)
         self.numbers = torch.zeros(len(self.table.class_names), dtype=torch.int64)

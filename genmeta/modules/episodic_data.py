@@ -22,6 +22,7 @@ from genmeta.models.strokes import draw_strokes
 from genmeta.modules.frozen import load_decoder, load_redrawer, with_codes, with_strokes
 from genmeta.modules.step_loader import FixedLoader, StepLoader
 from genmeta.modules.table_data import TableDataModule
+from genmeta.modules.train_classes import Labels
 from genmeta.rng import make_rng
 from genmeta.tasks.bank import Bank, BankedTasks
 from genmeta.tasks.evaluated import Episodes
@@ -61,6 +62,9 @@ class EpisodicDataModule(TableDataModule):
         n_workers: processes that draw plans; 0 is fastest unless tasks are huge.
         low_data: what is kept of the train part; all of it by default.
         seed: of the training tasks.
+        labels: `all`: training classes are those of the data. `none`: no class id of a training image is used; each is
+            a class of its own, in the order of hashes of their pixels. Or how pseudo-classes are found (`MinedLabels`).
+            Validation and test classes keep theirs.
     """
 
     def __init__(
@@ -81,8 +85,9 @@ class EpisodicDataModule(TableDataModule):
         seed: int = 0,
         low_data: LowData | None = None,
         train_part: Literal["train", "val"] = "train",
+        labels: Labels = "all",
     ) -> None:
-        super().__init__(source, split, seed, low_data)
+        super().__init__(source, split, seed, low_data, labels)
         sizes = {
             "tasks_per_step": tasks_per_step,
             "steps_per_epoch": steps_per_epoch,
@@ -137,8 +142,8 @@ class EpisodicDataModule(TableDataModule):
         self._check_parts(split, stage)
         super().arrange(table, split, stage)
         self.pools = {part: TaskPool.of(table, self.split.class_ids(table, part)) for part in ("train", "val", "test")}
-        if not self.keeps_all:
-            self.pools["train"] = TaskPool.of(table, self.split.class_ids(table, "train"), self.class_rows)
+        if (self.low_data or self.labels != "all") and self.class_rows:
+            self.pools["train"] = TaskPool.of_rows(self.class_rows, self.group_ids)
         self._check_real_episodes(stage)
 
     def _needs(self, stage: str) -> set[Need]:
@@ -219,8 +224,17 @@ class EpisodicDataModule(TableDataModule):
             sampler.check(pool, shape)
         except UserError as error:
             few = shape.n_images > int(pool.counts.min())
-            smallest = f": '{getattr(self.split, part)[int(pool.counts.argmin())]}'" if few else ""
-            raise UserError(f"{option}: {error} (split '{self.split.name}', part '{part}'{smallest})") from error
+            if few and part == "train" and self.labels != "all":
+                where = (
+                    "; data.labels is none, so each training image is a class of its own: SingleImageTasks, "
+                    "ClusterTasks and LatentTasks need no labels"
+                    if self.labels == "none"
+                    else "; data.labels.smallest is how many images a pseudo-class has at least"
+                )
+            else:
+                smallest = f": '{getattr(self.split, part)[int(pool.counts.argmin())]}'" if few else ""
+                where = f" (split '{self.split.name}', part '{part}'{smallest})"
+            raise UserError(f"{option}: {error}{where}") from error
 
     @property
     def images_per_step(self) -> int:

@@ -102,8 +102,9 @@ class GenerativeModule(TrainedModule):
         """Return all metrics of the weights at hand.
 
         Besides those of samples: `recognisability` and `spread` of generated classes (Boutin et al. 2022; the spread
-        divided by that of real classes), `memorisation`: median distance on pixels of samples to the nearest training
-        image, divided by that of held-out images (well under 1: learnt by heart); `collapsed`, 0 or 1.
+        divided by that of real classes, left out without labels), `memorisation`: median distance on pixels of samples
+        to the nearest training image, divided by that of held-out images (well under 1: learnt by heart); `collapsed`,
+        0 or 1.
         """
         training = self.training
         self.eval()
@@ -113,7 +114,8 @@ class GenerativeModule(TrainedModule):
         classes = self.sample_classes(N_CLASSES, N_INSTANCES, rng)
         generated = features(classes.flatten(0, 1)).unflatten(0, classes.shape[:2])
         result["recognisability"] = recognisability(generated, N_WAY, rng)
-        result["spread"] = spread_within(generated) / spread_within(real_classes(data))
+        if data.labels != "none":  # else there are no real classes to hold it to
+            result["spread"] = spread_within(generated) / spread_within(real_classes(data))
         train = data.rendered(evenly(data.train_rows, 10_000))
         held_out = nearest_distance(data.rendered(evenly(data.held_out_rows, N_SAMPLES)), train)
         result["memorisation"] = (nearest_distance(self.sample(500, rng), train).median() / held_out.median()).item()

@@ -14,7 +14,9 @@ from genmeta.errors import UserError
 from genmeta.evaluation.features import FeatureNetwork, feature_network
 from genmeta.modules.step_loader import FixedLoader, StepLoader
 from genmeta.modules.table_data import TableDataModule
+from genmeta.modules.train_classes import Labels
 from genmeta.rng import Rng, SharedRng, make_rng
+from genmeta.tasks.sampler import TaskPool
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class ImageDataModule(TableDataModule):
         feature_steps: training steps of the network that generated images are measured with.
         seed: of the order of images and all noise.
         low_data: what is kept of the train part; all of it by default.
+        labels: `all`: classes are those of the data. `none`: no class id of a training image is used; each is a class
+            of its own, and the last of all images, in the order of hashes of their pixels, are held out. Or how
+            pseudo-classes are found (`MinedLabels`).
     """
 
     def __init__(
@@ -93,8 +98,9 @@ class ImageDataModule(TableDataModule):
         feature_steps: int = 600,
         seed: int = 0,
         low_data: LowData | None = None,
+        labels: Labels = "all",
     ) -> None:
-        super().__init__(source, split, seed, low_data)
+        super().__init__(source, split, seed, low_data, labels)
         if batch_size < 2 or steps_per_epoch < 1 or not 0 < held_out < 1:
             raise UserError(
                 f"data: batch_size must be >= 2, steps_per_epoch >= 1, 0 < held_out < 1; found {batch_size}, "
@@ -123,10 +129,12 @@ class ImageDataModule(TableDataModule):
     def arrange(self, table: ImageTable, split: Split, stage: str) -> None:
         split.check_has("train", "val")
         super().arrange(table, split, stage)
-        self.class_ids = self.split.class_ids(table, "train")
-        n_train = [len(rows) - min(max(1, round(len(rows) * self.held_out)), len(rows) - 1) for rows in self.class_rows]
-        self.train_of_class = [rows[:n] for rows, n in zip(self.class_rows, n_train, strict=True)]
-        held_out = [rows[n:] for rows, n in zip(self.class_rows, n_train, strict=True)]
+        if self.labels == "none":  # each image is a class
+            n = len(self.class_rows) - max(1, round(len(self.class_rows) * self.held_out))
+            self.train_of_class, held_out = list(self.class_rows[:n]), list(self.class_rows[n:])
+        else:
+            parts = [self._parted(rows) for rows in self.class_rows]
+            self.train_of_class, held_out = [train for train, _ in parts], [last for _, last in parts]
         self.train_rows, self.held_out_rows = torch.cat(self.train_of_class), torch.cat(held_out)
         self.unseen_rows = torch.cat(
             [_rows_of_class(table, class_id) for class_id in self.split.class_ids(table, "val").tolist()]
@@ -142,23 +150,34 @@ class ImageDataModule(TableDataModule):
             )
         if self.rotations and table.image_shape[1] != table.image_shape[2]:
             raise UserError(f"data.rotations needs square images, found {list(table.image_shape)}")
-        numbers = torch.arange(len(self.class_rows))
-        self.counts = torch.tensor(n_train)
+        numbers = torch.arange(len(self.train_of_class))
+        self.counts = torch.tensor([len(rows) for rows in self.train_of_class])
         self.firsts = self.counts.cumsum(0) - self.counts  # places in train_rows
         self.train_labels = numbers.repeat_interleave(self.counts)
-        self.held_out_labels = numbers.repeat_interleave(torch.tensor([len(rows) for rows in held_out]))
+        # without labels an image that is held out is of no class that is trained on: 0 stands for none
+        self.held_out_labels = (
+            torch.zeros_like(self.held_out_rows)
+            if self.labels == "none"
+            else numbers.repeat_interleave(torch.tensor([len(rows) for rows in held_out]))
+        )
+
+    def _parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of a class that are trained on, and those that are held out."""
+        n = len(rows) - min(max(1, round(len(rows) * self.held_out)), len(rows) - 1)
+        return rows[:n], rows[n:]
 
     @property
     def n_classes(self) -> int:
         """Number of the meta-train classes (after `setup`)."""
-        return len(self.class_rows)
+        return len(self.train_of_class)
 
     @cached_property
     def features(self) -> FeatureNetwork:
         """The network that generated images are measured with; it has not seen the held-out images."""
         assert self.table is not None
         key = f"{self.table.name}/{self.split.hash}/{self.held_out}"
-        return feature_network(self.table, self.class_ids, self.train_of_class, key, self.feature_steps)
+        pool = TaskPool.of_rows(self.train_of_class, self.group_ids[: len(self.train_of_class)])
+        return feature_network(self.table.images, pool, key, self.feature_steps, single_images=self.labels == "none")
 
     def plan(self, step: int) -> ImagePlan:
         """Return this process's part of the batch of a step."""

@@ -78,7 +78,10 @@ class RedrawModule(GenerativeModule):
         self.check_shape(self.redrawer.image_shape, "model.redrawer", data)
         self.check_shape(self.encoder.image_shape, "model.encoder", data)
         if int(data.counts.max()) < 2:
-            raise UserError("model: pairs of images of a class are needed, but no meta-train class has two to train on")
+            raise UserError(
+                "model: pairs of images of a class are needed, but no meta-train class has two to train on; without "
+                "labels, data.labels can find pseudo-classes (docs/no_labels.md)"
+            )
 
     def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
         return [self.parameters()]

@@ -173,13 +173,16 @@ class SingleImageTasks(TaskSampler):
 
     Args:
         rotations: turn each class by 0, 90, 180 or 270 degrees.
+        mirrors: draw the mirror image of half of the classes (left and right exchanged).
     """
 
     rotations: bool = False
+    mirrors: bool = False
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"turns"} if self.rotations else ())
+        turns: frozenset[Need] = frozenset({"turns"} if self.rotations else ())
+        return turns | {"mirrors"} if self.mirrors else turns
 
     @property
     def latent_range(self) -> tuple[float, float]:
@@ -193,6 +196,8 @@ class SingleImageTasks(TaskSampler):
         rows = pool.all_rows
         chosen = rows[draw_distinct(torch.full((n_tasks,), len(rows)), shape.n_way, rng)]
         turns = draw_turns(n_tasks, shape.n_way, self.rotations, rng)
+        if self.mirrors:
+            turns = turns + 4 * torch.randint(2, turns.shape, generator=rng)
         repeated = chosen[..., None].repeat(1, 1, shape.n_images)
         return EpisodePlan.of_rows(shape.n_shot, repeated, turns, draw_labels(n_tasks, shape.n_way, rng), latent=True)
 

@@ -50,11 +50,14 @@ class TaskPool:
     @classmethod
     def of(cls, table: ImageTable, class_ids: Tensor, rows: Sequence[Tensor] | None = None) -> "TaskPool":
         """Return the pool of some classes of a table, of all their images or of some rows of each, int64 `[n]`."""
-        names = [table.groups[number] for number in class_ids.tolist()]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        group_ids = torch.tensor([numbers[name] for name in names])
+        group_ids = table.group_ids(class_ids)
         if rows is None:
             return cls(table.starts[class_ids], table.counts[class_ids], group_ids)
+        return cls.of_rows(rows, group_ids)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Tensor], group_ids: Tensor) -> "TaskPool":
+        """Return the pool of classes that are table rows, int64 `[n]` each, with the number of each one's group."""
         counts = torch.tensor([len(of_class) for of_class in rows])
         return cls(counts.cumsum(0) - counts, counts, group_ids, rows=torch.cat(list(rows)))
 

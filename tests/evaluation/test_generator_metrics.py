@@ -19,6 +19,7 @@ from genmeta.evaluation.samples import (
     spread_within,
 )
 from genmeta.rng import make_rng
+from genmeta.tasks.sampler import TaskPool
 
 
 def normal(n: int, d: int = 8, seed: int = 0) -> torch.Tensor:
@@ -119,6 +120,10 @@ def whole(table) -> list[torch.Tensor]:
     return list(torch.arange(len(table.images)).split(table.counts.tolist()))
 
 
+def pool_of(rows) -> TaskPool:
+    return TaskPool.of_rows(rows, torch.zeros(len(rows), dtype=torch.long))
+
+
 @pytest.fixture
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GENMETA_CACHE", str(tmp_path / "cache"))
@@ -127,7 +132,8 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_own_cache")
 def test_the_feature_network_learns_is_kept_and_is_the_same_again(tmp_path, capsys):
     table = make_table()
-    data = (table, torch.arange(12), [torch.arange(20 * c, 20 * c + 16) for c in range(12)])
+    rows = [torch.arange(20 * c, 20 * c + 16) for c in range(12)]
+    data = (table.images, pool_of(rows))
     state = torch.get_rng_state()
     first = feature_network(*data, "toy", 30)
     assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
@@ -141,8 +147,7 @@ def test_the_feature_network_learns_is_kept_and_is_the_same_again(tmp_path, caps
     assert feature_network(*data, "toy", 30).hash == first.hash, "a damaged file is made anew"
     for other in (("toy", 31), ("another split", 30)):
         feature_network(*data, *other)
-    fewer = [rows[:10] for rows in data[2]]
-    feature_network(table, data[1], fewer, "toy", 30)
+    feature_network(table.images, pool_of([of_class[:10] for of_class in rows]), "toy", 30)
     assert len(list((tmp_path / "cache").iterdir())) == 4
     images = table.images[: 12 * 20].float() / 255
     features = first(images)
@@ -153,10 +158,22 @@ def test_the_feature_network_learns_is_kept_and_is_the_same_again(tmp_path, caps
 
 
 @pytest.mark.usefixtures("_own_cache")
+def test_without_labels_the_feature_network_learns_from_single_images():
+    """Bug: a network that is said to use no labels, and draws two images of a class."""
+    table = make_table()
+    pool = pool_of(torch.arange(12 * 20).split(1))
+    network = feature_network(table.images, pool, "toy", 30, single_images=True)
+    assert network.name.startswith("Conv4-64 UMTRA, 30 steps")
+    # which class an image is of cannot matter
+    pool = pool_of(torch.arange(12 * 20).split(1))
+    assert feature_network(table.images, pool, "another", 30, single_images=True).hash == network.hash
+
+
+@pytest.mark.usefixtures("_own_cache")
 def test_the_feature_network_can_be_made_in_inference_mode():
     table = make_table()
     with torch.inference_mode():
-        network = feature_network(table, torch.arange(12), whole(table)[:12], "toy", 2)
+        network = feature_network(table.images, pool_of(whole(table)[:12]), "toy", 2)
     assert network(table.images[:2].float() / 255).shape == (2, 64)
 
 
@@ -164,10 +181,10 @@ def test_the_feature_network_can_be_made_in_inference_mode():
 def test_data_that_no_feature_network_can_learn_from_are_refused(tmp_path):
     table = make_table(size=12)
     with pytest.raises(UserError, match="at least 16"):
-        feature_network(table, torch.arange(24), whole(table), "toy", 2)
+        feature_network(table.images, pool_of(whole(table)), "toy", 2)
     table = make_table(counts=(1,))
     with pytest.raises(UserError, match="2 classes with 2 images"):
-        feature_network(table, torch.arange(24), whole(table), "toy", 2)
+        feature_network(table.images, pool_of(whole(table)), "toy", 2)
     with pytest.raises(UserError, match="feature_steps must be at least 1"):
-        feature_network(table, torch.arange(24), whole(table), "toy", 0)
+        feature_network(table.images, pool_of(whole(table)), "toy", 0)
     assert not (tmp_path / "cache").exists()

@@ -40,6 +40,7 @@ from genmeta.errors import UserError
 from genmeta.evaluation.features import feature_network
 from genmeta.learn2learn_import import import_learn2learn
 from genmeta.models.checkpoint import read_checkpoint
+from genmeta.tasks.sampler import TaskPool
 
 REAL = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/real_only.yaml"]
 MIXED = ["--config=configs/learner/protonet.yaml", "--config=configs/policy/random_other_only.yaml"]
@@ -203,10 +204,11 @@ def test_a_feature_network_in_the_cache_that_would_run_code_is_made_anew(tmp_pat
     table = make_table()
     ids = torch.arange(4)
     rows = [(table.class_ids == i).nonzero().flatten() for i in ids]
-    before = feature_network(table, ids, rows, "key", 1).hash
+    pool = TaskPool.of_rows(rows, torch.zeros_like(ids))
+    before = feature_network(table.images, pool, "key", 1).hash
     (path,) = tmp_path.glob("features-*.pt")
     torch.save({"x": Attack(tmp_path / "ran")}, path)
-    assert feature_network(table, ids, rows, "key", 1).hash == before
+    assert feature_network(table.images, pool, "key", 1).hash == before
     assert not (tmp_path / "ran").exists()
     assert torch.load(path, weights_only=True)
 
