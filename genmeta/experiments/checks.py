@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from genmeta.errors import UserError
-from genmeta.experiments.run_options import options_of_arm, options_of_generator, options_of_test
-from genmeta.experiments.settings import ROLES, ArmSettings, CompareSettings, parts_of, references
+from genmeta.experiments.run_options import options_of_arm, options_of_generator, options_of_step, options_of_test
+from genmeta.experiments.settings import ROLES, ArmSettings, CompareSettings, StepSettings, parts_of, references
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.generative_module import CodesModule
 from genmeta.modules.meta_module import MetaModule
@@ -62,7 +62,7 @@ class Checked:
         settings: of the comparison; they say the test episodes.
         roles: by arm, kinds of generators that its runs are given.
         names: by arm with generated support images, what the table calls each kind of its tests' episodes.
-        parts: by arm, and by role of the generators that are needed, what its runs are made of.
+        parts: by arm, by step, and by role of the generators that are needed, what its runs are made of.
         account: one line of what was used of the files that the data were read from, or "".
     """
 
@@ -85,10 +85,13 @@ def check_comparison(settings: CompareSettings, check: Check) -> Checked:
     """
     settings, of_tests = _with_tests(settings, check)
     parts: dict[str, Parts] = {}
+    for name, step in settings.steps.items():
+        with _told_of(f"steps.{name}"):
+            parts[name] = _check_step(settings, step, check)
     roles: dict[str, set[str]] = {}
     names: dict[str, dict[str, str]] = {}
     for name, arm in settings.arms.items():
-        with _told_of(name):
+        with _told_of(f"arms.{name}"):
             parts[name] = _check_arm(settings, arm, check)
             roles[name] = needed_roles(parts[name].datamodule) if arm.train else set()
             if arm.support:
@@ -97,8 +100,10 @@ def check_comparison(settings: CompareSettings, check: Check) -> Checked:
                 names[name] = {episodes.name: episodes.base_name for episodes in data.test}
             else:
                 roles[name] |= of_tests
+            roles[name] = {role for role in roles[name] if f"data.{role}" not in arm.options}
     account = _check_data(settings, roles, bool(of_tests), check)
-    named = {parts_of(one)[0] for arm in settings.arms.values() for one in references(arm.options)}
+    some = (*settings.steps.values(), *settings.arms.values())
+    named = {parts_of(one)[0] for step_or_arm in some for one in references(step_or_arm.options)}
     for role in sorted(named.union(*roles.values()) & set(ROLES)):
         parts[role] = _check_generator(settings, role, check)
     return Checked(settings, roles, names, parts, account)
@@ -127,6 +132,16 @@ def _check_arm(settings: CompareSettings, arm: ArmSettings, check: Check) -> Par
     return parts
 
 
+def _check_step(settings: CompareSettings, step: StepSettings, check: Check) -> Parts:
+    """Check a step's options, but for those with a checkpoint that is not there yet."""
+    step = replace(step, options=_unreferring(step.options))
+    parts = check(["fit", *options_of_step(settings, step), *_LAST], set_up=False)
+    parts.check_ends_with_best()
+    if not step.generator and not isinstance(parts.model, MetaModule):
+        raise UserError(f"{step.learner} has no episodes; expected a YAML of configs/learner, or generator")
+    return parts
+
+
 def _check_made(settings: CompareSettings, arm: ArmSettings, check: Check, stage: str) -> Parts:
     options = [*options_of_arm(settings, _without_references(arm)), *_LAST]
     return check([stage, *options, *(options_of_test(settings, arm) if stage == "test" else [])], set_up=False)
@@ -150,7 +165,7 @@ def _check_data(settings: CompareSettings, roles: Mapping[str, set[str]], tests_
         at = [f"--{settings.over.option}={value:g}"] if value is not None else []
         for name in [*(alone if first else alone[:1]), *(with_generator if first else [])]:
             arm = settings.arms[name]
-            with _told_of(name):
+            with _told_of(f"arms.{name}"):
                 options = [*options_of_arm(settings, arm), *at, *_LAST]
                 if arm.train and name in alone:
                     check(["fit", *options])
@@ -182,13 +197,17 @@ def _check_generator(settings: CompareSettings, role: str, check: Check) -> Part
 
 
 def _without_references(arm: ArmSettings) -> ArmSettings:
-    return replace(arm, options={key: value for key, value in arm.options.items() if not references(value)})
+    return replace(arm, options=_unreferring(arm.options))
+
+
+def _unreferring(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if not references(value)}
 
 
 @contextmanager
-def _told_of(name: str) -> Iterator[None]:
-    """Say of which arm an error is."""
+def _told_of(option: str) -> Iterator[None]:
+    """Say of which arm or step an error is."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"arms.{name}: {error}") from error
+        raise UserError(f"{option}: {error}") from error

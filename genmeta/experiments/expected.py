@@ -20,12 +20,13 @@ _AT_ONCE = 10  # episodes of a batch, by default
 
 
 def expected_seconds(checked: Checked) -> dict[tuple[str, str], float]:
-    """Return what the trainings (`fit`) of arms and generators and the tests (`test`) of arms may take."""
+    """Return what the trainings (`fit`) of arms, steps and generators and the tests (`test`) of arms may take."""
     found = {}
     for name, parts in checked.parts.items():
         config = yaml.safe_load(parts.resolved())
-        if name in ROLES:
-            found[name, "fit"] = _of_fit(config, _STEP["generator"])
+        step = checked.settings.steps.get(name)
+        if name in ROLES or step:
+            found[name, "fit"] = _of_fit(config, _STEP["learner" if step and not step.generator else "generator"])
             continue
         arm = checked.settings.arms[name]
         if arm.train:

@@ -1,13 +1,14 @@
 """The runs of a comparison: generators, trainings and tests of all arms and seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from genmeta.experiments.checks import Checked
 from genmeta.experiments.run import Run
-from genmeta.experiments.run_options import options_of_arm, options_of_generator, options_of_test
+from genmeta.experiments.run_options import options_of_arm, options_of_generator, options_of_step, options_of_test
 from genmeta.experiments.settings import ROLES, CompareSettings, Value, parts_of, references, referring
 
 
@@ -65,11 +66,18 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """All of them once: generators first, then trainings, then tests."""
+        """All of them once: generators and steps first, then trainings, then tests."""
         fits = set(self.fits.values())
         some = (*self.fits.values(), *self.tests.values())
-        trained = [run for one in some for run in one.after if run not in fits]
+        trained = [run for one in some for run in _before(one) if run not in fits]
         return list(dict.fromkeys([*trained, *self.fits.values(), *self.tests.values()]))
+
+
+def _before(run: Run) -> Iterator[Run]:
+    """Yield all that must be finished before a run, what comes first first."""
+    for needed in run.after:
+        yield from _before(needed)
+        yield needed
 
 
 def make_plan(checked: Checked, layout: Layout) -> Plan:
@@ -91,18 +99,19 @@ def make_plan(checked: Checked, layout: Layout) -> Plan:
             for role in ROLES
             for seed in settings.seeds
         }
-        # arm by arm, as one may use all seeds of an earlier one
+        # step by step and arm by arm, as one may use all seeds of an earlier one
+        for name, seed in product(settings.steps, settings.seeds):
+            step = settings.steps[name]
+            step_options, needed = _resolved(step.options, seed, trained)
+            args = [*options_of_step(settings, replace(step, options=step_options)), *at]
+            args += [f"--seed_everything={seed}", *layout.options]
+            trained[name, seed] = layout.fit(name, f"{name}{label}-seed{seed}", args, tuple(needed.values()))
         for name, seed in product(settings.arms, settings.seeds):
             arm = settings.arms[name]
-            given = {r: trained[r, seed] for r in sorted(checked.roles[name]) if f"data.{r}" not in arm.options}
-            needed: dict[str, Run] = {}
-            checkpoints: dict[str, Path] = {}
-            for reference in sorted(references(arm.options)):
-                other, of_seed, checkpoint = parts_of(reference)
-                needed[reference] = trained[other, seed if of_seed is None else of_seed]
-                checkpoints[reference] = needed[reference].checkpoint.with_name(f"{checkpoint}.ckpt")
+            given = {role: trained[role, seed] for role in sorted(checked.roles[name])}
+            arm_options, needed = _resolved(arm.options, seed, trained)
             options = [
-                *options_of_arm(settings, replace(arm, options=referring(arm.options, checkpoints))),
+                *options_of_arm(settings, replace(arm, options=arm_options)),
                 *(f"--data.{role}={run.checkpoint}" for role, run in given.items()),
                 *at,
                 f"--seed_everything={seed}",
@@ -130,6 +139,19 @@ def make_plan(checked: Checked, layout: Layout) -> Plan:
         {(role, seed): run for (role, seed), run in trained.items() if role in ROLES and run in used},
         checked.account,
     )
+
+
+def _resolved(
+    options: Mapping[str, Any], seed: int, trained: Mapping[tuple[str, int], Run]
+) -> tuple[dict[str, Any], dict[str, Run]]:
+    """Return options with the paths of checkpoints in the places of references, and the runs that are referred to."""
+    needed: dict[str, Run] = {}
+    checkpoints: dict[str, Path] = {}
+    for reference in sorted(references(options)):
+        other, of_seed, checkpoint = parts_of(reference)
+        needed[reference] = trained[other, seed if of_seed is None else of_seed]
+        checkpoints[reference] = needed[reference].checkpoint.with_name(f"{checkpoint}.ckpt")
+    return {name: referring(value, checkpoints) for name, value in options.items()}, needed
 
 
 def _generator(settings: CompareSettings, role: str, seed: int, at: list[str], label: str, layout: Layout) -> Run:

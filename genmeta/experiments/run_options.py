@@ -4,13 +4,21 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from genmeta.experiments.settings import ArmSettings, CompareSettings
+from genmeta.experiments.settings import ArmSettings, CompareSettings, StepSettings
 
 
 def options_of_arm(settings: CompareSettings, arm: ArmSettings) -> list[str]:
     """Return the options of an arm's trainings, the same for all seeds."""
     configs = [arm.learner, settings.data, *settings.budget, *arm.policy]
     return [*(f"--config={path}" for path in configs), *_as_options(arm.options)]
+
+
+def options_of_step(settings: CompareSettings, step: StepSettings) -> list[str]:
+    """Return the options of a step's training, the same for all seeds."""
+    if not step.generator:
+        return options_of_arm(settings, ArmSettings(learner=step.learner, policy=step.policy, options=step.options))
+    configs = [step.generator, settings.data, *settings.generator_budget, *step.policy]
+    return [*(f"--config={path}" for path in configs), *_as_options(step.options)]
 
 
 def _as_options(options: Mapping[str, Any]) -> Iterator[str]:

@@ -51,14 +51,14 @@ class ArmSettings:
         learner: name of a YAML in `configs/learner`, or its path; the comparison's by default.
         policy: YAMLs of `configs/policy`, or paths, laid over the learner's one after the other.
         options: dotted options of `genmeta fit` and their values, laid over those. In a value `{proto}` stands for the
-            best checkpoint of the arm `proto`, an earlier one, of the same seed, and `{redrawer}` or `{generator}` for
-            the generator's. `{proto@1}` is that of seed 1, whatever the arm's own seed: an ensemble of all seeds is
-            the same for each, so its spread over seeds says nothing. `{generator/age-200}` is another checkpoint of
-            the same run, age-200.ckpt.
+            best checkpoint of the arm or step `proto`, an earlier one, of the same seed, and `{redrawer}` or
+            `{generator}` for the generator's. `{proto@1}` is that of seed 1, whatever the arm's own seed: an ensemble
+            of all seeds is the same for each, so its spread over seeds says nothing. `{generator/age-200}` is another
+            checkpoint of the same run, age-200.ckpt.
         train: whether it is trained; if not, its learner is tested as the options make it, of trained parts for one:
             once, with the first seed, unless it uses checkpoints of its own seed.
-        of: an earlier arm whose trained learners are tested once more, in another way, in the place of a training; what
-            this arm says itself is laid over what that one says.
+        of: an earlier arm, or a step, whose trained learners are tested once more, in another way, in the place of a
+            training; what this arm says itself is laid over what that one says.
         support: generated images beside each support image at its tests, as in an entry of `data.test`; it is tested
             on the one-shot episodes alone then.
     """
@@ -70,6 +70,26 @@ class ArmSettings:
     train: bool = True
     of: str = ""
     support: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """A training that arms need, and that is not tested itself: an embedding, a generator that is trained on what that
+    one finds.
+
+    Attributes:
+        learner: name of a YAML in `configs/learner`, or its path; the comparison's by default. The comparison's budget
+            is laid over it.
+        generator: name of a YAML in `configs/generator`, or its path, in the place of a learner; the generators' budget
+            is laid over it.
+        policy: as an arm's.
+        options: as an arm's; in a value `{name}` stands for the best checkpoint of an earlier step of the same seed.
+    """
+
+    learner: str = ""
+    generator: str = ""
+    policy: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,8 @@ class CompareSettings:
         seeds: each is the seed of a whole pipeline: generators and learners.
         control: name of the arm that all others are held to.
         arms: by name; `ArmSettings` once they are read.
+        steps: by name, trainings that arms need and that are in no table, each once a seed; `StepSettings` once they
+            are read.
         controls: names of the arms that the answer holds the best of the others to, that is to the best of these; by
             default the control alone; with a subject all arms but those that are of its learners, or use a generator
             at their tests.
@@ -117,6 +139,7 @@ class CompareSettings:
     seeds: list[int]
     control: str
     arms: dict[str, Any]
+    steps: dict[str, Any] = field(default_factory=dict)
     controls: list[str] = field(default_factory=list)
     tests: list[dict[str, Any]] = field(default_factory=list)
     subject: str = ""
@@ -182,7 +205,7 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
             raise UserError(
                 f"{option}: '{name}' is none of the arms {', '.join(settings.arms)}{nearest(name, settings.arms)}"
             )
-    for option, names in {"name": [settings.name], "arms": list(settings.arms)}.items():
+    for option, names in {"name": [settings.name], "steps": settings.steps, "arms": settings.arms}.items():
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise UserError(f"{option}: '{name}' becomes a folder; use letters, digits, _ and -")
@@ -195,10 +218,24 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
         for path in paths[option]:
             if not Path(path).is_file():
                 raise UserError(f"{option}: {path}: no such file")
+    if twice := [name for name in settings.steps if name in settings.arms or name in ROLES]:
+        raise UserError(f"steps.{twice[0]}: an arm or a generator has that name; use another")
+    steps: dict[str, StepSettings] = {}
+    for name, content in settings.steps.items():
+        step = typed(StepSettings, content or {}, f"steps.{name}.")
+        _check_references(f"steps.{name}", step.options, list(steps), settings.seeds)
+        steps[name] = _step_with_paths(name, step, paths["learner"])
+    # of the steps those that train a learner can be tested as an arm's
+    learners_of: dict[str, ArmSettings] = {
+        name: ArmSettings(learner=step.learner, policy=step.policy, options=step.options)
+        for name, step in steps.items()
+        if not step.generator
+    }
     arms: dict[str, ArmSettings] = {}
     for name, content in settings.arms.items():
         arm = typed(ArmSettings, content or {}, f"arms.{name}.")
-        _check_references(name, arm, arms, settings.seeds)
+        trained = [other for other, earlier in arms.items() if earlier.train]
+        _check_references(f"arms.{name}", arm.options, [*steps, *trained], settings.seeds)
         if arm.of and arm.learner:
             raise UserError(f"arms.{name}.learner: '{arm.learner}' is given, but its learners are those of '{arm.of}'")
         try:
@@ -212,7 +249,7 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
                 f"an entry of tests"
             )
         arm = replace(arm, title=arm.title or name, learner=learner, policy=policy)
-        arms[name] = _laid_over(name, arm, arms) if arm.of else arm
+        arms[name] = _laid_over(name, arm, {**learners_of, **arms}) if arm.of else arm
     if settings.subject and settings.over is not None:
         raise UserError("over: a comparison with a subject has no axis")
     controls = settings.controls or _default_controls(settings, arms)
@@ -221,9 +258,24 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
     axis = None if settings.over is None else typed(Axis, settings.over, "over.")
     if axis and (not axis.values or sorted(set(axis.values)) != axis.values):
         raise UserError(f"over.values: expected ascending values, found {axis.values}")
-    return replace(
-        settings, **paths, arms=arms, controls=controls, over=axis and replace(axis, title=axis.title or axis.option)
-    )
+    axis = axis and replace(axis, title=axis.title or axis.option)
+    return replace(settings, **paths, steps=steps, arms=arms, controls=controls, over=axis)
+
+
+def _step_with_paths(name: str, step: StepSettings, learner: str) -> StepSettings:
+    if step.generator and step.learner:
+        raise UserError(
+            f"steps.{name}: a learner and a generator are given, '{step.learner}', '{step.generator}'; use one"
+        )
+    try:
+        policy = [str(find_config("policy", one)) for one in step.policy]
+        if step.generator:
+            return replace(step, generator=str(find_config("generator", step.generator)), policy=policy)
+        return replace(
+            step, learner=str(find_config("learner", step.learner)) if step.learner else learner, policy=policy
+        )
+    except UserError as error:
+        raise UserError(f"steps.{name}.{str(error).removeprefix('--')}") from error
 
 
 def _default_controls(settings: CompareSettings, arms: Mapping[str, ArmSettings]) -> list[str]:
@@ -250,16 +302,24 @@ def _laid_over(name: str, arm: ArmSettings, earlier: Mapping[str, ArmSettings]) 
     return replace(arm, learner=base.learner, policy=policy, options=options, train=False)
 
 
-def _check_references(name: str, arm: ArmSettings, earlier: Mapping[str, ArmSettings], seeds: list[int]) -> None:
-    known = [*(other for other, of_other in earlier.items() if of_other.train), *ROLES]
-    for reference in sorted(references(arm.options)):
+def _check_references(option: str, options: Mapping[str, Any], trained: list[str], seeds: list[int]) -> None:
+    """Check what the options of an arm or a step refer to.
+
+    Args:
+        option: the arm or step, for the message.
+        options: its options.
+        trained: names of what is trained earlier.
+        seeds: of the comparison.
+    """
+    known = [*trained, *ROLES]
+    for reference in sorted(references(options)):
         other, seed, _ = parts_of(reference)
         if other not in known:
             raise UserError(
-                f"arms.{name}.options: found '{{{reference}}}', which is no earlier arm that is trained and no "
+                f"{option}.options: found '{{{reference}}}', which is no earlier arm that is trained, no step and no "
                 f"generator; there are {', '.join(known)}{nearest(other, known)}"
             )
         if seed is not None and seed not in seeds:
             raise UserError(
-                f"arms.{name}.options: found '{{{reference}}}', but the seeds are {', '.join(map(str, seeds))}"
+                f"{option}.options: found '{{{reference}}}', but the seeds are {', '.join(map(str, seeds))}"
             )
