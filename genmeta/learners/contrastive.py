@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genmeta.episode import EpisodeBatch, EpisodeShape
+from genmeta.episode import EpisodeBatch
 from genmeta.errors import UserError
 from genmeta.learners.embedding import embed
 from genmeta.learners.metric import ProtoNet
@@ -23,7 +23,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         first, second: features of the views, `[n, d]`, of any length; n is at least 2.
         temperature: that cosine similarities are divided by, above 0.
     """
-    views = F.normalize(torch.cat([first, second]).float(), dim=1)
+    views = torch.cat([first, second])
+    views = F.normalize(views.to(torch.promote_types(views.dtype, torch.float32)), dim=1)  # bfloat16 is too coarse
     similarity = (views @ views.T / temperature).fill_diagonal_(-torch.inf)
     n = len(first)
     other = (torch.arange(2 * n, device=views.device) + n) % (2 * n)
@@ -53,11 +54,6 @@ class Contrastive(ProtoNet):
 
     def compare(self, query: Tensor, centres: Tensor) -> Tensor:
         return F.normalize(query, dim=2) @ F.normalize(centres, dim=2).mT / self.temperature
-
-    def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
-        super().check(shape, image_shape)
-        if shape.n_way < 2:
-            raise UserError(f"Contrastive tells images apart: n_way must be at least 2, found {shape.n_way}")
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         support, query = embed(self.backbone, batch)

@@ -418,3 +418,49 @@ def test_shipped_comparisons_can_be_read(path, monkeypatch):
         **dict.fromkeys(["record_quick", "record_unaligned", "record_56"], 1),
         **dict.fromkeys(["default", "default_full"], 2),  # what a first try takes minutes for
     }.get(path.stem, 3)
+
+
+def test_steps_are_trained_for_arms_and_are_in_no_table(tmp_path, monkeypatch):
+    """Bug: a step that only another step needs is not run, or one is tested and counted among the arms."""
+    monkeypatch.chdir(ROOT)
+    steps = {
+        "embedding": {"learner": "contrastive", "options": {"data.labels": "none"}},
+        "deformations": {"generator": "vae_deformation", "options": {"data.labels": {"embedding": "{embedding}"}}},
+    }
+    arms = {
+        "plain": {"policy": ["rotations"]},
+        "tested": {"of": "embedding"},
+        "redrawn": {"policy": ["redrawn"], "options": {"data.redrawer": "{deformations}"}},
+    }
+    path = written(tmp_path, steps=steps, arms=arms)
+    plan = plan_of(path, tmp_path)
+    assert [run.name for run in plan.runs[:4]] == [f"{name}-seed{seed}" for seed in (0, 1) for name in steps]
+    assert {arm for _, arm, _ in plan.tests} == set(arms)
+    assert {arm for _, arm, _ in plan.fits} == {"plain", "redrawn"}
+    (deformations,) = plan.fits[None, "redrawn", 1].after
+    (embedding,) = deformations.after
+    assert (deformations.name, embedding.name) == ("deformations-seed1", "embedding-seed1")
+    assert f'--data.labels={{"embedding": "{embedding.checkpoint}"}}' in deformations.args
+    assert not plan.generators, "the arm's redrawer is a step"
+    test = plan.tests[None, "tested", 1]
+    assert test.after == (embedding,)
+    assert test.args[-1] == f"--ckpt_path={embedding.checkpoint}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ({"plain": {}}, "steps.plain: an arm or a generator has that name"),
+        ({"redrawer": {}}, "steps.redrawer: an arm or a generator has that name"),
+        ({"a": {"generator": "vae", "learner": "maml"}}, "steps.a: a learner and a generator are given, 'maml', 'vae'"),
+        ({"a": {"options": {"data.labels": {"embedding": "{b}"}}}, "b": {}}, r"steps.a.options: found '{b}'"),
+        ({"a": {"generator": "vea"}}, "steps.a.generator: 'vea' is no file"),
+        ({"a": {"lerner": "maml"}}, "steps.a.lerner"),
+        ({"a": {"options": {"data.lables": "none"}}}, "steps.a: "),
+    ],
+)
+def test_a_step_that_cannot_be_is_told_before_anything_runs(tmp_path, monkeypatch, steps, message):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        plan_of(written(tmp_path, steps=steps), tmp_path)
+    assert message in str(error.value)
