@@ -15,9 +15,11 @@ from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.exported import is_exported, read_exported
+from genmeta.models.image_ode import ImageODE
 from genmeta.models.networks import check_same_shape, part_of
 from genmeta.models.redraw import PairEncoder
 from genmeta.models.spline_flow import SplineFlow
+from genmeta.models.unet import UNet
 from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
@@ -28,6 +30,8 @@ _ROLES: dict[str, type[nn.Module]] = {
     "pair_encoder": PairEncoder,
     "discriminator": Discriminator,
     "flow": SplineFlow,
+    "ode": ImageODE,
+    "network": UNet,
 }
 
 

@@ -16,16 +16,19 @@ from genmeta.errors import UserError
 from genmeta.models.checkpoint import load_generator
 from genmeta.models.decoder import LatentDecoder
 from genmeta.models.diff_augment import DiffAugment
+from genmeta.models.diffusion import Diffusion
 from genmeta.models.gan_networks import ConvDiscriminator, ConvGenerator, Generator
 from genmeta.models.gan_objectives import Hinge, Wasserstein
 from genmeta.models.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer
+from genmeta.models.unet import UNet
 from genmeta.models.vae_networks import ConvDecoder, ConvEncoder
 from genmeta.models.vae_priors import ClassPrior, FlowPrior, VampPrior
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.generative_module import CodesModule, GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.ode_module import ODEModule
 from genmeta.modules.pictures import interpolations
 from genmeta.modules.redraw_module import RedrawModule
 from genmeta.modules.vae_module import VAEModule
@@ -60,6 +63,12 @@ def flow_prior() -> FlowPrior:
     return FlowPrior(4, transforms=2, hidden=8, bins=3)
 
 
+def diffusion(class_dim: int = 0, guidance: float = 1.0, **options) -> ODEModule:
+    torch.manual_seed(0)
+    network = UNet(SHAPE, (4, 8), class_dim=class_dim, max_classes=12)
+    return ODEModule(Diffusion(network, steps=3, guidance=guidance), **{"ema_decay": 0.9, **options})
+
+
 def redraw(pixels: bool = False, flow: bool = False) -> RedrawModule:
     torch.manual_seed(0)
     redrawer = PixelRedrawer(4, SHAPE) if pixels else DeformationRedrawer(4, SHAPE, channels=4)
@@ -87,6 +96,8 @@ MODELS = {
     "vae class": lambda: vae(latent_prior=ClassPrior(4, 12), likelihood=Gaussian()),
     "vae logistic": lambda: vae(likelihood=DiscretisedLogistic()),
     "vae flow": lambda: vae(latent_prior=flow_prior(), warmup_steps=3),
+    "diffusion": lambda: diffusion(),
+    "diffusion class": lambda: diffusion(class_dim=3, guidance=1.5),
     "redraw": lambda: redraw(pixels=True),
     "deformation": redraw,
     "deformation flow": lambda: redraw(flow=True),
