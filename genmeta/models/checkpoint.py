@@ -15,11 +15,10 @@ from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.exported import is_exported, read_exported
-from genmeta.models.image_ode import ImageODE
+from genmeta.models.image_ode import ImageODE, ODENetwork
 from genmeta.models.networks import check_same_shape, part_of
 from genmeta.models.redraw import PairEncoder
 from genmeta.models.spline_flow import SplineFlow
-from genmeta.models.unet import UNet
 from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
@@ -31,7 +30,7 @@ _ROLES: dict[str, type[nn.Module]] = {
     "discriminator": Discriminator,
     "flow": SplineFlow,
     "ode": ImageODE,
-    "network": UNet,
+    "network": ODENetwork,
 }
 
 

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from genmeta.errors import UserError, require_positive
 from genmeta.models import edm
-from genmeta.models.image_ode import ImageODE
+from genmeta.models.image_ode import ImageODE, ODENetwork
 from genmeta.models.networks import part_of
-from genmeta.models.unet import UNet
 from genmeta.rng import Rng, normal
 
 
@@ -37,7 +36,7 @@ class Diffusion(ImageODE):
 
     def __init__(
         self,
-        network: UNet,
+        network: ODENetwork,
         steps: int = 18,
         sigma_data: float | None = None,
         sigma_min: float = edm.SIGMA_MIN,
@@ -76,24 +75,24 @@ class Diffusion(ImageODE):
         if self.measured:
             self.sigma_data.fill_(images.std())
 
-    def denoise(self, x: Tensor, sigma: Tensor, vectors: Tensor | None = None, guided: bool = True) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None, guided: bool = True) -> Tensor:
         """Return estimates of the clean images, `[n, C, H, W]`, for noisy ones and their levels `[n]`."""
         said = self.guided if guided else self.network
         # under mixed precision the network is imprecise, not what is added to it
-        network = lambda x, level: said(x, level, vectors).to(x)  # noqa: E731
+        network = lambda x, level: said(x, level, condition).to(x)  # noqa: E731
         return edm.preconditioned(network, x, sigma, self.sigma_data)
 
-    def loss(self, images: Tensor, vectors: Tensor | None, rng: Rng) -> Tensor:
+    def loss(self, images: Tensor, condition: Tensor | None, rng: Rng) -> Tensor:
         sigma = edm.training_levels(normal(rng, len(images), dtype=images.dtype), self.p_mean, self.p_std)
         noise = normal(rng, *images.shape, dtype=images.dtype)
 
-        denoise = partial(self.denoise, vectors=vectors, guided=False)
+        denoise = partial(self.denoise, condition=condition, guided=False)
         return edm.denoising_loss(denoise, images, sigma, noise, self.sigma_data)
 
-    def images(self, noise: Tensor, vectors: Tensor | None) -> Tensor:
-        return edm.heun(partial(self.denoise, vectors=vectors), self.sigma_max * noise, self.levels)
+    def images(self, noise: Tensor, condition: Tensor | None) -> Tensor:
+        return edm.heun(partial(self.denoise, condition=condition), self.sigma_max * noise, self.levels)
 
     def noise(self, images: Tensor) -> Tensor:
         vectors = images.new_zeros(len(images), self.class_dim) if self.class_dim else None
         rising = self.levels[:-1].flip(0)
-        return edm.heun(partial(self.denoise, vectors=vectors), images, rising) / self.sigma_max
+        return edm.heun(partial(self.denoise, condition=vectors), images, rising) / self.sigma_max

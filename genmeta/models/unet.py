@@ -12,27 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
+from genmeta.models.image_ode import ODENetwork
 from genmeta.models.networks import Shape, checked_shape
 
 _WAVES = 32  # frequencies that a noise level is described by, from 1 to 100
 
 
-class UNet(nn.Module):
+class UNet(ODENetwork):
     """Images, a number that says how noisy they are and vectors that say of which class, to images.
 
     The last layer begins at 0. Squares of `patch` pixels are one place of the first feature maps: that costs little of
     the quality and three quarters of the time.
 
     Args:
-        image_shape: `[C, H, W]`, height and width multiples of `patch`; the data's if left out.
+        image_shape: `[C, H, W]`; the data's if left out.
         channels: of the feature maps, from the largest down; all but the first halve the side.
         patch: pixels a side.
         blocks: residual blocks at each size, on the way down and on the way up.
         class_dim: entries of a class's vector; 0 for a network that knows no classes.
         max_classes: room for so many classes' vectors, at least the number of meta-train classes.
-
-    Attributes:
-        init_args: as of a `LatentDecoder`.
+        given: another image is given in place of a class.
 
     Raises:
         UserError: a size is out of range.
@@ -46,16 +45,17 @@ class UNet(nn.Module):
         blocks: int = 1,
         class_dim: int = 0,
         max_classes: int = 2048,
+        given: bool = False,
     ) -> None:
         super().__init__()
         require_positive("UNet", channels=min(channels, default=0), patch=patch, blocks=blocks, max_classes=max_classes)
         c, h, w = self.image_shape = checked_shape(image_shape)
-        if h % patch or w % patch:
-            raise UserError(f"UNet: height and width must be multiples of patch {patch}, found {[c, h, w]}")
         if min(h, w) // patch < 2 ** (len(channels) - 1):
             raise UserError(f"UNet: {len(channels) - 1} halvings of {h // patch}×{w // patch} places leave nothing")
-        if class_dim < 0:
-            raise UserError(f"UNet: class_dim must be at least 0, found {class_dim}")
+        if class_dim < 0 or (class_dim and given):
+            raise UserError(
+                f"UNet: class_dim must be at least 0, and 0 where an image is given; found {class_dim}, given: {given}"
+            )
         self.init_args = {
             "image_shape": [c, h, w],
             "channels": list(channels),
@@ -63,15 +63,19 @@ class UNet(nn.Module):
             "blocks": blocks,
             "class_dim": class_dim,
             "max_classes": max_classes,
+            "given": given,
         }
-        self.class_dim = class_dim
+        self.class_dim, self.given = class_dim, given
+        self.margin = (0, -w % patch, 0, -h % patch)  # right and below, where a side is no multiple of a patch
         self.classes = nn.Embedding(max_classes, class_dim) if class_dim else None
         wide = 4 * channels[0]
         self.level = nn.Sequential(nn.Linear(2 * _WAVES, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.of_class = nn.Linear(class_dim, wide, bias=False) if class_dim else None
         self.register_buffer("frequencies", torch.logspace(0, 2, _WAVES), persistent=False)
 
-        self.first = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(c * patch**2, channels[0], 3, padding=1))
+        self.first = nn.Sequential(
+            nn.PixelUnshuffle(patch), nn.Conv2d((1 + given) * c * patch**2, channels[0], 3, padding=1)
+        )
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         kept, now = [channels[0]], channels[0]  # channels of the maps that the way up is given
         for n_out in channels:
@@ -91,20 +95,17 @@ class UNet(nn.Module):
         )
         self.blocks = blocks
 
-    def forward(self, x: Tensor, level: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """Return `[n, C, H, W]`.
-
-        Args:
-            x: images `[n, C, H, W]`.
-            level: how noisy they are, `[n]`, between some -2 and 2.
-            vectors: of their classes, `[n, class_dim]`; 0 is no class.
-        """
+    def forward(self, x: Tensor, level: Tensor, condition: Tensor | None = None) -> Tensor:
+        h, w = x.shape[2:]
         waves = level[:, None] * self.frequencies.to(level)  # type: ignore[operator]
         known = self.level(torch.cat([waves.cos(), waves.sin()], 1))
         if self.of_class is not None:
-            assert vectors is not None
-            known = known + self.of_class(vectors)
-        x = self.first(x)
+            assert condition is not None
+            known = known + self.of_class(condition)
+        if self.given:
+            assert condition is not None
+            x = torch.cat([x, condition], 1)
+        x = self.first(F.pad(x, self.margin))
         kept = [x]
         for number, block in enumerate(self.down):
             if number and number % self.blocks == 0:
@@ -118,7 +119,7 @@ class UNet(nn.Module):
             if beside.shape[2:] != x.shape[2:]:
                 x = F.interpolate(x, beside.shape[2:])
             x = block(torch.cat([x, beside], 1), known)
-        return self.last(torch.cat([x, kept.pop()], 1))
+        return self.last(torch.cat([x, kept.pop()], 1))[..., :h, :w]
 
 
 class _Block(nn.Module):
@@ -155,7 +156,8 @@ class _Attention(nn.Module):
 
 
 def _norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(gcd(8, channels), channels)
+    # groups of at least four channels: one image of one place is a value a group else
+    return nn.GroupNorm(max(1, gcd(8, channels // 4)), channels)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -21,16 +20,15 @@ from genmeta.models.redraw import (
 )
 from genmeta.models.vae import kl_to_prior, sample_posterior, warmup
 from genmeta.models.vae_priors import FlowPrior
-from genmeta.modules.generative_module import OF_SAMPLES, GenerativeModule, evenly
+from genmeta.modules.generative_module import OF_SAMPLES, RedrawingModule, evenly
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
 from genmeta.modules.vae_module import adam, check_flow
 from genmeta.rng import make_rng
-from genmeta.tasks.prior import GaussianMixture
 
 ROUGHNESS_WEIGHT = 2.0  # of the deformation's loss, against the KL divergence in nats
 
 
-class RedrawModule(GenerativeModule):
+class RedrawModule(RedrawingModule):
     """Learns from pairs of images of one class to redraw the first as if it were the second.
 
     The pixel form maximises the evidence lower bound on log p(x' | x) with a Bernoulli likelihood. The deformation
@@ -81,15 +79,15 @@ class RedrawModule(GenerativeModule):
             return {"redrawer": (self.flowed, "flowed.")}
         return {"redrawer": (self.redrawer, "redrawer."), "pair_encoder": (self.encoder, "encoder.")}
 
-    def prior(self) -> GaussianMixture:
-        return GaussianMixture.standard(self.redrawer.latent_dim)
+    @property
+    def drawer(self) -> Redrawer:
+        return self.flowed or self.redrawer
 
     def check(self, data: ImageDataModule, stage: str) -> None:
         """Raise UserError if the networks are for images of another shape than the data, or no class has two images."""
         self.check_shape(self.redrawer.image_shape, "model.redrawer", data)
         self.check_shape(self.encoder.image_shape, "model.encoder", data)
-        if int(data.counts.max()) < 2:
-            raise UserError("model: pairs of images of a class are needed, but no meta-train class has two to train on")
+        self.check_pairs(data)
 
     def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
         return [self.parameters()]
@@ -112,24 +110,6 @@ class RedrawModule(GenerativeModule):
         self.val_kl.update(kl)
         self.log("val/loss", self.val_loss, prog_bar=True, on_step=False, on_epoch=True)
         self.log("val/kl", self.val_kl, on_step=False, on_epoch=True)
-
-    def redraw(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Return each image redrawn once with a code of the prior; `rng` is a CPU generator."""
-        z = self.prior().sample(len(images), rng=rng).to(self.device)
-        images, redrawer = images.to(self.device), self.flowed or self.redrawer
-        parts = zip(images.split(256), z.split(256), strict=True)
-        return torch.cat([redrawer.redraw(x, code).float() for x, code in parts])
-
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return redrawn training images."""
-        rows = self.data.train_rows
-        return self.redraw(self.data.rendered(rows[torch.randint(len(rows), (n,), generator=rng)]), rng)
-
-    def sample_classes(self, n_classes: int, n_images: int, rng: torch.Generator) -> Tensor:
-        """Return images of *unseen* (validation) classes, each with redrawn versions of it: one image is a class."""
-        given = self.data.rendered(evenly(self.data.unseen_rows, n_classes))
-        redrawn = self.redraw(given.repeat_interleave(n_images - 1, 0), rng).unflatten(0, (len(given), n_images - 1))
-        return torch.cat([given.to(redrawn)[:, None], redrawn], 1)
 
     def _terms(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Return the error and the KL divergence, each `[n]`."""

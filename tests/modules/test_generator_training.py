@@ -17,6 +17,7 @@ from genmeta.models.checkpoint import load_generator
 from genmeta.models.decoder import LatentDecoder
 from genmeta.models.diff_augment import DiffAugment
 from genmeta.models.diffusion import Diffusion
+from genmeta.models.flow_matching import FlowMatching
 from genmeta.models.gan_networks import ConvDiscriminator, ConvGenerator, Generator
 from genmeta.models.gan_objectives import Hinge, Wasserstein
 from genmeta.models.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
@@ -28,7 +29,7 @@ from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.generative_module import CodesModule, GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
-from genmeta.modules.ode_module import ODEModule
+from genmeta.modules.ode_module import ODEModule, ODERedrawModule
 from genmeta.modules.pictures import interpolations
 from genmeta.modules.redraw_module import RedrawModule
 from genmeta.modules.vae_module import VAEModule
@@ -69,6 +70,17 @@ def diffusion(class_dim: int = 0, guidance: float = 1.0, **options) -> ODEModule
     return ODEModule(Diffusion(network, steps=3, guidance=guidance), **{"ema_decay": 0.9, **options})
 
 
+def flow(class_dim: int = 0, **options) -> ODEModule:
+    torch.manual_seed(0)
+    network = UNet(SHAPE, (4, 8), class_dim=class_dim, max_classes=12)
+    return ODEModule(FlowMatching(network, steps=2, encoding_steps=3, **options), ema_decay=0.9)
+
+
+def flow_redraw() -> ODERedrawModule:
+    torch.manual_seed(0)
+    return ODERedrawModule(FlowMatching(UNet(SHAPE, (4, 8), given=True), steps=2, guidance=1.5), ema_decay=0.9)
+
+
 def redraw(pixels: bool = False, flow: bool = False) -> RedrawModule:
     torch.manual_seed(0)
     redrawer = PixelRedrawer(4, SHAPE) if pixels else DeformationRedrawer(4, SHAPE, channels=4)
@@ -98,6 +110,9 @@ MODELS = {
     "vae flow": lambda: vae(latent_prior=flow_prior(), warmup_steps=3),
     "diffusion": lambda: diffusion(),
     "diffusion class": lambda: diffusion(class_dim=3, guidance=1.5),
+    "flow": lambda: flow(coupled=True),
+    "flow class": lambda: flow(class_dim=3, guidance=1.5, solver="heun", time_std=0.0),
+    "redraw flow matching": flow_redraw,
     "redraw": lambda: redraw(pixels=True),
     "deformation": redraw,
     "deformation flow": lambda: redraw(flow=True),
@@ -144,7 +159,7 @@ def test_every_model_trains_reports_and_comes_back_from_its_checkpoint(name, toy
             torch.testing.assert_close(loaded.encode(x), module.latent_encoder(x))
             assert "reconstruction_unseen" in report
     else:
-        x, z = torch.rand(3, *SHAPE), torch.randn(3, 4)
+        x, z = torch.rand(3, *SHAPE), torch.randn(3, loaded.latent_dim)
         torch.testing.assert_close(loaded.redraw(x, z), module.networks()["redrawer"][0].redraw(x, z))
     if name.startswith("vae"):
         assert report["iwae_held_out"] >= report["elbo_held_out"] - 1, "more samples give a tighter bound"
@@ -388,7 +403,7 @@ def test_a_collapsed_generator_is_reported_loudly_and_a_sound_one_is_not(toy_spl
     assert report["memorisation"] < 0.1, "training images are their own nearest neighbours"
 
 
-@pytest.mark.parametrize("name", ["gan with all", "vae second stage", "vae flow", "deformation"])
+@pytest.mark.parametrize("name", ["gan with all", "vae second stage", "vae flow", "deformation", "flow"])
 def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tmp_path):
     whole = MODELS[name]()
     fit(whole, images_of(toy_split_file, steps_per_epoch=5), tmp_path / "whole", epochs=4)
@@ -406,7 +421,7 @@ def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tm
     assert torch.equal(weights(second), weights(whole))
 
 
-@pytest.mark.parametrize("name", slow_but(["gan with all"], ["gan with all", "vae", "vae flow", "deformation"]))
+@pytest.mark.parametrize("name", slow_but(["gan with all"], ["gan with all", "vae", "vae flow", "deformation", "flow"]))
 def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
     module = MODELS[name]()
     module.on_train_end = lambda: torch.save(weights(module), tmp_path / f"rank{module.global_rank}.pt")
@@ -422,7 +437,7 @@ def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage"], MODELS))
+@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage", "flow"], MODELS))
 def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
     """Each image has the noise that it has with one process; free bits are of the mean over all images of a batch."""
     found = []
@@ -445,8 +460,11 @@ def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
 @pytest.mark.parametrize(
     "name",
     slow_but(
-        ["gan with all", "vae vamp", "vae flow"],
-        ["gan with all", "vae second stage", "vae vamp", "vae flow", "redraw", "deformation", "deformation flow"],
+        ["gan with all", "vae vamp", "vae flow", "flow"],
+        [
+            *("gan with all", "vae second stage", "vae vamp", "vae flow", "redraw", "deformation", "deformation flow"),
+            *("flow", "flow class", "redraw flow matching"),
+        ],
     ),
 )
 def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_path):
