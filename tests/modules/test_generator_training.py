@@ -187,6 +187,16 @@ def test_policies_run_in_the_base_of_a_flow(toy_split_file, tmp_path):
             assert not torch.allclose(module.encoder(some)[0], loaded.encode(some)[0], atol=1e-2)
 
 
+def test_deviation_of_the_images_is_measured_and_stays(toy_split_file, tmp_path):
+    module, data = diffusion(), images_of(toy_split_file)
+    fit(module, data, tmp_path)
+    expected = (data.rendered(data.train_rows) * 2 - 1).std()
+    for ode in (module.ode, module.decoder.ode, load_generator(tmp_path / "a.ckpt").networks["encoder"].ode):
+        torch.testing.assert_close(ode.sigma_data, expected)
+    assert module.decoder.ode is module.average.module
+    assert not torch.equal(weights(module.average.module), weights(module.ode))
+
+
 def test_each_network_moves_only_in_its_own_step(toy_split_file, tmp_path):
     for still in (0, 1, 2):
         module = gan(encoder=True, ema_decay=0.5)
@@ -403,7 +413,9 @@ def test_a_collapsed_generator_is_reported_loudly_and_a_sound_one_is_not(toy_spl
     assert report["memorisation"] < 0.1, "training images are their own nearest neighbours"
 
 
-@pytest.mark.parametrize("name", ["gan with all", "vae second stage", "vae flow", "deformation", "flow"])
+@pytest.mark.parametrize(
+    "name", ["gan with all", "vae second stage", "vae flow", "deformation", "flow", "diffusion class"]
+)
 def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tmp_path):
     whole = MODELS[name]()
     fit(whole, images_of(toy_split_file, steps_per_epoch=5), tmp_path / "whole", epochs=4)
@@ -421,7 +433,9 @@ def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tm
     assert torch.equal(weights(second), weights(whole))
 
 
-@pytest.mark.parametrize("name", slow_but(["gan with all"], ["gan with all", "vae", "vae flow", "deformation", "flow"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["gan with all"], ["gan with all", "vae", "vae flow", "deformation", "flow", "diffusion class"])
+)
 def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
     module = MODELS[name]()
     module.on_train_end = lambda: torch.save(weights(module), tmp_path / f"rank{module.global_rank}.pt")
@@ -437,7 +451,7 @@ def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage", "flow"], MODELS))
+@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage", "flow", "diffusion class"], MODELS))
 def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
     """Each image has the noise that it has with one process; free bits are of the mean over all images of a batch."""
     found = []
@@ -460,11 +474,8 @@ def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
 @pytest.mark.parametrize(
     "name",
     slow_but(
-        ["gan with all", "vae vamp", "vae flow", "flow"],
-        [
-            *("gan with all", "vae second stage", "vae vamp", "vae flow", "redraw", "deformation", "deformation flow"),
-            *("flow", "flow class", "redraw flow matching"),
-        ],
+        ["gan with all", "vae vamp", "vae flow", "flow", "diffusion class"],
+        [name for name in MODELS if name not in ("gan", "vae", "vae class", "vae logistic")],
     ),
 )
 def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_path):
@@ -490,6 +501,7 @@ def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_pat
             "latent_dim 5",
         ),
         (lambda: ConvGenerator(4, SHAPE, class_dim=4), r"class_dim must be in \[0, latent_dim\)"),
+        (lambda: diffusion(ema_decay=1.0), r"model\.ema_decay must be in \[0, 1\)"),
         (lambda: vae(beta=-1.0), r"model\.beta must be at least 0"),
         (lambda: vae(importance_samples=0), r"importance_samples must be at least 1"),
         (lambda: VAEModule(ConvEncoder(3, SHAPE), ConvDecoder(4, SHAPE)), "they must be equal"),
@@ -519,6 +531,8 @@ def test_impossible_settings_are_refused(make, message):
         ),
         (lambda: gan(conditional=True), "max_classes is 12, but the data have 24"),
         (lambda: vae(latent_prior=ClassPrior(4, 5)), "room for 5 classes"),
+        (lambda: diffusion(class_dim=2), r"model\.ode\.network\.max_classes is 12, but the data have 24"),
+        (lambda: ODEModule(Diffusion(UNet((1, 8, 8), (4,)))), r"model\.ode\.network has image_shape \[1, 8, 8\]"),
         (lambda: vae(latent_prior=VampPrior(5, (1, 8, 8))), r"model\.latent_prior has image_shape \[1, 8, 8\]"),
         (lambda: vae(second_stage=10_000), "10000 components, but there are"),
         (lambda: RedrawModule(PairEncoder(4, (1, 8, 8)), PixelRedrawer(4, SHAPE)), r"model\.encoder .*\[1, 8, 8\]"),
