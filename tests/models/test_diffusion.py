@@ -1,5 +1,8 @@
 """Diffusion as decoder and encoder of codes: what the equation does with codes, classes and guidance; the U-Net."""
 
+import sys
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -53,9 +56,29 @@ def test_eighteen_steps_are_near_the_limit():
     assert drawn.mean().item() == pytest.approx(0.6, abs=0.02)
 
 
+def test_ddim_takes_eulers_steps_and_comes_to_the_same_images():
+    pytest.importorskip("diffusers", reason="pip install genmeta[diffusers]")
+    z, network = codes(50), OfGaussian(0.2)
+    ode = Diffusion(network, steps=20, sigma_data=0.5, solver="ddim")
+    x, levels = 80 * z.unflatten(1, SHAPE), ode.levels.tolist()
+    for now, then in pairwise(levels):
+        x = x + (then - now) / now * (x - ode.denoise(x, torch.full((50,), now, dtype=torch.float64)))
+    torch.testing.assert_close(ode.images(z.unflatten(1, SHAPE), None), x, atol=1e-3, rtol=0)
+    network.asked.clear()
+    fine = [ODEDecoder(Diffusion(network, 200, sigma_data=0.5, solver=s)).decode(z) for s in ("ddim", "heun")]
+    assert len(network.asked) == 200 + 399
+    torch.testing.assert_close(*fine, atol=0.02, rtol=0)
+
+
+def test_ddim_without_diffusers_is_told_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(UserError, match=r"solver ddim needs diffusers: pip install genmeta\[diffusers\], or take heun"):
+        Diffusion(UNet(SHAPE), solver="ddim")
+
+
 def test_a_code_ends_with_the_vector_of_its_class_and_guidance_extrapolates():
     z = torch.cat([codes(6), torch.full((6, 2), 0.1, dtype=torch.float64)], 1)
-    plain, guided = (Diffusion(OfGaussian(-0.2, 2), 64, 0.5, guidance=w) for w in (1.0, 2.0))
+    plain, guided = (Diffusion(OfGaussian(-0.2, 2), 64, sigma_data=0.5, guidance=w) for w in (1.0, 2.0))
     drawn = [ODEDecoder(ode).decode(z).mean().item() for ode in (plain, guided)]
     of_noise = ODEDecoder(plain).decode(torch.cat([codes(6), 0 * z[:, 16:]], 1)).mean().item()
     # a mean higher by 0.2 in [-1, 1] is one of 0.1 in [0, 1], and twice that when guided
@@ -128,6 +151,7 @@ def test_the_network_says_nothing_at_first_and_then_depends_on_all_it_is_given(s
     [
         (lambda: Diffusion(UNet(SHAPE), steps=0), "steps=0"),
         (lambda: Diffusion(UNet(SHAPE), sigma_min=2.0, sigma_max=1.0), "sigma_min < sigma_max"),
+        (lambda: Diffusion(UNet(SHAPE), solver="euler"), "must be one of heun, ddim, found 'euler'"),
         (lambda: Diffusion(UNet(SHAPE), rho=0), "rho must be above 0"),
         (lambda: Diffusion(UNet(SHAPE), sigma_data=-1), "sigma_data must be above 0"),
         (lambda: Diffusion(UNet(SHAPE), guidance=2.0), "knows no classes; set class_dim above 0"),
