@@ -12,6 +12,8 @@ GENERATOR ?= vae# configs/generator/*.yaml that draws from codes: of meta-train,
 REDRAWER ?= vae_deformation# configs/generator/*.yaml that draws given images again: the same
 GAN ?= gan# configs/generator/gan*.yaml: of train-gan
 VAE ?= vae# configs/generator/vae*.yaml: of train-vae
+FLOW ?= flow# configs/generator/flow*.yaml: of train-flow
+DIFFUSION ?= diffusion# configs/generator/diffusion*.yaml: of train-diffusion
 SEED ?= 0
 RUN ?= $(shell ls -td runs/*/*/mixed-seed*/fit 2>/dev/null | head -n 1)# run folder for meta-test
 CKPT ?=# a generator's checkpoint: of explore, audit and sweep; the newest by default
@@ -36,10 +38,10 @@ BIN := $(VENV)/bin
 GENMETA := $(BIN)/python -m genmeta
 TORCH := $(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.6" "torchvision>=0.21"
 
-.PHONY: help setup train-gan train-vae compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard figures sweep sync bench-tracking long-run compare curves record
+.PHONY: help setup train-gan train-vae train-flow train-diffusion compare-generators compare-policies compare-learners generator-ages explore audit meta-train meta-test challenge bench-generators bench-sampling bench-tasks bench-learners test test-all check docs docs-serve format clean report dashboard figures sweep sync bench-tracking long-run compare curves record
 
 help: ## list the targets
-	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [SEED=0] [ARGS=...]"; echo
+	@echo "usage: make TARGET [DATA=glyphs] [LEARNER=protonet] [POLICY=] [GENERATOR=vae] [GAN=gan] [VAE=vae] [FLOW=flow] [DIFFUSION=diffusion] [SEED=0] [ARGS=...]"; echo
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 22
 	@echo; echo "  DATA:      $(notdir $(basename $(wildcard configs/data/*.yaml)))"
 	@echo "  LEARNER:   $(notdir $(basename $(wildcard configs/learner/*.yaml)))"
@@ -63,6 +65,12 @@ train-gan: $(STAMP) ## pretrain a GAN (GAN=gan, a YAML) on the meta-train classe
 
 train-vae: $(STAMP) ## pretrain a VAE (VAE=vae, a YAML) on the meta-train classes of DATA
 	$(GENMETA) fit --config configs/generator/$(VAE).yaml --config configs/data/$(DATA).yaml --run.name $(VAE)-$(DATA) --seed_everything $(SEED) $(ARGS)
+
+train-flow: $(STAMP) ## pretrain a flow (FLOW=flow, a YAML) on the meta-train classes of DATA
+	$(GENMETA) fit --config configs/generator/$(FLOW).yaml --config configs/data/$(DATA).yaml --run.name $(FLOW)-$(DATA) --seed_everything $(SEED) $(ARGS)
+
+train-diffusion: $(STAMP) ## pretrain a diffusion model (DIFFUSION=diffusion, a YAML) on the meta-train classes of DATA
+	$(GENMETA) fit --config configs/generator/$(DIFFUSION).yaml --config configs/data/$(DATA).yaml --run.name $(DIFFUSION)-$(DATA) --seed_everything $(SEED) $(ARGS)
 
 compare-generators: $(STAMP) ## train all generators on DATA with two seeds (an hour on two cores) and write their table
 	$(BIN)/python scripts/compare_generators.py --data $(DATA) --out docs/generators-$(DATA).md $(ARGS)

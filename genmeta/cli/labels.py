@@ -7,19 +7,21 @@ from lightning.pytorch import LightningModule
 from genmeta.experiments.run_folder import RunSettings
 from genmeta.models.checkpoint import LatentModel
 from genmeta.models.gan_networks import Generator
+from genmeta.models.image_ode import ODEDecoder
 from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
+from genmeta.modules.generative_module import RedrawingModule
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.meta_module import MetaModule
-from genmeta.modules.redraw_module import RedrawModule
+from genmeta.modules.ode_module import ODEModule
 from genmeta.tasks.latent import LatentTasks
 
 LONGEST_TAG = 64  # W&B refuses longer ones
 
 
 def job_type(model: LightningModule, stage: str) -> str:
-    """Return what kind of work a run is: `pretrain-gan`, `pretrain-vae`, `pretrain-redrawer`, `meta-train`, `meta-test`
-    or `validate`.
+    """Return what kind of work a run is: `pretrain-gan`, `pretrain-vae`, `pretrain-flow`, `pretrain-diffusion`,
+    `pretrain-redrawer`, `meta-train`, `meta-test` or `validate`.
     """
     if stage != "fit":
         return "meta-test" if stage == "test" else "validate"
@@ -68,13 +70,18 @@ def place_tags(of_run: dict[str, Any]) -> list[str]:
 
 
 def kind_of(model: LatentModel) -> str:
-    """Return `gan`, `vae` or `redrawer` for a generator that was read from a checkpoint."""
+    """Return `gan`, `vae`, `flow`, `diffusion` or `redrawer` for a generator that was read from a checkpoint."""
     if "redrawer" in model.networks:
         return "redrawer"
-    return "gan" if isinstance(model.networks["decoder"], Generator) else "vae"
+    decoder = model.networks["decoder"]
+    if isinstance(decoder, ODEDecoder):
+        return decoder.ode.kind
+    return "gan" if isinstance(decoder, Generator) else "vae"
 
 
 def _kind(model: LightningModule) -> str:
-    if isinstance(model, RedrawModule):
+    if isinstance(model, RedrawingModule):
         return "redrawer"
+    if isinstance(model, ODEModule):
+        return model.ode.kind
     return "gan" if isinstance(model, GANModule) else "vae"

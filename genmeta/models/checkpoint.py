@@ -15,8 +15,10 @@ from genmeta.data.splits import Split
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.exported import is_exported, read_exported
-from genmeta.models.networks import check_same_shape
+from genmeta.models.image_ode import ImageODE, ODENetwork
+from genmeta.models.networks import check_same_shape, part_of
 from genmeta.models.redraw import PairEncoder
+from genmeta.models.spline_flow import SplineFlow
 from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
@@ -26,6 +28,9 @@ _ROLES: dict[str, type[nn.Module]] = {
     "redrawer": Redrawer,
     "pair_encoder": PairEncoder,
     "discriminator": Discriminator,
+    "flow": SplineFlow,
+    "ode": ImageODE,
+    "network": ODENetwork,
 }
 
 
@@ -171,14 +176,7 @@ def describe_generator(
         "split_hash": split.hash,
         "content": content,
         "prior": {"weights": prior.weights, "means": prior.means, "scales": prior.scales},
-        "networks": {
-            role: {
-                "class": f"{type(network).__module__}.{type(network).__qualname__}",
-                "args": network.init_args,
-                "prefix": prefix,
-            }
-            for role, (network, prefix) in networks.items()
-        },
+        "networks": {role: {**part_of(network), "prefix": prefix} for role, (network, prefix) in networks.items()},
     }
 
 
@@ -302,8 +300,13 @@ def _build(class_path: str, init_args: dict[str, Any], role: str, checkpoint: Pa
     network_class = class_named(class_path, checkpoint, f"{role} ")
     if expected is None or not (isinstance(network_class, type) and issubclass(network_class, expected)):
         raise UserError(f"checkpoint {checkpoint}: {class_path} is not a {expected.__name__ if expected else role}")
+    parts = {  # networks in the arguments of another are named as their roles are
+        name: _build(value["class"], value["args"], name, checkpoint)
+        for name, value in init_args.items()
+        if isinstance(value, dict)
+    }
     try:
-        return network_class(**init_args)
+        return network_class(**{**init_args, **parts})
     except (TypeError, ValueError, RuntimeError) as error:  # arguments that no network of ours was made with
         raise UserError(
             f"checkpoint {checkpoint}: {class_path} cannot be built ({' '.join(str(error).split())[:120]})"

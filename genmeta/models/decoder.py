@@ -13,8 +13,8 @@ class LatentDecoder(nn.Module, ABC):
     Attributes:
         latent_dim: size of a code.
         image_shape: `(C, H, W)` of the images.
-        init_args: what the constructor needs to build this network again (numbers, texts and lists only): it is written
-            into checkpoints.
+        init_args: what the constructor needs to build this network again (numbers, texts and lists only; for a network
+            in it what `networks.part_of` returns): it is written into checkpoints.
         chunk_size: codes decoded together on a CPU. Convolutions are 1.5 to 2.5 times as fast in chunks whose feature
             maps fit the cache as in one giant call (benchmarks/decoding.py).
     """

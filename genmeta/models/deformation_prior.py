@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmeta.errors import UserError, require_positive
+from genmeta.models.spline_flow import identity_flow
 from genmeta.rng import make_rng
 
 CELLS = 7  # places a side at which a displacement is described
@@ -198,15 +199,9 @@ def _log_normal(white: Tensor) -> Tensor:
 
 def _identity(rank: int, transforms: int, hidden: int, bins: int) -> nn.Module:
     """Return a spline flow that changes nothing yet; its hidden layers are the same each time."""
-    from zuko.flows import NSF
-
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn by the global generator
         torch.manual_seed(0)
-        flow = NSF(rank, bins=bins, transforms=transforms, hidden_features=(hidden, hidden))
-    for transform in flow.transform.transforms:
-        for weights in transform.hyper[-1].parameters():
-            nn.init.zeros_(weights)
-    return flow.requires_grad_(False)
+        return identity_flow(rank, transforms, hidden, bins).requires_grad_(False)
 
 
 def _copied(flow: nn.Module) -> dict[str, Tensor]:

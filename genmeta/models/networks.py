@@ -1,6 +1,7 @@
 """Convolutional bodies that halve or double the image, shared by GANs and VAEs; any size from 8 pixels on."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,6 +52,14 @@ def halved(image_shape: Sequence[int], times: int) -> list[tuple[int, int]]:
             f"{times} halvings (one for each number in channels) of {h}×{w} pixels leave nothing or do nothing"
         )
     return [(h >> i, w >> i) for i in range(times + 1)]
+
+
+def part_of(network: nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint rebuilds a network from: `class`, and `args`, its `init_args`.
+
+    It may stand for a network among the `init_args` of another.
+    """
+    return {"class": f"{type(network).__module__}.{type(network).__qualname__}", "args": network.init_args}
 
 
 class Down(nn.Module):

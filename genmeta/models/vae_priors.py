@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from genmeta.errors import require_positive
 from genmeta.models.networks import Shape, checked_shape
+from genmeta.models.spline_flow import SplineFlow
 from genmeta.models.vae import kl_to_gaussian, kl_to_prior, log_normal
 from genmeta.tasks.prior import GaussianMixture
 
@@ -33,6 +34,10 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
         """Return the distribution as plain tensors on the CPU, for `n_classes` meta-train classes."""
+
+    def log_density(self, dim: int, encode: Encode, n_classes: int) -> Callable[[Tensor], Tensor]:
+        """Return log p(z) as a function of codes `[n, d]` that the VAE is trained with: `[n]`, in nats."""
+        return self.mixture(dim, encode, n_classes).log_prob
 
     def start(self, images: Tensor) -> None:
         """Set the weights from training images `[n, C, H, W]`, once, before training (nothing unless overridden)."""
@@ -116,3 +121,33 @@ class ClassPrior(Prior):
     def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
         means, scales = self.means[:n_classes].detach().cpu(), (self.log_vars[:n_classes] / 2).detach().exp().cpu()
         return GaussianMixture(torch.full((n_classes,), 1 / n_classes), means, scales)
+
+
+class FlowPrior(Prior):
+    """A normalising flow, learned with the VAE: its density is exact, and no mixture has to be fitted afterwards.
+
+    The KL term is estimated from one draw, as log q(z | x) - log p(z) (Chen et al., "Variational Lossy Autoencoder",
+    ICLR 2017, section 3.2). It begins as N(0, I). Tasks draw codes from N(0, I) in the base of the flow, which the
+    networks of a checkpoint contain (`genmeta.models.flowed`).
+
+    Args:
+        latent_dim: size of a code, at least 2.
+        transforms, hidden, bins: as of a `SplineFlow`.
+    """
+
+    def __init__(self, latent_dim: int = 32, transforms: int = 4, hidden: int = 64, bins: int = 8) -> None:
+        super().__init__()
+        self.flow = SplineFlow(latent_dim, transforms, hidden, bins)
+
+    def kl(self, mean: Tensor, log_var: Tensor, z: Tensor, labels: Tensor, encode: Encode) -> Tensor:
+        return self.estimated_kl(mean, log_var, z)
+
+    def estimated_kl(self, mean: Tensor, log_var: Tensor, z: Tensor) -> Tensor:
+        """Return the estimate of the divergence from the draw z, `[n, 1]`; all arguments `[n, d]`."""
+        return (log_normal(z, mean, log_var) - self.flow.log_prob(z))[:, None]
+
+    def mixture(self, dim: int, encode: Encode, n_classes: int) -> GaussianMixture:
+        return GaussianMixture.standard(dim)
+
+    def log_density(self, dim: int, encode: Encode, n_classes: int) -> Callable[[Tensor], Tensor]:
+        return self.flow.log_prob

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from genmeta.errors import UserError
 from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder
@@ -16,6 +15,7 @@ from genmeta.models.gan_objectives import GANObjective, NonSaturating, gradient_
 from genmeta.models.vae import log_normal
 from genmeta.modules.generative_module import OF_SAMPLES, CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
+from genmeta.modules.running_mean import running_mean
 from genmeta.rng import Rng
 from genmeta.tasks.prior import GaussianMixture
 
@@ -97,9 +97,7 @@ class GANModule(CodesModule):
         self.r1, self.gradient_penalty, self.penalty_every = r1, gradient_penalty, penalty_every
         self.discriminator_steps, self.accumulate, self.gradient_clip = discriminator_steps, accumulate, gradient_clip
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.average = (
-            AveragedModel(generator, multi_avg_fn=_moving_average(ema_decay), use_buffers=True) if ema_decay else None
-        )
+        self.average = running_mean(generator, ema_decay) if ema_decay else None
         self._conditional = getattr(discriminator, "classes", None) is not None
         if self._conditional != bool(getattr(generator, "class_dim", 0)):
             raise UserError(
@@ -255,17 +253,3 @@ class GANModule(CodesModule):
             scale = scaler.get_scale() if scaler is not None else 1.0
             torch.nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip * scale)
         optimizer.step()
-
-
-def _moving_average(decay: float) -> Any:
-    @torch.no_grad()
-    def update(averages: Any, current: Any, n_averaged: Tensor) -> None:
-        n = int(n_averaged)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, weight)
-        else:  # batch norm's counter
-            for average, value in zip(averages, current, strict=True):
-                average.copy_(value)
-
-    return update

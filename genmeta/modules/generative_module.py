@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genmeta.errors import UserError
 from genmeta.evaluation.samples import nearest_distance, recognisability, sample_metrics, spread_within
 from genmeta.models.checkpoint import KEY, describe_generator
-from genmeta.models.decoder import LatentDecoder, LatentEncoder
+from genmeta.models.decoder import LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.networks import check_same_shape
 from genmeta.modules.image_data import ImageDataModule
 from genmeta.modules.trained_module import TrainedModule
@@ -186,6 +186,44 @@ class CodesModule(GenerativeModule):
         data = self.data
         rows = {"held_out": data.held_out_rows, "unseen": data.unseen_rows}
         return {name: data.rendered(evenly(r, n)).to(self.device) for name, r in rows.items()}
+
+
+class RedrawingModule(GenerativeModule):
+    """A model that draws given images again."""
+
+    @property
+    @abstractmethod
+    def drawer(self) -> Redrawer:
+        """The network that others redraw with; codes have the prior N(0, I)."""
+
+    def prior(self) -> GaussianMixture:
+        return GaussianMixture.standard(self.drawer.latent_dim)
+
+    def redraw(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Return each image redrawn once with a code of the prior; `rng` is a CPU generator."""
+        z = self.prior().sample(len(images), rng=rng).to(self.device)
+        images = images.to(self.device)
+        parts = zip(images.split(256), z.split(256), strict=True)
+        return torch.cat([self.drawer.redraw(x, code).float() for x, code in parts])
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return redrawn training images."""
+        rows = self.data.train_rows
+        return self.redraw(self.data.rendered(rows[torch.randint(len(rows), (n,), generator=rng)]), rng)
+
+    def sample_classes(self, n_classes: int, n_images: int, rng: torch.Generator) -> Tensor:
+        """Return images of *unseen* (validation) classes, each with redrawn versions of it: one image is a class."""
+        given = self.data.rendered(evenly(self.data.unseen_rows, n_classes))
+        redrawn = self.redraw(given.repeat_interleave(n_images - 1, 0), rng).unflatten(0, (len(given), n_images - 1))
+        return torch.cat([given.to(redrawn)[:, None], redrawn], 1)
+
+    def check_pairs(self, data: ImageDataModule) -> None:
+        """Raise UserError if no class has two images to train on."""
+        if int(data.counts.max()) < 2:
+            raise UserError(
+                "model: pairs of images of a class are needed, but no meta-train class has two to train on; without "
+                "labels, data.labels can find pseudo-classes (docs/no_labels.md)"
+            )
 
 
 def evenly(rows: Tensor, n: int) -> Tensor:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from genmeta.errors import UserError
 from genmeta.models.decoder import Redrawer
+from genmeta.models.flowed import FlowedRedrawer
 from genmeta.models.likelihoods import Bernoulli
 from genmeta.models.redraw import (
     ERROR_WEIGHT,
@@ -19,16 +19,16 @@ from genmeta.models.redraw import (
     roughness,
 )
 from genmeta.models.vae import kl_to_prior, sample_posterior, warmup
-from genmeta.modules.generative_module import OF_SAMPLES, GenerativeModule, evenly
+from genmeta.models.vae_priors import FlowPrior
+from genmeta.modules.generative_module import OF_SAMPLES, RedrawingModule, evenly
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
-from genmeta.modules.vae_module import adam
+from genmeta.modules.vae_module import adam, check_flow
 from genmeta.rng import make_rng
-from genmeta.tasks.prior import GaussianMixture
 
 ROUGHNESS_WEIGHT = 2.0  # of the deformation's loss, against the KL divergence in nats
 
 
-class RedrawModule(GenerativeModule):
+class RedrawModule(RedrawingModule):
     """Learns from pairs of images of one class to redraw the first as if it were the second.
 
     The pixel form maximises the evidence lower bound on log p(x' | x) with a Bernoulli likelihood. The deformation
@@ -37,6 +37,8 @@ class RedrawModule(GenerativeModule):
     Args:
         encoder: q(z | x, x').
         redrawer: p(x' | x, z).
+        latent_prior: a normalising flow that the posterior is held to; N(0, I) if left out. Its checkpoint has no
+            encoder of pairs, whose codes are not those that tasks draw.
         warmup_steps: over these the weight of the KL term grows from 0.
         optimizer: makes the optimiser of the parameters.
         lr_scheduler: makes its schedule, stepped once an epoch.
@@ -48,6 +50,7 @@ class RedrawModule(GenerativeModule):
         self,
         encoder: PairEncoder,
         redrawer: Redrawer,
+        latent_prior: FlowPrior | None = None,
         warmup_steps: int = 0,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -63,25 +66,28 @@ class RedrawModule(GenerativeModule):
         if warmup_steps < 0:
             raise UserError(f"model.warmup_steps must be at least 0, found {warmup_steps}")
         self.encoder, self.redrawer, self.warmup_steps = encoder, redrawer, warmup_steps
+        self.latent_prior, self.flowed = latent_prior, None
+        if latent_prior is not None:
+            check_flow(latent_prior, redrawer.latent_dim, "redrawer")
+            self.flowed = FlowedRedrawer(redrawer, latent_prior.flow)  # the same weights once more, as tasks use them
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.likelihood = Bernoulli()
         self.val_loss, self.val_kl = MeanMetric(), MeanMetric()
 
     def networks(self) -> dict[str, tuple[nn.Module, str]]:
+        if self.flowed is not None:
+            return {"redrawer": (self.flowed, "flowed.")}
         return {"redrawer": (self.redrawer, "redrawer."), "pair_encoder": (self.encoder, "encoder.")}
 
-    def prior(self) -> GaussianMixture:
-        return GaussianMixture.standard(self.redrawer.latent_dim)
+    @property
+    def drawer(self) -> Redrawer:
+        return self.flowed or self.redrawer
 
     def check(self, data: ImageDataModule, stage: str) -> None:
         """Raise UserError if the networks are for images of another shape than the data, or no class has two images."""
         self.check_shape(self.redrawer.image_shape, "model.redrawer", data)
         self.check_shape(self.encoder.image_shape, "model.encoder", data)
-        if int(data.counts.max()) < 2:
-            raise UserError(
-                "model: pairs of images of a class are needed, but no meta-train class has two to train on; without "
-                "labels, data.labels can find pseudo-classes (docs/no_labels.md)"
-            )
+        self.check_pairs(data)
 
     def trained_parameters(self) -> list[Iterable[nn.Parameter]]:
         return [self.parameters()]
@@ -105,24 +111,6 @@ class RedrawModule(GenerativeModule):
         self.log("val/loss", self.val_loss, prog_bar=True, on_step=False, on_epoch=True)
         self.log("val/kl", self.val_kl, on_step=False, on_epoch=True)
 
-    def redraw(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Return each image redrawn once with a code of the prior; `rng` is a CPU generator."""
-        z = self.prior().sample(len(images), rng=rng).to(self.device)
-        images = images.to(self.device)
-        parts = zip(images.split(256), z.split(256), strict=True)
-        return torch.cat([self.redrawer.redraw(x, code).float() for x, code in parts])
-
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return redrawn training images."""
-        rows = self.data.train_rows
-        return self.redraw(self.data.rendered(rows[torch.randint(len(rows), (n,), generator=rng)]), rng)
-
-    def sample_classes(self, n_classes: int, n_images: int, rng: torch.Generator) -> Tensor:
-        """Return images of *unseen* (validation) classes, each with redrawn versions of it: one image is a class."""
-        given = self.data.rendered(evenly(self.data.unseen_rows, n_classes))
-        redrawn = self.redraw(given.repeat_interleave(n_images - 1, 0), rng).unflatten(0, (len(given), n_images - 1))
-        return torch.cat([given.to(redrawn)[:, None], redrawn], 1)
-
     def _terms(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Return the error and the KL divergence, each `[n]`."""
         x, other = batch.images, batch.partners
@@ -133,7 +121,9 @@ class RedrawModule(GenerativeModule):
         else:
             drawn, field = self.redrawer(x, z)
             error = ERROR_WEIGHT * blurred_error(drawn.float(), other) + ROUGHNESS_WEIGHT * roughness(field.float())
-        return error, kl_to_prior(mean, log_var).sum(1)
+        prior = self.latent_prior
+        kl = kl_to_prior(mean, log_var) if prior is None else prior.estimated_kl(mean, log_var, z)
+        return error, kl.sum(1)
 
     def extra_metrics(self) -> dict[str, float]:
         """Return the bound on log p(x' | x) in nats of the pixel form, on pairs of unseen classes."""

@@ -11,9 +11,10 @@ from torchmetrics import MeanMetric
 
 from genmeta.errors import UserError
 from genmeta.models.decoder import LatentDecoder, LatentEncoder
+from genmeta.models.flowed import FlowedDecoder, FlowedEncoder
 from genmeta.models.likelihoods import Bernoulli, Likelihood
 from genmeta.models.vae import importance_bound, sample_posterior, warmup, with_free_bits
-from genmeta.models.vae_priors import ClassPrior, Prior, StandardNormal
+from genmeta.models.vae_priors import ClassPrior, FlowPrior, Prior, StandardNormal
 from genmeta.modules.generative_module import OF_SAMPLES, CodesModule
 from genmeta.modules.image_data import ImageBatch, ImageDataModule
 from genmeta.rng import make_rng
@@ -23,6 +24,15 @@ from genmeta.tasks.prior import GaussianMixture
 def adam(parameters: Any) -> torch.optim.Adam:
     """Adam with learning rate 1e-3."""
     return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+
+
+def check_flow(prior: FlowPrior, latent_dim: int, of: str) -> None:
+    """Raise UserError if the codes of a flow are of another size than those of the model's part `of`."""
+    if prior.flow.latent_dim != latent_dim:
+        raise UserError(
+            f"model.latent_prior has latent_dim {prior.flow.latent_dim}, but model.{of} has {latent_dim}; "
+            f"they must be equal"
+        )
 
 
 class VAEModule(CodesModule):
@@ -36,7 +46,7 @@ class VAEModule(CodesModule):
         second_stage: components of a Gaussian mixture that is fitted to the codes of the training images whenever a
             checkpoint is written, and drawn from in place of the prior: the posteriors do not fill the prior, and the
             decoder never saw what lies between (Ghosh et al., "From Variational to Deterministic Autoencoders", ICLR
-            2020). 0: none.
+            2020). 0: none, as with a `FlowPrior`.
         beta: weight of the KL term (Higgins et al., ICLR 2017); 1 is the bound itself. `train/elbo` and `val/elbo` are
             always the bound.
         warmup_steps: over these the weight of the KL term grows from 0 (Bowman et al., CoNLL 2016).
@@ -84,19 +94,33 @@ class VAEModule(CodesModule):
             )
         self.encoder, self.decoder_network = encoder, decoder
         self.likelihood, self.latent_prior = likelihood or Bernoulli(), latent_prior or StandardNormal()
+        self.flowed = nn.ModuleDict()  # the same weights once more, by the names that a checkpoint's networks have
+        if isinstance(self.latent_prior, FlowPrior):
+            check_flow(self.latent_prior, decoder.latent_dim, "decoder")
+            if second_stage:
+                raise UserError(
+                    f"model.second_stage is {second_stage}, but codes of a FlowPrior are drawn from its flow; "
+                    f"set it to 0, or take another model.latent_prior"
+                )
+            flow = self.latent_prior.flow
+            self.flowed.update({"decoder": FlowedDecoder(decoder, flow), "encoder": FlowedEncoder(encoder, flow)})
         self.second_stage, self.beta, self.warmup_steps, self.free_bits = second_stage, beta, warmup_steps, free_bits
         self.importance_samples, self.optimizer, self.lr_scheduler = importance_samples, optimizer, lr_scheduler
         self._fitted: tuple[int, GaussianMixture] | None = None
 
     @property
     def decoder(self) -> LatentDecoder:
-        return self.decoder_network
+        """That of codes of `prior()`."""
+        return self.flowed["decoder"] if self.flowed else self.decoder_network  # type: ignore[return-value]
 
     @property
     def latent_encoder(self) -> LatentEncoder:
-        return self.encoder
+        """That of codes of `prior()`."""
+        return self.flowed["encoder"] if self.flowed else self.encoder  # type: ignore[return-value]
 
     def networks(self) -> dict[str, tuple[nn.Module, str]]:
+        if self.flowed:
+            return {role: (network, f"flowed.{role}.") for role, network in self.flowed.items()}
         return {"decoder": (self.decoder_network, "decoder_network."), "encoder": (self.encoder, "encoder.")}
 
     def prior(self) -> GaussianMixture:
@@ -175,7 +199,7 @@ class VAEModule(CodesModule):
         reported of every encoder.
         """
         result = super().extra_metrics()
-        prior = self.trained_prior()
+        log_prior = self.latent_prior.log_density(self.decoder.latent_dim, self.encoder, self.data.n_classes)
         for name, images in self.kept_back().items():
             rng = make_rng("bound", name, device=self.device)
             x = self.likelihood.prepare(images, rng)
@@ -185,7 +209,7 @@ class VAEModule(CodesModule):
                 return self.likelihood.log_prob(self.decoder_network(z), x[of])
 
             for bound, k in (("elbo", 1), ("iwae", self.importance_samples)):
-                value = importance_bound(posterior, log_likelihood, prior.log_prob, k, rng, self.decoder.chunk_size * 2)
+                value = importance_bound(posterior, log_likelihood, log_prior, k, rng, self.decoder.chunk_size * 2)
                 result[f"{bound}_{name}"] = value.mean().item()
         return result
 

@@ -60,7 +60,9 @@ def test_every_shipped_yaml_is_run_by_a_test():
 # every kind of model trains in test_generator_training.py; three of these YAMLs train for the fixtures of conftest.py
 @pytest.mark.parametrize("path", slow_but(["gan", "vae"], [p for p in YAMLS if "/generator/" in p]))
 def test_generators_train(tmp_path, path):
-    few = ["--model.importance_samples=2"] if "vae_module" in (ROOT / path).read_text() else []
+    text = (ROOT / path).read_text(encoding="utf-8")
+    few = ["--model.importance_samples=2"] if "vae_module" in text else []
+    few += ["--model.ode.steps=2"] if "ode_module" in text else []
     assert run(tmp_path, "fit", "--config", path, "--config", DEBUG, QUICK, *few) == 0
     (folder,) = tmp_path.glob("*/001")
     assert (folder / "checkpoints" / "last.ckpt").is_file()
@@ -640,6 +642,7 @@ def test_help_and_make_help_list_what_there_is(capsys):
         "setup",
         "train-gan",
         "train-vae",
+        "train-diffusion",
         "meta-train",
         "meta-test",
         "challenge",

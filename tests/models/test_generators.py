@@ -33,7 +33,7 @@ from genmeta.models.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer, blurred_error, roughness
 from genmeta.models.vae import importance_bound, kl_to_gaussian, kl_to_prior, sample_posterior, with_free_bits
 from genmeta.models.vae_networks import ConvDecoder, ConvEncoder
-from genmeta.models.vae_priors import ClassPrior, StandardNormal, VampPrior
+from genmeta.models.vae_priors import ClassPrior, FlowPrior, StandardNormal, VampPrior
 from genmeta.rng import make_rng
 from genmeta.tasks.prior import GaussianMixture
 
@@ -278,7 +278,9 @@ def test_discretised_logistic_sums_to_one_over_the_grey_values():
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(), DiscretisedLogistic()], ids=lambda m: type(m).__name__)
 @pytest.mark.parametrize(
-    "prior", [StandardNormal(), VampPrior(3, (1, 4, 4)), ClassPrior(3, 4)], ids=lambda m: type(m).__name__
+    "prior",
+    [StandardNormal(), VampPrior(3, (1, 4, 4)), ClassPrior(3, 4), FlowPrior(3, 2, 4, 3)],
+    ids=lambda m: type(m).__name__,
 )
 def test_elbo_gradients_in_float64(likelihood, prior):
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,23 +11,32 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_training import trainer_for, weights
 from torch import nn
 
+from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
 from genmeta.models.checkpoint import load_generator
 from genmeta.models.decoder import LatentDecoder
 from genmeta.models.diff_augment import DiffAugment
+from genmeta.models.diffusion import Diffusion
+from genmeta.models.flow_matching import FlowMatching
 from genmeta.models.gan_networks import ConvDiscriminator, ConvGenerator, Generator
 from genmeta.models.gan_objectives import Hinge, Wasserstein
 from genmeta.models.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer
+from genmeta.models.unet import UNet
 from genmeta.models.vae_networks import ConvDecoder, ConvEncoder
-from genmeta.models.vae_priors import ClassPrior, VampPrior
+from genmeta.models.vae_priors import ClassPrior, FlowPrior, VampPrior
+from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.generative_module import CodesModule, GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.ode_module import ODEModule, ODERedrawModule
 from genmeta.modules.pictures import interpolations
 from genmeta.modules.redraw_module import RedrawModule
 from genmeta.modules.vae_module import VAEModule
 from genmeta.rng import make_rng
+from genmeta.tasks.evaluated import Episodes
+from genmeta.tasks.latent import LatentTasks
+from genmeta.tasks.policies import ClassInterpolation, EncodedNoise, RandomOther
 
 SHAPE = (1, 16, 16)
 
@@ -49,10 +59,32 @@ def vae(**options) -> VAEModule:
     return VAEModule(ConvEncoder(4, SHAPE), ConvDecoder(4, SHAPE), **settings)
 
 
-def redraw(pixels: bool = False) -> RedrawModule:
+def flow_prior() -> FlowPrior:
+    torch.manual_seed(1)
+    return FlowPrior(4, transforms=2, hidden=8, bins=3)
+
+
+def diffusion(class_dim: int = 0, guidance: float = 1.0, **options) -> ODEModule:
+    torch.manual_seed(0)
+    network = UNet(SHAPE, (4, 8), class_dim=class_dim, max_classes=12)
+    return ODEModule(Diffusion(network, steps=3, guidance=guidance), **{"ema_decay": 0.9, **options})
+
+
+def flow(class_dim: int = 0, **options) -> ODEModule:
+    torch.manual_seed(0)
+    network = UNet(SHAPE, (4, 8), class_dim=class_dim, max_classes=12)
+    return ODEModule(FlowMatching(network, steps=2, encoding_steps=3, **options), ema_decay=0.9)
+
+
+def flow_redraw() -> ODERedrawModule:
+    torch.manual_seed(0)
+    return ODERedrawModule(FlowMatching(UNet(SHAPE, (4, 8), given=True), steps=2, guidance=1.5), ema_decay=0.9)
+
+
+def redraw(pixels: bool = False, flow: bool = False) -> RedrawModule:
     torch.manual_seed(0)
     redrawer = PixelRedrawer(4, SHAPE) if pixels else DeformationRedrawer(4, SHAPE, channels=4)
-    return RedrawModule(PairEncoder(4, SHAPE), redrawer, warmup_steps=3)
+    return RedrawModule(PairEncoder(4, SHAPE), redrawer, flow_prior() if flow else None, warmup_steps=3)
 
 
 MODELS = {
@@ -75,8 +107,15 @@ MODELS = {
     "vae vamp": lambda: vae(latent_prior=VampPrior(5, SHAPE), likelihood=Bernoulli(binarise=True)),
     "vae class": lambda: vae(latent_prior=ClassPrior(4, 12), likelihood=Gaussian()),
     "vae logistic": lambda: vae(likelihood=DiscretisedLogistic()),
+    "vae flow": lambda: vae(latent_prior=flow_prior(), warmup_steps=3),
+    "diffusion": lambda: diffusion(),
+    "diffusion class": lambda: diffusion(class_dim=3, guidance=1.5),
+    "flow": lambda: flow(coupled=True),
+    "flow class": lambda: flow(class_dim=3, guidance=1.5, solver="heun", time_std=0.0),
+    "redraw flow matching": flow_redraw,
     "redraw": lambda: redraw(pixels=True),
     "deformation": redraw,
+    "deformation flow": lambda: redraw(flow=True),
 }
 
 
@@ -120,10 +159,42 @@ def test_every_model_trains_reports_and_comes_back_from_its_checkpoint(name, toy
             torch.testing.assert_close(loaded.encode(x), module.latent_encoder(x))
             assert "reconstruction_unseen" in report
     else:
-        x, z = torch.rand(3, *SHAPE), torch.randn(3, 4)
-        torch.testing.assert_close(loaded.redraw(x, z), module.redrawer.redraw(x, z))
+        x, z = torch.rand(3, *SHAPE), torch.randn(3, loaded.latent_dim)
+        torch.testing.assert_close(loaded.redraw(x, z), module.networks()["redrawer"][0].redraw(x, z))
     if name.startswith("vae"):
         assert report["iwae_held_out"] >= report["elbo_held_out"] - 1, "more samples give a tighter bound"
+
+
+def test_policies_run_in_the_base_of_a_flow(toy_split_file, tmp_path):
+    """Codes of a plan, encodings among them, are those that the checkpoint's decoder and encoder speak of."""
+    module = vae(latent_prior=flow_prior(), optimizer=partial(torch.optim.Adam, lr=0.02))
+    fit(module, images_of(toy_split_file), tmp_path)
+    loaded = load_generator(tmp_path / "a.ckpt")
+    for policy in (RandomOther(0.3), EncodedNoise(), ClassInterpolation()):
+        tasks, test = LatentTasks(policy, 0.1), Episodes(2, 1, 1)
+        data = EpisodicDataModule(
+            ToySource(), toy_split_file, tasks, EpisodeShape(3, 1, 2), test, [test], generator=str(tmp_path / "a.ckpt")
+        )
+        data.setup("fit")
+        pool = data.pools["train"]
+        assert torch.equal(pool.prior.means, torch.zeros(1, 4))
+        batch = data.on_after_batch_transfer(data.train_plan(0), 0)
+        images = torch.cat([batch.support_x, batch.query_x], 1)
+        assert 0 <= images.min() <= images.max() <= 1
+        if policy.uses_encodings:
+            some = data.table.images[pool.encodings.rows[:5]].float() / 255
+            torch.testing.assert_close(pool.encodings.means[:5], loaded.encode(some)[0], atol=1e-5, rtol=1e-4)
+            assert not torch.allclose(module.encoder(some)[0], loaded.encode(some)[0], atol=1e-2)
+
+
+def test_deviation_of_the_images_is_measured_and_stays(toy_split_file, tmp_path):
+    module, data = diffusion(), images_of(toy_split_file)
+    fit(module, data, tmp_path)
+    expected = (data.rendered(data.train_rows) * 2 - 1).std()
+    for ode in (module.ode, module.decoder.ode, load_generator(tmp_path / "a.ckpt").networks["encoder"].ode):
+        torch.testing.assert_close(ode.sigma_data, expected)
+    assert module.decoder.ode is module.average.module
+    assert not torch.equal(weights(module.average.module), weights(module.ode))
 
 
 def test_each_network_moves_only_in_its_own_step(toy_split_file, tmp_path):
@@ -342,7 +413,9 @@ def test_a_collapsed_generator_is_reported_loudly_and_a_sound_one_is_not(toy_spl
     assert report["memorisation"] < 0.1, "training images are their own nearest neighbours"
 
 
-@pytest.mark.parametrize("name", ["gan with all", "vae second stage", "deformation"])
+@pytest.mark.parametrize(
+    "name", ["gan with all", "vae second stage", "vae flow", "deformation", "flow", "diffusion class"]
+)
 def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tmp_path):
     whole = MODELS[name]()
     fit(whole, images_of(toy_split_file, steps_per_epoch=5), tmp_path / "whole", epochs=4)
@@ -360,7 +433,9 @@ def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tm
     assert torch.equal(weights(second), weights(whole))
 
 
-@pytest.mark.parametrize("name", slow_but(["gan with all"], ["gan with all", "vae", "deformation"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["gan with all"], ["gan with all", "vae", "vae flow", "deformation", "flow", "diffusion class"])
+)
 def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
     module = MODELS[name]()
     module.on_train_end = lambda: torch.save(weights(module), tmp_path / f"rank{module.global_rank}.pt")
@@ -376,7 +451,7 @@ def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage"], MODELS))
+@pytest.mark.parametrize("name", slow_but(["gan with all", "vae second stage", "flow", "diffusion class"], MODELS))
 def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
     """Each image has the noise that it has with one process; free bits are of the mean over all images of a batch."""
     found = []
@@ -398,7 +473,10 @@ def test_processes_take_the_steps_of_one(name, n, toy_split_file, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    slow_but(["gan with all", "vae vamp"], ["gan with all", "vae second stage", "vae vamp", "redraw", "deformation"]),
+    slow_but(
+        ["gan with all", "vae vamp", "vae flow", "flow", "diffusion class"],
+        [name for name in MODELS if name not in ("gan", "vae", "vae class", "vae logistic")],
+    ),
 )
 def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_path):
     results = []
@@ -423,6 +501,7 @@ def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_pat
             "latent_dim 5",
         ),
         (lambda: ConvGenerator(4, SHAPE, class_dim=4), r"class_dim must be in \[0, latent_dim\)"),
+        (lambda: diffusion(ema_decay=1.0), r"model\.ema_decay must be in \[0, 1\)"),
         (lambda: vae(beta=-1.0), r"model\.beta must be at least 0"),
         (lambda: vae(importance_samples=0), r"importance_samples must be at least 1"),
         (lambda: VAEModule(ConvEncoder(3, SHAPE), ConvDecoder(4, SHAPE)), "they must be equal"),
@@ -430,6 +509,12 @@ def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_pat
         (lambda: DiffAugment(translation=1.5), r"must be in \[0, 1\)"),
         (lambda: DeformationRedrawer(4, (1, 15, 16)), "multiples of 4"),
         (lambda: VampPrior(0), "n_components=0"),
+        (lambda: vae(latent_prior=FlowPrior(5)), r"model\.latent_prior has latent_dim 5, but model\.decoder has 4"),
+        (lambda: vae(latent_prior=flow_prior(), second_stage=3), r"model\.second_stage is 3, but codes of a FlowPrior"),
+        (
+            lambda: RedrawModule(PairEncoder(4, SHAPE), PixelRedrawer(4, SHAPE), FlowPrior(5)),
+            r"model\.redrawer has 4",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
@@ -446,6 +531,8 @@ def test_impossible_settings_are_refused(make, message):
         ),
         (lambda: gan(conditional=True), "max_classes is 12, but the data have 24"),
         (lambda: vae(latent_prior=ClassPrior(4, 5)), "room for 5 classes"),
+        (lambda: diffusion(class_dim=2), r"model\.ode\.network\.max_classes is 12, but the data have 24"),
+        (lambda: ODEModule(Diffusion(UNet((1, 8, 8), (4,)))), r"model\.ode\.network has image_shape \[1, 8, 8\]"),
         (lambda: vae(latent_prior=VampPrior(5, (1, 8, 8))), r"model\.latent_prior has image_shape \[1, 8, 8\]"),
         (lambda: vae(second_stage=10_000), "10000 components, but there are"),
         (lambda: RedrawModule(PairEncoder(4, (1, 8, 8)), PixelRedrawer(4, SHAPE)), r"model\.encoder .*\[1, 8, 8\]"),
