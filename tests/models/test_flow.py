@@ -72,7 +72,7 @@ def test_backward_in_time_is_back_again(solver):
 
 
 def test_noise_becomes_a_mixture_in_one_dimension():
-    """The Wasserstein distance of order 1 is that of the sorted values; of two samples of the mixture it is some 0.03."""
+    """The Wasserstein distance of order 1 is that of the sorted values; of two samples it is some 0.03."""
     n = 4000
     drawn = integrate(to_mixture, noise(n, 1), torch.linspace(0, 1, 33), "midpoint").flatten().sort().values
     side = torch.sign(torch.rand(n, dtype=torch.float64, generator=make_rng(1)) - 0.5)
