@@ -25,7 +25,7 @@ class LatentFlowModule(VAEModule):
     hardly move any more. Codes that others draw, and encodings, are in the base of the flow: N(0, I).
 
     Vahdat, Kreis and Kautz, "Score-based Generative Modeling in Latent Space", NeurIPS 2021; Dao et al., "Flow Matching
-    in Latent Space", 2023.
+    in Latent Space", 2023. `train/loss` is that of the VAE, `val/loss` that of the flow.
 
     Args:
         ode: the flow of codes; its network is a `CodeNetwork`.
@@ -64,12 +64,11 @@ class LatentFlowModule(VAEModule):
         return [[weights for weights in self.parameters() if weights.requires_grad]]
 
     def logged(self, data: ImageDataModule) -> set[str]:
-        return super().logged(data) | {"train/flow", "val/flow"}
+        return super().logged(data) | {"val/loss"}
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         of_vae = super().training_step(batch, batch_idx)
         of_flow = self._flow_loss(self.ode, batch.images, batch.rng).mean()
-        self.log("train/flow", of_flow, prog_bar=True, batch_size=len(batch.images))
         return of_vae + of_flow
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -79,7 +78,7 @@ class LatentFlowModule(VAEModule):
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         loss = self._flow_loss(self.sampled_ode, batch.images, batch.rng)
-        self.log("val/flow", loss.mean(), on_step=False, on_epoch=True, batch_size=len(loss))
+        self.log("val/loss", loss.mean(), on_step=False, on_epoch=True, batch_size=len(loss))
 
     def _flow_loss(self, ode: ImageODE, images: Tensor, rng: Rng) -> Tensor:
         with torch.no_grad():  # the VAE learns nothing from the flow

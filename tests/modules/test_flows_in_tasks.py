@@ -10,6 +10,7 @@ from test_generator_training import SHAPE, fit, flow, flow_redraw, images_of
 from genmeta.cli.main import main
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
+from genmeta.evaluation.generators import count_weights, images_per_second
 from genmeta.explore.exploration import ExploredImages, explore
 from genmeta.models.checkpoint import load_generator
 from genmeta.modules.episodic_data import EpisodicDataModule
@@ -101,6 +102,9 @@ def test_a_flow_is_explored_and_exported(role, places, tmp_path):
     found = explore(model, seen)
     assert "units" in found.pictures
     assert bool(found.skipped) == (role == "redrawer")
+    network = model.networks["decoder" if role == "generator" else "redrawer"]
+    assert count_weights(model) == sum(weights.numel() for weights in network.ode.network.parameters())
+    assert images_per_second(model, 4) > 0
     assert main(["export", str(places[role]), f"--out={tmp_path / 'out'}"]) == 0
     exported = load_generator(tmp_path / "out")
     torch.testing.assert_close(exported.networks.state_dict(), model.networks.state_dict(), rtol=0, atol=0)
