@@ -11,30 +11,15 @@ import argparse
 from collections.abc import Mapping
 from statistics import mean
 
-import torch
 from table_of_runs import parser, run_or_stop, write
 
 from genmeta.cli.training import checked
+from genmeta.evaluation.generators import COLUMNS, count_weights, images_per_second
 from genmeta.evaluation.tables import half_range, markdown_table
 from genmeta.experiments.run import Run
+from genmeta.models.checkpoint import load_generator
 from genmeta.modules.generative_module import metrics_of_real
 from genmeta.shipped import find_config
-
-COLUMNS = {
-    "fid": ("FID ↓", 2),
-    "kid": ("KID ↓", 3),
-    "precision": ("precision ↑", 2),
-    "recall": ("recall ↑", 2),
-    "density": ("density ↑", 2),
-    "coverage": ("coverage ↑", 2),
-    "diversity": ("diversity → 1", 2),
-    "recognisability": ("recognisability ↑", 2),
-    "spread": ("spread → 1", 2),
-    "memorisation": ("memorisation", 2),
-    "reconstruction_unseen": ("reconstruction ↓", 3),
-    "iwae_held_out": ("IWAE seen", 1),
-    "iwae_unseen": ("IWAE unseen", 1),
-}
 
 
 def main() -> None:
@@ -55,14 +40,12 @@ def run(name: str, seed: int, options: argparse.Namespace) -> Run:
     return Run(f"{name}-{options.data}-seed{seed}", ("fit", *args, *options.options), options.runs)
 
 
-def count_weights(of: Run) -> int:
-    """Return the number of weights of the network that draws, 0 if it was not trained."""
+def drawing(of: Run) -> tuple[str, str]:
+    """Return the cells of the number of weights of what draws, and of the images that it draws a second."""
     if not of.checkpoint.is_file():
-        return 0
-    content = torch.load(of.checkpoint, weights_only=True)
-    networks = content["genmeta"]["networks"]
-    prefix = (networks.get("decoder") or networks["redrawer"])["prefix"]
-    return sum(v.numel() for k, v in content["state_dict"].items() if k.startswith(prefix))
+        return "0", ""  # it was not trained
+    model = load_generator(of.checkpoint)
+    return f"{count_weights(model):,}", f"{images_per_second(model):,.0f}"
 
 
 def identity(options: argparse.Namespace) -> dict[str, float]:
@@ -76,23 +59,27 @@ def identity(options: argparse.Namespace) -> dict[str, float]:
 def table(runs: Mapping[str, list[Run]], measured: Mapping[str, dict], options: argparse.Namespace) -> str:
     """Return the Markdown table: means over seeds, with half the range between them after ±."""
     found = {name: [run.summary for run in of_seeds] for name, of_seeds in runs.items()}
-    rows = [["YAML", *(title for title, _ in COLUMNS.values()), "collapsed", "steps", "weights", "time (s)"]]
+    rows = [
+        ["YAML", *(title for title, _ in COLUMNS.values()), "collapsed", "steps", "weights", "time (s)", "samples/s ↑"]
+    ]
     for title, values in measured.items():
         cells = [f"{values[key]:.{digits}f}" if key in values else "" for key, (_, digits) in COLUMNS.items()]
-        rows.append([f"*{title}*", *cells, "", "", "", ""])
+        rows.append([f"*{title}*", *cells, *5 * [""]])
     for name in sorted(found, key=lambda name: mean(one["report"]["fid"] for one in found[name])):
         cells = ["*untrained generator*" if name == "untrained" else f"`{name}`"]
         for key, (_, digits) in COLUMNS.items():
             cells.append(half_range([one["report"][key] for one in found[name] if key in one["report"]], digits))
         collapsed = sum(one["report"]["collapsed"] for one in found[name])
         steps, seconds = (mean(one[key] for one in found[name]) for key in ("steps", "seconds"))
-        weights = f"{count_weights(runs[name][0]):,}"
-        rows.append([*cells, f"{collapsed:.0f} of {len(found[name])}", f"{steps:.0f}", weights, f"{seconds:.0f}"])
+        weights, speed = drawing(runs[name][0])
+        rows.append(
+            [*cells, f"{collapsed:.0f} of {len(found[name])}", f"{steps:.0f}", weights, f"{seconds:.0f}", speed]
+        )
     features = {one["features"] for of_seeds in found.values() for one in of_seeds}
     return (
         f"{markdown_table(rows)}\n\nData: {options.data}. Means over seeds {', '.join(map(str, options.seeds))}, "
         f"± half the range between them. Feature network: {'; '.join(sorted(features))}. "
-        f"{options.workers} runs at a time.\n"
+        f"{options.workers} runs at a time; samples/s: by one thread, after all training.\n"
     )
 
 

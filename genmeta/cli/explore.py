@@ -184,12 +184,12 @@ def _tables(findings: Findings) -> dict[str, list[list[str]]]:
     tables: dict[str, list[list[str]]] = {}
     if clusters := findings.numbers.get("clusters"):
         tables["Clusters"] = [list(clusters[0]), *([_cell(value) for value in row.values()] for row in clusters)]
-    units = findings.numbers["units"]
-    rows = zip(*units.values(), strict=True)
-    tables["Latent dimensions"] = [
-        ["dimension", *(name.replace("_", " ") for name in units)],
-        *([str(number), *(_cell(value) for value in row)] for number, row in enumerate(rows)),
-    ]
+    if units := findings.numbers.get("units"):
+        rows = zip(*units.values(), strict=True)
+        tables["Latent dimensions"] = [
+            ["dimension", *(name.replace("_", " ") for name in units)],
+            *([str(number), *(_cell(value) for value in row)] for number, row in enumerate(rows)),
+        ]
     return tables
 
 

@@ -9,9 +9,8 @@ from genmeta.errors import UserError
 from genmeta.experiments.run_options import options_of_arm, options_of_generator, options_of_step, options_of_test
 from genmeta.experiments.settings import ROLES, ArmSettings, CompareSettings, StepSettings, parts_of, references
 from genmeta.modules.episodic_data import EpisodicDataModule
-from genmeta.modules.generative_module import CodesModule
+from genmeta.modules.generative_module import CodesModule, RedrawingModule
 from genmeta.modules.meta_module import MetaModule
-from genmeta.modules.redraw_module import RedrawModule
 
 
 class Parts(Protocol):
@@ -188,7 +187,7 @@ def _check_generator(settings: CompareSettings, role: str, check: Check) -> Part
             f"--generator: {config} is a {type(model).__name__}, which draws given images again, not new classes "
             f"from codes; choose a GAN or a VAE of codes, or name it as --redrawer"
         )
-    if role == "redrawer" and not isinstance(model, RedrawModule):
+    if role == "redrawer" and not isinstance(model, RedrawingModule):
         raise UserError(
             f"--redrawer: {config} is a {type(model).__name__}, which draws from codes; choose a model that draws "
             f"given images again, such as vae_deformation"

@@ -21,7 +21,8 @@ N_STRIPS = 6
 N_DIRECTIONS = 8
 STEPS = tuple(float(number) for number in range(-4, 5))
 """Places along a traversal, in standard deviations of the codes along it."""
-_N_PROBES = 16  # codes at which the change of the image is measured
+_N_PROBES = 16  # codes at which the change of the image is measured; fewer where a code has many dimensions
+_MOST_DIMENSIONS = 1024  # beyond it is not measured: it takes two images for each dimension and probe
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,11 @@ def explore(model: LatentModel, explored: ExploredImages, with_tsne: bool = Fals
         if "decoder" in model.networks:
             _strips(findings, model, explored, mean)
             _traversals(findings, model, mean)
-        change = (
-            _change(model, mean[:: max(1, len(mean) // _N_PROBES)][:_N_PROBES]) if "decoder" in model.networks else None
-        )
+        change, n = None, _n_probes(model)
+        if "decoder" in model.networks and n:
+            change = _change(model, mean[:: max(1, len(mean) // n)][:n])
+        elif "decoder" in model.networks:
+            findings.skipped.append(f"the change of a pixel per unit: {_too_many(model)}")
         _units(findings, mean, log_var, change)
     elif "decoder" in model.networks:
         why = "the generator has no encoder"
@@ -207,6 +210,14 @@ def _traversals(findings: Findings, model: LatentModel, mean: Tensor) -> None:
         )
 
 
+def _n_probes(model: LatentModel) -> int:
+    return 0 if model.latent_dim > _MOST_DIMENSIONS else max(2, min(_N_PROBES, 2048 // model.latent_dim))
+
+
+def _too_many(model: LatentModel) -> str:
+    return f"codes have {model.latent_dim} dimensions, more than {_MOST_DIMENSIONS}"
+
+
 def _change(model: LatentModel, codes: Tensor) -> Tensor:
     return change_of_image(model.decode, codes)
 
@@ -246,7 +257,10 @@ def _without_encoder(findings: Findings, model: LatentModel) -> None:
         sheet(torch.stack(rows), names, [f"{share:g}" for share in SHARES], marked),
         "Decoded codes between two draws from the prior: 0 and 1 (framed) are the draws, beyond is extrapolated.",
     )
-    metric = _change(model, model.prior.sample(_N_PROBES, rng=rng))
+    if not _n_probes(model):
+        findings.skipped.append(f"the directions that change the image most: {_too_many(model)}")
+        return
+    metric = _change(model, model.prior.sample(_n_probes(model), rng=rng))
     directions, changes = principal_changes(metric)
     n = min(N_DIRECTIONS, len(directions))
     start, spread = model.prior.sample(1, rng=rng)[0], torch.full((n,), model.prior.spread)
@@ -275,9 +289,13 @@ def _redrawn(findings: Findings, model: LatentModel, explored: ExploredImages) -
         f"Images of classes {which}, and drawn again with codes of the prior: "
         f"{', '.join(explored.class_names[i] for i in chosen)}.",
     )
-    probes = explored.images[torch.linspace(0, len(explored.images) - 1, _N_PROBES).round().long()]
+    n_probes = _n_probes(model)
+    if not n_probes:
+        findings.skipped.append(f"the directions that change the image most: {_too_many(model)}")
+        return
+    probes = explored.images[torch.linspace(0, len(explored.images) - 1, n_probes).round().long()]
     repeated = probes.repeat_interleave(model.latent_dim, 0)
-    metric = change_of_image(lambda z: model.redraw(repeated, z), model.prior.sample(_N_PROBES, rng=rng))
+    metric = change_of_image(lambda z: model.redraw(repeated, z), model.prior.sample(n_probes, rng=rng))
     directions, changes = principal_changes(metric)
     n = min(N_DIRECTIONS, len(directions))
     along = traversals(torch.zeros(model.latent_dim), directions[:n], torch.ones(n), torch.tensor(STEPS)).flatten(0, 1)

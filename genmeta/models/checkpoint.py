@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from genmeta.data.seen import Origin
 from genmeta.data.splits import Split
 from genmeta.errors import UserError
-from genmeta.models.decoder import Discriminator, LatentDecoder, LatentEncoder, Redrawer
+from genmeta.models.decoder import CodesFlow, Discriminator, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.exported import is_exported, read_exported
 from genmeta.models.image_ode import ImageODE, ODENetwork
 from genmeta.models.networks import check_same_shape, part_of
 from genmeta.models.redraw import PairEncoder
-from genmeta.models.spline_flow import SplineFlow
 from genmeta.tasks.prior import GaussianMixture
 
 KEY = "genmeta"  # of our entry in a Lightning checkpoint
@@ -28,7 +27,7 @@ _ROLES: dict[str, type[nn.Module]] = {
     "redrawer": Redrawer,
     "pair_encoder": PairEncoder,
     "discriminator": Discriminator,
-    "flow": SplineFlow,
+    "flow": CodesFlow,
     "ode": ImageODE,
     "network": ODENetwork,
 }

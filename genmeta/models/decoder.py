@@ -82,3 +82,22 @@ class Redrawer(nn.Module, ABC):
     @abstractmethod
     def redraw(self, x: Tensor, z: Tensor) -> Tensor:
         """Return images `[n, C, H, W]` in [0, 1] for images `[n, C, H, W]` in [0, 1] and codes `[n, latent_dim]`."""
+
+
+class CodesFlow(nn.Module, ABC):
+    """An invertible map between codes and draws of N(0, I), its base.
+
+    Attributes:
+        latent_dim, init_args: as of a `LatentDecoder`.
+    """
+
+    latent_dim: int
+    init_args: dict[str, Any]
+
+    @abstractmethod
+    def base_of(self, z: Tensor) -> Tensor:
+        """Return for codes `[n, latent_dim]` where they are in the base, `[n, latent_dim]`."""
+
+    @abstractmethod
+    def from_base(self, u: Tensor) -> Tensor:
+        """Return codes `[n, latent_dim]` for places in the base `[n, latent_dim]`: the inverse of `base_of`."""

@@ -8,15 +8,14 @@ decoded.
 import torch
 from torch import Tensor
 
-from genmeta.models.decoder import LatentDecoder, LatentEncoder, Redrawer
+from genmeta.models.decoder import CodesFlow, LatentDecoder, LatentEncoder, Redrawer
 from genmeta.models.networks import part_of
-from genmeta.models.spline_flow import SplineFlow
 
 
 class FlowedDecoder(LatentDecoder):
     """`decoder(flow(u))`."""
 
-    def __init__(self, decoder: LatentDecoder, flow: SplineFlow) -> None:
+    def __init__(self, decoder: LatentDecoder, flow: CodesFlow) -> None:
         super().__init__()
         self.init_args = {"decoder": part_of(decoder), "flow": part_of(flow)}
         self.latent_dim, self.image_shape = decoder.latent_dim, decoder.image_shape
@@ -36,7 +35,7 @@ class FlowedEncoder(LatentEncoder):
     spline may be steep between two knots.)
     """
 
-    def __init__(self, encoder: LatentEncoder, flow: SplineFlow) -> None:
+    def __init__(self, encoder: LatentEncoder, flow: CodesFlow) -> None:
         super().__init__()
         self.init_args = {"encoder": part_of(encoder), "flow": part_of(flow)}
         self.latent_dim, self.image_shape = encoder.latent_dim, encoder.image_shape
@@ -49,16 +48,16 @@ class FlowedEncoder(LatentEncoder):
         for axis in range(self.latent_dim):  # all at once would take `latent_dim` times the memory
             step = torch.zeros_like(mean)
             step[:, axis] = scale[:, axis]
-            ends, _ = self.flow.to_base(torch.cat([mean + step, mean - step]))
+            ends = self.flow.base_of(torch.cat([mean + step, mean - step]))
             above, below = ends.chunk(2)
             variance = variance + ((above - below) / 2).square()
-        return self.flow.to_base(mean)[0], variance.log()
+        return self.flow.base_of(mean), variance.log()
 
 
 class FlowedRedrawer(Redrawer):
     """`redraw(x, flow(u))`."""
 
-    def __init__(self, redrawer: Redrawer, flow: SplineFlow) -> None:
+    def __init__(self, redrawer: Redrawer, flow: CodesFlow) -> None:
         super().__init__()
         self.init_args = {"redrawer": part_of(redrawer), "flow": part_of(flow)}
         self.latent_dim, self.image_shape = redrawer.latent_dim, redrawer.image_shape

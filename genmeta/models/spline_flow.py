@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from genmeta.errors import UserError, require_positive
+from genmeta.models.decoder import CodesFlow
 
 
-class SplineFlow(nn.Module):
+class SplineFlow(CodesFlow):
     """Coupling transforms by monotonic splines: each moves one half of a code's entries as the other half says.
 
     It begins as the identity, under which the density is that of N(0, I). Splines reach from -5 to 5; beyond, an entry
@@ -48,8 +49,10 @@ class SplineFlow(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             return self.layers().transform.call_and_ladj(z.to(self._dtype))
 
+    def base_of(self, z: Tensor) -> Tensor:
+        return self.to_base(z)[0]
+
     def from_base(self, u: Tensor) -> Tensor:
-        """Return codes `[n, d]` for standard normal ones `[n, d]`: the inverse of `to_base`."""
         with torch.autocast(u.device.type, enabled=False):
             return self.layers().transform.inv(u.to(self._dtype))
 

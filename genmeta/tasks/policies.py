@@ -17,7 +17,7 @@ from genmeta.errors import UserError
 from genmeta.rng import make_rng
 from genmeta.tasks.prior import GaussianMixture
 from genmeta.tasks.sampling import draw_distinct
-from genmeta.tasks.space import LatentSpace, move
+from genmeta.tasks.space import Encodings, LatentSpace, move
 
 Classes = dict[str, Tensor]
 Anchors = Literal["prior", "images"]
@@ -322,23 +322,59 @@ class ClassGaussian(LatentPolicy):
     def prepared(self, space: LatentSpace) -> LatentPolicy:
         assert space.encodings is not None
         encodings = space.encodings
-        means = encodings.class_means
-        centred = encodings.means - means[encodings.classes]
-        outer = torch.zeros(len(means), space.dim, space.dim)
-        outer.index_add_(0, encodings.classes, centred[:, :, None] * centred[:, None])
-        freedom = (encodings.counts - 1).clamp(min=1)[:, None, None]
-        common = outer.sum(0) / freedom.sum()
-        jitter = 1e-4 * common.diagonal().mean().clamp(min=1e-8) * torch.eye(space.dim)  # a class may lie in a plane
-        covariances = (1 - self.shrinkage) * outer / freedom + self.shrinkage * common + jitter
-        weights = torch.full((len(means),), 1 / len(means))
-        factors = torch.linalg.cholesky(covariances)
-        return _Components(GaussianMixture(weights, means, self.scale * factors), type(self).__name__)
+        centred = encodings.means - encodings.class_means[encodings.classes]
+        freedom = (encodings.counts - 1).clamp(min=1)
+        own = centred * ((1 - self.shrinkage) / freedom[encodings.classes]).sqrt()[:, None]
+        common = centred * (self.shrinkage / freedom.sum()).sqrt()
+        if len(common) > space.dim:  # the same covariance from fewer rows
+            common = torch.linalg.qr(common, mode="r").R
+        jitter = 1e-4 * (centred.square().sum(0) / freedom.sum()).mean().clamp(min=1e-8)  # a class may lie in a plane
+        factors = (self.scale * own, self.scale * common, self.scale * float(jitter.sqrt()))
+        return _ClassGaussians(encodings, *factors)
 
     def classes(self, space: LatentSpace, n: int, rng: torch.Generator) -> Classes:
         raise RuntimeError("prepared(space) has the classes")
 
     def instances(self, classes: Classes, n_images: int, space: LatentSpace, rng: torch.Generator) -> Tensor:
         raise RuntimeError("prepared(space) has the instances")
+
+
+@dataclass(frozen=True)
+class _ClassGaussians(LatentPolicy):
+    """The Gaussian of each class, by rows whose outer products sum to its covariance.
+
+    There is no `[d, d]` matrix of each class: codes of a flow have as many dimensions as an image has pixels.
+
+    Attributes:
+        encodings: their means, class by class.
+        own: rows of each class, where its encodings are, `[n, d]`.
+        common: rows that all classes share, `[k, d]`.
+        jitter: standard deviation of what each dimension has besides.
+    """
+
+    encodings: Encodings
+    own: Tensor
+    common: Tensor
+    jitter: float
+
+    def classes(self, space: LatentSpace, n: int, rng: torch.Generator) -> Classes:
+        component = torch.randint(len(self.encodings.counts), (n,), generator=rng)
+        return {"centre": self.encodings.class_means[component], "component": component}
+
+    def instances(self, classes: Classes, n_images: int, space: LatentSpace, rng: torch.Generator) -> Tensor:
+        component = classes["component"]
+        shape = (*component.shape, n_images)
+        common = torch.randn(*shape, len(self.common), generator=rng) @ self.common
+        jitter = self.jitter * torch.randn(*shape, space.dim, generator=rng)
+        rows, has = self._rows(component)
+        own = (torch.randn(*shape, rows.shape[-1], generator=rng) * has[..., None, :]) @ self.own[rows]
+        return classes["centre"][..., None, :] + own + common + jitter
+
+    def _rows(self, component: Tensor) -> tuple[Tensor, Tensor]:
+        """Return places of the rows of classes `[...]`, `[..., most]`, and which of them there are."""
+        counts = self.encodings.counts[component][..., None]
+        turn = torch.arange(int(self.encodings.counts.max())).expand(*component.shape, -1)
+        return self.encodings.firsts[component][..., None] + turn % counts, turn < counts
 
 
 @dataclass(frozen=True)

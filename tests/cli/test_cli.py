@@ -642,6 +642,7 @@ def test_help_and_make_help_list_what_there_is(capsys):
         "setup",
         "train-gan",
         "train-vae",
+        "train-flow",
         "train-diffusion",
         "meta-train",
         "meta-test",

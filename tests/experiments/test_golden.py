@@ -197,7 +197,7 @@ def test_compare_generators(script, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "checked", Mock())
     monkeypatch.setattr(module, "metrics_of_real", lambda data: {"fid": 1.5, "recognisability": 0.75})
     monkeypatch.setattr(module, "identity", lambda options: {"fid": 0.25, "recognisability": 1.0, "spread": 0.0})
-    monkeypatch.setattr(module, "count_weights", lambda run: 0 if "untrained" in run.name else 1234)
+    monkeypatch.setattr(module, "drawing", lambda run: ("0", "") if "untrained" in run.name else ("1,234", "56"))
     module.main()
     check("compare_generators.md", out.read_text(), tmp_path)
 

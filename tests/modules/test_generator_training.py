@@ -1,5 +1,6 @@
 """Training of generative models: whose step it is, running means, penalties, priors, processes, resume."""
 
+import json
 import math
 import warnings
 from functools import partial
@@ -20,6 +21,7 @@ from genmeta.models.diffusion import Diffusion
 from genmeta.models.flow_matching import FlowMatching
 from genmeta.models.gan_networks import ConvDiscriminator, ConvGenerator, Generator
 from genmeta.models.gan_objectives import Hinge, Wasserstein
+from genmeta.models.latent_flow import CodeNetwork
 from genmeta.models.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from genmeta.models.redraw import DeformationRedrawer, PairEncoder, PixelRedrawer
 from genmeta.models.unet import UNet
@@ -29,6 +31,7 @@ from genmeta.modules.episodic_data import EpisodicDataModule
 from genmeta.modules.gan_module import GANModule
 from genmeta.modules.generative_module import CodesModule, GenerativeModule
 from genmeta.modules.image_data import ImageDataModule
+from genmeta.modules.latent_flow_module import LatentFlowModule
 from genmeta.modules.ode_module import ODEModule, ODERedrawModule
 from genmeta.modules.pictures import interpolations
 from genmeta.modules.redraw_module import RedrawModule
@@ -81,6 +84,13 @@ def flow_redraw() -> ODERedrawModule:
     return ODERedrawModule(FlowMatching(UNet(SHAPE, (4, 8), given=True), steps=2, guidance=1.5), ema_decay=0.9)
 
 
+def latent_flow(shape=SHAPE, channels=(4, 4), **options) -> LatentFlowModule:
+    torch.manual_seed(0)
+    ode = FlowMatching(CodeNetwork(4, hidden=8, layers=1), steps=2, encoding_steps=3)
+    encoder, decoder = ConvEncoder(4, shape, channels, 16), ConvDecoder(4, shape, channels, 16)
+    return LatentFlowModule(ode, 0.9, **{"encoder": encoder, "decoder": decoder, "importance_samples": 3, **options})
+
+
 def redraw(pixels: bool = False, flow: bool = False) -> RedrawModule:
     torch.manual_seed(0)
     redrawer = PixelRedrawer(4, SHAPE) if pixels else DeformationRedrawer(4, SHAPE, channels=4)
@@ -112,6 +122,7 @@ MODELS = {
     "diffusion class": lambda: diffusion(class_dim=3, guidance=1.5),
     "flow": lambda: flow(coupled=True),
     "flow class": lambda: flow(class_dim=3, guidance=1.5, solver="heun", time_std=0.0),
+    "latent flow": latent_flow,
     "redraw flow matching": flow_redraw,
     "redraw": lambda: redraw(pixels=True),
     "deformation": redraw,
@@ -163,6 +174,31 @@ def test_every_model_trains_reports_and_comes_back_from_its_checkpoint(name, toy
         torch.testing.assert_close(loaded.redraw(x, z), module.networks()["redrawer"][0].redraw(x, z))
     if name.startswith("vae"):
         assert report["iwae_held_out"] >= report["elbo_held_out"] - 1, "more samples give a tighter bound"
+
+
+def test_a_latent_flow_of_large_images_trains_and_its_vae_learns_nothing_from_it(tmp_path):
+    """84 pixels a side; the VAE ends as it does without the flow, draw by draw."""
+    path = tmp_path / "split.json"
+    names = make_table().class_names
+    path.write_text(json.dumps({"dataset": "toy", "train": names[:12], "val": names[12:18], "test": names[18:]}))
+    source = ToySource(84)
+
+    def images() -> ImageDataModule:
+        return ImageDataModule(source, str(path), batch_size=16, steps_per_epoch=3, feature_steps=2)
+
+    shape, channels = (1, 84, 84), (4, 4, 4, 4)
+    module = latent_flow(shape, channels)
+    before = weights(module.ode)
+    fit(module, images(), tmp_path / "flow", epochs=1)
+    assert not torch.equal(before, weights(module.ode))
+    torch.manual_seed(0)
+    CodeNetwork(4, hidden=8, layers=1)  # draws as many initial weights
+    plain = VAEModule(ConvEncoder(4, shape, channels, 16), ConvDecoder(4, shape, channels, 16), importance_samples=3)
+    fit(plain, images(), tmp_path / "vae", epochs=1)
+    torch.testing.assert_close(weights(module.encoder), weights(plain.encoder))
+    loaded = load_generator(tmp_path / "flow" / "a.ckpt")
+    assert loaded.latent_dim == 4
+    assert loaded.decode(loaded.prior.sample(2, rng=make_rng(0))).shape == (2, *shape)
 
 
 def test_policies_run_in_the_base_of_a_flow(toy_split_file, tmp_path):
@@ -506,6 +542,9 @@ def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_pat
         (lambda: vae(importance_samples=0), r"importance_samples must be at least 1"),
         (lambda: VAEModule(ConvEncoder(3, SHAPE), ConvDecoder(4, SHAPE)), "they must be equal"),
         (lambda: RedrawModule(PairEncoder(3, SHAPE), PixelRedrawer(4, SHAPE)), "they must be equal"),
+        (lambda: latent_flow(second_stage=3), "codes are drawn by model.ode"),
+        (lambda: latent_flow(encoder=ConvEncoder(5, SHAPE), decoder=ConvDecoder(5, SHAPE)), "for codes of 4 entries"),
+        (lambda: ODEModule(FlowMatching(UNet(SHAPE)), ema_decay=1.0), r"ema_decay must be in \[0, 1\)"),
         (lambda: DiffAugment(translation=1.5), r"must be in \[0, 1\)"),
         (lambda: DeformationRedrawer(4, (1, 15, 16)), "multiples of 4"),
         (lambda: VampPrior(0), "n_components=0"),
@@ -535,12 +574,13 @@ def test_impossible_settings_are_refused(make, message):
         (lambda: ODEModule(Diffusion(UNet((1, 8, 8), (4,)))), r"model\.ode\.network has image_shape \[1, 8, 8\]"),
         (lambda: vae(latent_prior=VampPrior(5, (1, 8, 8))), r"model\.latent_prior has image_shape \[1, 8, 8\]"),
         (lambda: vae(second_stage=10_000), "10000 components, but there are"),
+        (lambda: flow(class_dim=3), "max_classes is 12, but the data have 24"),
+        (lambda: ODEModule(FlowMatching(UNet(SHAPE, given=True))), "take ODERedrawModule"),
+        (lambda: ODERedrawModule(FlowMatching(UNet(SHAPE))), "no image is given to it"),
         (lambda: RedrawModule(PairEncoder(4, (1, 8, 8)), PixelRedrawer(4, SHAPE)), r"model\.encoder .*\[1, 8, 8\]"),
     ],
 )
 def test_models_that_do_not_fit_the_data_are_refused(make, message, tmp_path):
-    import json
-
     table = make_table(n_classes=28)
     names = table.class_names
     path = tmp_path / "split.json"

@@ -165,14 +165,44 @@ def test_transferred_variation_adds_differences_of_two_images_of_one_class():
 
 
 def test_class_gaussian_has_the_moments_of_the_class_shrunk_to_the_common_covariance():
-    fitted = ClassGaussian(shrinkage=0.4).prepared(SPACE).mixture
-    by_class = ENCODINGS.means.view(N_CLASSES, N_IMAGES, DIM)
-    own = [torch.cov(codes.T) for codes in by_class]
-    common = sum(own) / N_CLASSES
-    for c in (0, 7, 23):
-        torch.testing.assert_close(fitted.means[c], by_class[c].mean(0), atol=1e-5, rtol=1e-4)
-        found = fitted.scales[c] @ fitted.scales[c].T
-        torch.testing.assert_close(found, 0.6 * own[c] + 0.4 * common, atol=1e-4, rtol=1e-3)
+    for space in (SPACE, few_images()):  # more images than dimensions, and fewer
+        n_classes = len(space.encodings.counts)
+        fitted = ClassGaussian(shrinkage=0.4, scale=2.0).prepared(space)
+        codes = [torch.cov(of.T) for of in space.encodings.means.split(N_IMAGES)]
+        common = sum(codes) / n_classes
+        for c in range(0, n_classes, 7):
+            of = slice(c * N_IMAGES, (c + 1) * N_IMAGES)
+            found = fitted.own[of].T @ fitted.own[of] + fitted.common.T @ fitted.common
+            torch.testing.assert_close(found, 4 * (0.6 * codes[c] + 0.4 * common), atol=1e-4, rtol=1e-3)
+        assert fitted.jitter == pytest.approx(2 * (1e-4 * common.diagonal().mean().item()) ** 0.5, rel=1e-3)
+    fitted = ClassGaussian(shrinkage=0.4).prepared(SPACE)
+    classes = {"centre": ENCODINGS.class_means[None, [7]], "component": torch.tensor([[7]])}
+    drawn = fitted.instances(classes, 40_000, SPACE, make_rng(0))[0, 0]
+    torch.testing.assert_close(drawn.mean(0), ENCODINGS.class_means[7], atol=0.01, rtol=0)
+    expected = fitted.own[140:160].T @ fitted.own[140:160] + fitted.common.T @ fitted.common
+    torch.testing.assert_close(torch.cov(drawn.T), expected + fitted.jitter**2 * torch.eye(DIM), atol=0.006, rtol=0)
+
+
+def few_images() -> LatentSpace:
+    """Codes of more dimensions than there are images."""
+    means = torch.randn(2 * N_IMAGES, 3 * N_IMAGES, generator=make_rng("few"))
+    counts = torch.tensor([N_IMAGES, N_IMAGES])
+    encodings = Encodings(means, means.exp(), torch.arange(2 * N_IMAGES), counts.cumsum(0) - counts, counts)
+    return LatentSpace(GaussianMixture.standard(3 * N_IMAGES), encodings)
+
+
+def test_a_class_gaussian_does_not_use_images_of_other_classes():
+    """Classes of different size: places beyond a small class's images count for nothing."""
+    means = torch.zeros(5, 3)
+    means[:2, 0] = torch.tensor([-1.0, 1.0])
+    means[2:, 1] = torch.tensor([-3.0, 0.0, 3.0])
+    counts = torch.tensor([2, 3])
+    encodings = Encodings(means, means.exp(), torch.arange(5), counts.cumsum(0) - counts, counts)
+    space = LatentSpace(GaussianMixture.standard(3), encodings)
+    fitted = ClassGaussian(shrinkage=0.1).prepared(space)
+    classes = {"centre": torch.zeros(1, 1, 3), "component": torch.tensor([[0]])}
+    variances = fitted.instances(classes, 20_000, space, make_rng(0))[0, 0].var(0)
+    torch.testing.assert_close(variances, torch.tensor([0.9 * 2 + 0.1 * 2 / 3, 0.1 * 6, 0.0]), atol=0.05, rtol=0)
 
 
 def test_mixture_components_find_separate_clusters_and_can_be_the_priors_own():
