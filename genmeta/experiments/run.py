@@ -7,15 +7,17 @@ written down first:
     test = Run("protonet-seed0-test", ("test", "--config=...", f"--ckpt_path={fit.checkpoint}"), "runs", after=(fit,))
     failed = run_all([fit, test], workers=2)
 
-A run is known by its command and the YAMLs that it names alone.
+A run's identity is its command and what the YAMLs in it say. Comments in a YAML do not count.
 """
 
 import fcntl
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+
+import yaml
 
 from genmeta.errors import UserError
 from genmeta.experiments.run_folder import RUN_FILE, best_checkpoint, read_run_file
@@ -32,8 +34,8 @@ class Run:
         runs: folder of all runs.
         after: runs that must be finished before this one.
         version: of the run; by default a hash of the command and of its YAMLs, so that another command is another run.
-        expected: seconds that it takes on a core of its own, for the time that is left; 0: not known.
-        labels: more options, which decide nothing that it computes, such as `--run.arm=real`: it is not known by them.
+        expected: seconds that it takes on a core of its own, to estimate the time left; 0: not known.
+        labels: more options that change no result, such as `--run.arm=real`; they are no part of its identity.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Run:
         for arg in with_config_files(self.args):  # a YAML of tasks that another is laid over counts too
             digest.update(f"{arg}\0".encode())
             if arg.startswith("--config="):
-                digest.update(Path(arg.removeprefix("--config=")).read_bytes())
+                digest.update(_meaning(Path(arg.removeprefix("--config=")).read_bytes()))
         return Path(self.runs) / self.name / digest.hexdigest()[:10]
 
     def labelled(self, labels: Iterable[str]) -> "Run":
@@ -106,3 +108,12 @@ class Run:
     def summary(self) -> dict:
         """What a finished run wrote to `run.json`."""
         return read_run_file(self.folder)
+
+
+@cache
+def _meaning(content: bytes) -> bytes:
+    """Return what a YAML says, without comments and layout; the content itself if it is no YAML."""
+    try:
+        return repr(yaml.safe_load(content)).encode()
+    except (yaml.YAMLError, RecursionError):
+        return content
