@@ -153,8 +153,13 @@ class CompareSettings:
     over: Any = None
 
     @property
+    def titles(self) -> dict[str, str]:
+        """The title of each arm."""
+        return {name: arm.title for name, arm in self.arms.items()}
+
+    @property
     def values(self) -> list[Value]:
-        """Values of the axis; None alone without one."""
+        """Values of the axis; without an axis, None alone."""
         return list(self.over.values) if self.over else [None]
 
 

@@ -65,7 +65,7 @@ def _write_tables(
 ) -> str:
     """Write results.md, .csv, .tex and .png of arms that are held to one control; return the page."""
     label = settings.over.title if settings.over else ""
-    titles = {name: arm.title for name, arm in settings.arms.items()}
+    titles = settings.titles
     words = [results["sentence"]] if results["sentence"] else []
     tables = [markdown_table(accuracy_rows(points, label)), markdown_table(difference_rows(differences, titles, label))]
     opening = "" if settings.over else _opening(results, points[None])
