@@ -1,7 +1,6 @@
 """One `genmeta` command and its folder.
 
-A `Run` knows its folder, and with it its checkpoint's path, before it has run, so that a whole comparison can be
-written down first:
+A `Run` knows its folder and its checkpoint's path before it has run. So a whole comparison can be planned first:
 
     fit = Run("protonet-seed0", ("fit", "--config=configs/learner/protonet.yaml"), "runs")
     test = Run("protonet-seed0-test", ("test", "--config=...", f"--ckpt_path={fit.checkpoint}"), "runs", after=(fit,))
@@ -26,7 +25,7 @@ from genmeta.shipped import with_config_files
 
 @dataclass(frozen=True)
 class Run:
-    """One command in the folder `<runs>/<name>/<version>`.
+    """One command and its folder `<runs>/<name>/<version>`.
 
     Attributes:
         name: of the run.
@@ -52,7 +51,7 @@ class Run:
         if self.version:
             return Path(self.runs) / self.name / self.version
         digest = hashlib.sha256()
-        for arg in with_config_files(self.args):  # a YAML of tasks that another is laid over counts too
+        for arg in with_config_files(self.args):  # these include the YAML of configs/tasks that a learner names
             digest.update(f"{arg}\0".encode())
             if arg.startswith("--config="):
                 digest.update(_meaning(Path(arg.removeprefix("--config=")).read_bytes()))
@@ -69,15 +68,15 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Path of the best checkpoint, also before there is one."""
+        """Path of the best checkpoint, even before it exists."""
         return best_checkpoint(self.folder)
 
     @property
     def finished(self) -> bool:
         """Whether it ran to its end, now or earlier.
 
-        A summary that cannot be read while a process holds the run's lock is still being written, or still on its way
-        from another machine. One that nobody holds is damaged, and told by `summary`.
+        If its summary cannot be read while a process holds the run's lock, it is still being written, or still on its
+        way from another machine. If no process holds the lock, it is damaged: `summary` raises the error.
         """
         if not (self.folder / RUN_FILE).is_file():
             return False
@@ -101,12 +100,12 @@ class Run:
 
     @property
     def lock(self) -> Path:
-        """The file that the process of the run has locked."""
+        """The file that the run's process locks."""
         return self.folder.with_name(f".{self.folder.name}.lock")
 
     @property
     def summary(self) -> dict:
-        """What a finished run wrote to `run.json`."""
+        """Content of a finished run's `run.json`."""
         return read_run_file(self.folder)
 
 
