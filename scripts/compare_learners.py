@@ -10,6 +10,7 @@ transductive is found out by trying. Runs that are finished are not repeated, so
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,10 +44,19 @@ def main() -> None:
     named = [("learner", name) for name in options.learners] + [("baseline", name) for name in options.baselines]
     rows = [row for kind, name in named for row in rows_of(kind, name, shapes, split, options)]
     tests = [run for row in rows for of_shape in row.tests.values() for run in of_shape.values()]
-    run_or_stop(
-        dict.fromkeys([*(run for row in rows for fits, _ in row.fits for run in fits), *tests]), options.workers
-    )
+    runs = dict.fromkeys([*(run for row in rows for fits, _ in row.fits for run in fits), *tests])
+    run_or_stop(runs, options.workers, f"learners-{options.data}", arms_of(rows))
     write(table(rows, tests, options), options.out)
+
+
+def arms_of(rows: Sequence[Row]) -> dict[Run, str]:
+    """Return the arm of each run: the name of its YAML; for tests of a YAML with two rows, the mode too."""
+    n_rows = Counter(row.name for row in rows)
+    arms = {run: row.name for row in rows for fits, _ in row.fits for run in fits}
+    for row in rows:
+        arm = row.name if n_rows[row.name] == 1 else f"{row.name}-{row.mode}"
+        arms |= {run: arm for by_seed in row.tests.values() for run in by_seed.values()}
+    return arms
 
 
 def roomy_split(options: argparse.Namespace, n_way: int) -> list[str]:

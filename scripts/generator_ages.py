@@ -1,20 +1,15 @@
 """Does a better generator make a better learner? Meta-train against one generator at several ages: make generator-ages.
 
-python scripts/generator_ages.py --data omniglot_minimal --out docs/generator-ages.md
-
-Runs the comparison of configs/compare/generator_ages.yaml, or another one whose arms name their generator by
-`data.generator`; measures each of these generators by `genmeta validate`; writes a table of both, and a picture of
-metric against accuracy. Runs that are finished are not repeated.
+Runs a comparison whose arms name their generator by `data.generator`, and measures each generator by `genmeta
+validate`. Writes a table and a picture of both. Finished runs are not repeated.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from table_of_runs import run_or_stop, write
+from table_of_runs import parser, run_or_stop, write
 
 from genmeta.cli.training import checked
 from genmeta.errors import UserError
@@ -28,71 +23,56 @@ from genmeta.experiments.write import write_comparison
 from genmeta.shipped import config_file
 
 METRICS = {"fid": ("FID ↓", 2), "coverage": ("coverage ↑", 2), "recognisability": ("recognisability ↑", 2)}
-Metrics = Mapping[str, list[dict]]
-"""Of the generators of each seed, by arm."""
 
 
 def main(args: list[str] | None = None) -> None:
     """Run what is missing, then write the table and the picture."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--config", type=config_file, default=config_file("configs/compare/generator_ages.yaml"))
-    made.add_argument("--data", help="a YAML of configs/data or a path, in place of the comparison's")
-    made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, one thread each")
-    made.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of all comparisons")
-    made.add_argument("--out", type=Path, help="Markdown file, its picture goes to pictures/ beside it; printed only")
+    made = parser(__doc__, "runs/compare", data=None)
+    made.add_argument("--config", type=config_file, default="configs/compare/generator_ages.yaml")
     options = made.parse_args(args)
     try:
-        found = check_comparison(read_on(options.config, options.data), checked)
+        comparison = check_comparison(read_on(options.config, options.data), checked)
     except UserError as error:
         sys.exit(f"generator_ages: error: {error}")
-    settings, folder = found.settings, options.runs / found.settings.name
-    plan = make_plan(found, Layout(folder))
+    settings, folder = comparison.settings, Path(options.runs) / comparison.settings.name
+    plan = make_plan(comparison, Layout(folder, (*Layout.options, *options.options)))
     measures = measurements(plan, folder)
-    run_or_stop([*plan.runs, *measures.values()], options.workers)
+    arm_of = plan.arm_of | {run: arm for (arm, _), run in measures.items()}
+    run_or_stop([*plan.runs, *measures.values()], options.workers, settings.name, arm_of, settings.titles)
     compared, points = write_comparison(settings, plan, folder)
-    metrics: dict[str, list[dict]] = {}
-    for (arm, _), run in measures.items():
-        metrics.setdefault(arm, []).append(run.summary["report"])
+    metrics = {arm: [run.summary["report"] for (its, _), run in measures.items() if its == arm] for arm, _ in measures}
     text = f"{table(metrics, points[None], settings.control)}\n\nMetrics ± half their range over seeds.\n\n{compared}"
     if options.out:
-        picture = options.out.parent / "pictures" / f"{options.out.stem}.png"
-        draw(metrics, points[None], settings.control, picture)
-        text += f"\n![FID against accuracy](pictures/{picture.name})\n"
+        draw(metrics, points[None], settings.control, options.out.parent / "pictures" / f"{options.out.stem}.png")
+        text += f"\n![FID against accuracy](pictures/{options.out.stem}.png)\n"
     write(text, options.out)
 
 
 def measurements(plan: Plan, folder: Path) -> dict[tuple[str, int], Run]:
-    """Return what measures the generator of each training that names one, by arm and seed."""
-    found = {}
+    """Return by arm and seed the run that measures the generator of a training, where it names one."""
+    runs = {}
     for (_, arm, seed), fit in plan.fits.items():
         for checkpoint in (a.partition("=")[2] for a in fit.args if a.startswith("--data.generator=")):
             [generator] = fit.after
             args = ("validate", *generator.args[1:], f"--ckpt_path={checkpoint}")
-            found[arm, seed] = Run(f"{arm}-generator-seed{seed}", args, str(folder), (generator,))
-    return found
+            runs[arm, seed] = Run(f"{arm}-generator-seed{seed}", args, str(folder), (generator,))
+    return runs
 
 
-def table(metrics: Metrics, arms: Mapping[str, Arm], control: str) -> str:
-    """Return the Markdown table: means over seeds; metrics ± half their range, accuracies and paired differences from
-    the control ± their 95 % interval over seeds.
-    """
-    shapes = arms[control].shapes
-    head = ["generator", *(name for name, _ in METRICS.values())]
-    rows = [[*head, *(cell for s in shapes for cell in (f"{s} (%)", f"{s} − {arms[control].title}"))]]
+def table(metrics: Mapping[str, list[dict]], arms: Mapping[str, Arm], control: str) -> str:
+    """Return the Markdown table: means over seeds, metrics ± half their range, accuracies and differences ± 95 %."""
+    heads = [cell for s in arms[control].shapes for cell in (f"{s} (%)", f"{s} − {arms[control].title}")]
+    rows = [["generator", *(name for name, _ in METRICS.values()), *heads]]
     for name, arm in arms.items():
-        cells = [
-            half_range([one[key] for one in metrics.get(name, [])], digits) for key, (_, digits) in METRICS.items()
-        ]
-        differences = {
-            one.shape: percent(one.difference, one.ci95_seeds, sign="+") for one in paired(arms, name, control)
-        }
-        for shape in shapes:
-            cells += [percent(*arm.over_seeds(shape)), "" if name == control else differences[shape]]
+        cells = [half_range([one[k] for one in metrics.get(name, [])], digits) for k, (_, digits) in METRICS.items()]
+        for one in paired(arms, name, control):
+            change = "" if name == control else percent(one.difference, one.ci95_seeds, sign="+")
+            cells += [percent(*arm.over_seeds(one.shape)), change]
         rows.append([arm.title, *cells])
     return markdown_table(rows)
 
 
-def draw(metrics: Metrics, arms: Mapping[str, Arm], control: str, path: Path) -> None:
+def draw(metrics: Mapping[str, list[dict]], arms: Mapping[str, Arm], control: str, path: Path) -> None:
     """Draw FID against accuracy: a dot a run, means with their intervals, and the control's line."""
     from matplotlib.figure import Figure  # here: slow to import
 
@@ -102,8 +82,8 @@ def draw(metrics: Metrics, arms: Mapping[str, Arm], control: str, path: Path) ->
         middle, half = (100 * value for value in arms[control].over_seeds(shape))
         panel.axhline(middle, color="tab:blue", label=arms[control].title)
         panel.axhspan(middle - half, middle + half, color="tab:blue", alpha=0.12, linewidth=0)
-        for name, of_generators in metrics.items():
-            arm, fid = arms[name], [one["fid"] for one in of_generators]
+        for name, of_seeds in metrics.items():
+            arm, fid = arms[name], [one["fid"] for one in of_seeds]
             panel.plot(fid, [100 * value for value in arm.means(shape)], ".", color="tab:orange", alpha=0.5)
             middle, half = (100 * value for value in arm.over_seeds(shape))
             panel.errorbar(mean(fid), middle, half, fmt="o", color="tab:orange", capsize=3)

@@ -20,7 +20,8 @@ from genmeta.data.splits import PARTS, SPLITS_FOLDER, Split, load_split
 from genmeta.data.table import ImageTable
 from genmeta.errors import UserError
 from genmeta.experiments.run_folder import CONFIG_FILE, SPLIT_FILE, RunSettings, claim_out
-from genmeta.explore.exploration import ExploredImages, Findings, explore
+from genmeta.explore import exploration
+from genmeta.explore.exploration import ExploredImages, Findings
 from genmeta.explore.maps import check_umap
 from genmeta.explore.page import page
 from genmeta.models.checkpoint import LatentModel, load_generator
@@ -31,7 +32,7 @@ N_IMAGES = 4000
 """At most so many images are looked at, evenly spaced over the classes: t-SNE and the page grow slow beyond."""
 
 
-def explore_command(args: Sequence[str]) -> None:
+def explore(args: Sequence[str]) -> None:
     """Look into a trained generator: clusters, maps, strips, traversals, which dimensions carry information; as PNG
     files, `report.json`, and one interactive page.
 
@@ -55,23 +56,23 @@ def explore_command(args: Sequence[str]) -> None:
     facts = _facts(options, model, explored, split)
     for fact in facts:
         print(f"            {fact}", flush=True)
-    found = explore(model, explored, options.tsne, options.umap)
-    facts += [f"Left out: {reason}." for reason in found.skipped]
-    tables = _tables(found)
-    _write(folder, options, model, split, explored, found, facts, tables)
-    _track(options, folder, model, split, found, tables)
-    for reason in found.skipped:
+    findings = exploration.explore(model, explored, options.tsne, options.umap)
+    facts += [f"Left out: {reason}." for reason in findings.skipped]
+    tables = _tables(findings)
+    _write(folder, options, model, split, explored, findings, facts, tables)
+    _track(options, folder, model, split, findings, tables)
+    for reason in findings.skipped:
         print(f"left out    {reason}")
     for row in tables.get("Clusters", []):
         print("            " + "  ".join(cell.rjust(16 if number == 0 else 13) for number, cell in enumerate(row)))
-    if "active_units" in found.numbers:
-        print(f"            {found.numbers['active_units']} of {model.latent_dim} latent dimensions are active")
+    if "active_units" in findings.numbers:
+        print(f"            {findings.numbers['active_units']} of {model.latent_dim} latent dimensions are active")
     print(f"page        {folder / 'explore.html'}")
     print(f"numbers     {folder / 'report.json'}, pictures {folder}/*.png", flush=True)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = OptionParser("genmeta explore", explore_command.__doc__)
+    parser = OptionParser("genmeta explore", explore.__doc__)
     add = parser.add_argument
     add("--ckpt", help="a generator's checkpoint (default: the newest under runs)")
     add("--data", help="name of a YAML in configs/data, or its path (default: config.yaml of the checkpoint's run)")

@@ -1,5 +1,6 @@
 """`genmeta`: the command line."""
 
+import pkgutil
 import sys
 from collections.abc import Sequence
 
@@ -31,9 +32,11 @@ COMMANDS = (*TRAINING, *OTHERS)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 for wrong input, or a machine that fails, told in one line (1:
-    `audit --strict`, failed runs of `compare` and `experiment`, a `replay` that shows nothing; 130: Ctrl-C; 141:
-    `| head`).
+    """Run a command and return its exit code.
+
+    0: all went well. 1: `audit --strict` raised a flag, runs of `compare` or `experiment` failed, or `replay` found
+    nothing. 2: wrong input, or a fault of the machine; both are told in one line. 130: Ctrl-C. 141: nobody reads the
+    output (`| head`).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -51,46 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
             from genmeta.cli.training import TrainingCLI
 
             TrainingCLI(args).run()
-        elif args[0] == "compare":
-            from genmeta.cli.compare import compare
-
-            return compare(args[1:])
-        elif args[0] == "challenge":
-            from genmeta.cli.challenge import challenge
-
-            challenge(args[1:])
-        elif args[0] == "predict":
-            from genmeta.cli.predict import predict
-
-            predict(args[1:])
-        elif args[0] == "export":
-            from genmeta.cli.export import export
-
-            export(args[1:])
-        elif args[0] == "explore":
-            from genmeta.cli.explore import explore_command
-
-            explore_command(args[1:])
-        elif args[0] == "audit":
-            from genmeta.cli.audit import audit
-
-            return audit(args[1:])
-        elif args[0] == "report":
-            from genmeta.cli.report.command import report
-
-            report(args[1:])
-        elif args[0] == "replay":
-            from genmeta.cli.replay import replay
-
-            return replay(args[1:])
-        elif args[0] == "data":
-            from genmeta.cli.data import data
-
-            data(args[1:])
-        else:
-            from genmeta.cli.experiment import experiment
-
-            return experiment(args[1:])
+            return 0
+        # the command `audit` is the function `audit` of the file audit.py; it returns the exit code, or None for 0
+        return pkgutil.resolve_name(f"genmeta.cli.{args[0]}:{args[0]}")(args[1:]) or 0
     except UserError as error:
         print(f"genmeta: error: {error}", file=sys.stderr)
         return 2
@@ -108,7 +74,6 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"genmeta: error: {what}", file=sys.stderr)
         return 2
-    return 0
 
 
 def entry() -> None:

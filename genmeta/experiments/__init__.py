@@ -1,1 +1,1 @@
-"""Many runs: planned, carried out, and what they found as tables."""
+"""Plans many runs, carries them out, and writes their results as tables."""

@@ -1,25 +1,25 @@
-"""The answer of a comparison in one sentence and one plot of dots: the best arm against the best control."""
+"""The answer of a comparison, the best arm against the best control: one sentence and one plot of dots."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, floor, isfinite
 from statistics import median
 
-from genmeta.evaluation.statistics import ALPHA, holm
+from genmeta.evaluation.statistics import ALPHA
 from genmeta.evaluation.tables import number, p_text, percent, shape_title
-from genmeta.experiments.results import Arm, Difference, full_title, paired
+from genmeta.experiments.results import Arm, Difference, corrected, full_title, paired
 
-_SEEDS = 3  # that an interval over them needs, to say something
+_SEEDS = 3  # fewer give no useful interval over seeds
 _TITLE, _PLOT = 42, 34  # columns of a terminal; with the numbers a line has at most 100
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best arm that is no control against the best that is one, on one kind of episodes.
+    """The best arm against the best control, on one kind of episodes.
 
     Attributes:
         difference: of the two; p is corrected (Holm) for the number of arms that could have been the best.
-        sentence: what that says.
+        sentence: the same in words.
     """
 
     difference: Difference
@@ -29,46 +29,45 @@ class Answer:
 def answer_of(arms: Mapping[str, Arm], controls: Collection[str], shape: str) -> Answer:
     """Return the answer for one kind of episodes.
 
-    The best are those with the highest mean. So the control is the hardest there is, and the arm was chosen by the
-    episodes that it is judged by: that is why its p-value is corrected.
+    The best is the one with the highest mean. The arm is chosen by the same episodes that it is judged by: that is why
+    its p-value is corrected.
 
     Args:
         arms: by name, with the same seeds and episodes.
-        controls: names of arms that are held against the others; at least one of `arms` is one, and one is not.
+        controls: names of the controls; at least one arm is a control, and at least one is not.
         shape: name of the episodes; arms that were not tested on them are left out.
     """
     tested = {name: arm for name, arm in arms.items() if shape in arm.shapes}
     mean = {name: arm.over_seeds(shape)[0] for name, arm in tested.items()}
     control = max((name for name in tested if name in controls), key=mean.__getitem__)
     others = [name for name in tested if name not in controls]
-    found = [next(d for d in paired(tested, name, control) if d.shape == shape) for name in others]
-    found = [replace(d, p_holm=p) for d, p in zip(found, holm([d.p for d in found]), strict=True)]
-    best = max(found, key=lambda one: mean[one.arm])
+    differences = corrected([d for name in others for d in paired(tested, name, control) if d.shape == shape])
+    best = max(differences, key=lambda one: mean[one.arm])
     return Answer(best, _sentence(best, tested, len(controls), len(others)))
 
 
 def _sentence(best: Difference, arms: Mapping[str, Arm], n_controls: int, n_arms: int) -> str:
     arm, control = arms[best.arm], arms[best.control]
-    title, of_control = full_title(arm, arms), full_title(control, arms)
+    title, control_title = full_title(arm, arms), full_title(control, arms)
     values = [percent(one.over_seeds(best.shape)[0], digits=1) for one in (arm, control)]
-    rival = f"the best of {n_controls} controls, '{of_control}'" if n_controls > 1 else f"'{of_control}'"
-    once = arm.once and control.once  # so that seeds have nothing to differ by
+    rival = f"the best of {n_controls} controls, '{control_title}'" if n_controls > 1 else f"'{control_title}'"
+    once = arm.once and control.once  # one test each: seeds cannot differ
     halves = {"seeds": best.ci95_seeds, "episodes": best.ci95_episodes}
     text = ", ".join(f"± {number(half)} over {what}" for what, half in halves.items() if half is not None)
     by = f"{percent(best.difference, sign='+')} points ({text})" if text else f"{percent(best.difference)} points"
     p = p_text(best.p_holm)
-    corrected = f", corrected for {n_arms} arms" if n_arms > 1 else ""
+    for_arms = f", corrected for {n_arms} arms" if n_arms > 1 else ""
     what = f"{shape_title(best.shape)}: "
     if best.difference > 0 and best.p_holm < ALPHA:
         return (
-            f"{what}'{title}' is better than {rival}, {values[0]} against {values[1]} %: {by}, {p}{corrected}; "
+            f"{what}'{title}' is better than {rival}, {values[0]} against {values[1]} %: {by}, {p}{for_arms}; "
             f"{'both were tested once for all seeds' if once else _of_seeds(best)}."
         )
     least = "the highest of the others" if n_arms > 1 else "the other"
     subject = "no arm is" if n_arms > 1 else f"'{title}' is not"
     return (
         f"{what}{subject} better than {rival} ({values[1]} %) by a difference that these episodes can show; {least}, "
-        f"'{title}', has {values[0]} %: {by}, {p}{corrected}."
+        f"'{title}', has {values[0]} %: {by}, {p}{for_arms}."
     )
 
 
@@ -92,7 +91,7 @@ class Dot:
     Attributes:
         title: of the arm.
         mean, half: accuracy and the half width of its 95 % interval, in [0, 1].
-        is_control: whether it is held against the others.
+        is_control: whether the arm is a control.
         seeds: mean of each seed.
     """
 
@@ -147,8 +146,8 @@ class DotPlot:
 def dot_plot(arms: Mapping[str, Arm], controls: Collection[str], shape: str) -> DotPlot:
     """Return the plot for one kind of episodes.
 
-    The intervals are over seeds (Student's t), or over episodes where there are fewer than three seeds, of which the
-    former would say nothing. An arm that was tested once among others with seeds has none.
+    The intervals are over seeds (Student's t). With fewer than three seeds they are over episodes. An arm that was
+    tested once, among others with seeds, has none.
     """
     tested = {name: arm for name, arm in arms.items() if shape in arm.shapes}
     several = any(len(arm.means(shape)) >= _SEEDS and not arm.once for arm in tested.values())
@@ -164,11 +163,11 @@ def dot_plot(arms: Mapping[str, Arm], controls: Collection[str], shape: str) -> 
 def scale_of(intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return the ends of a scale of accuracies, whole multiples of 5 %, for means and half widths in [0, 1].
 
-    An arm far from most, such as an untrained one, would press the others together: it lies beyond the end.
+    An arm far from most, such as an untrained one, would squeeze the others together: it lies beyond the end.
     """
     middle = median(mean for mean, _ in intervals)
     reach = 6 * median(max(abs(mean - middle), half) for mean, half in intervals)
     near = [(mean, half) for mean, half in intervals if abs(mean - middle) <= reach]
     low, high = min(mean - half for mean, half in near), max(mean + half for mean, half in near)
     low, high = floor(20 * low + 1e-9) / 20, ceil(20 * high - 1e-9) / 20
-    return max(0.0, min(low, 0.95)), min(1.0, max(high, low + 0.05))  # never of no width, not at 100 ± 0 % either
+    return max(0.0, min(low, 0.95)), min(1.0, max(high, low + 0.05))  # the scale has a width, also at 100 ± 0 %

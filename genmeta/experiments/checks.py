@@ -1,4 +1,4 @@
-"""What is checked of a comparison before anything runs: whether each run could be made, which generators it needs."""
+"""Checks of a comparison before anything runs: can each run be made, and which generators does it need?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ class Parts(Protocol):
 
     @property
     def account(self) -> str:
-        """One line of what was used of the files that the data were read from; "" before they are set up."""
+        """One line: how many files of the data were used; "" before the data are set up."""
 
     def check_ends_with_best(self) -> None:
         """Raise UserError if a training would end without a best checkpoint."""
@@ -31,7 +31,7 @@ class Parts(Protocol):
 
 
 class Check(Protocol):
-    """Returns the parts of a command that is not run; raises UserError if an option of it is wrong."""
+    """Returns the parts of a command without running it; raises UserError if an option is wrong."""
 
     def __call__(self, args: Sequence[str], *, set_up: bool = True) -> Parts:
         """Without `set_up` no data are loaded, and sizes are not compared."""
@@ -55,14 +55,14 @@ _LAST = ("--seed_everything=0", "--run.wandb=off", "--trainer.devices=1")
 
 @dataclass(frozen=True)
 class Checked:
-    """A comparison that can be run, as far as can be known without training.
+    """A comparison that has passed all checks that need no training.
 
     Attributes:
-        settings: of the comparison; they say the test episodes.
-        roles: by arm, kinds of generators that its runs are given.
-        names: by arm with generated support images, what the table calls each kind of its tests' episodes.
-        parts: by arm, by step, and by role of the generators that are needed, what its runs are made of.
-        account: one line of what was used of the files that the data were read from, or "".
+        settings: of the comparison, with its test episodes.
+        roles: for each arm, the kinds of generators that it needs.
+        names: for each arm with generated support images, what the table calls its test episodes.
+        parts: what the runs of each arm, step and needed generator are made of.
+        account: one line: how many files of the data were used, or "".
     """
 
     settings: CompareSettings
@@ -73,16 +73,16 @@ class Checked:
 
 
 def check_comparison(settings: CompareSettings, check: Check) -> Checked:
-    """Check every arm as far as can be without training.
+    """Check every arm, without training.
 
     Args:
         settings: of the comparison.
-        check: whether a run could be made.
+        check: makes the parts of a run, or says why it cannot.
 
     Raises:
         UserError: an arm cannot be trained, or tested on these episodes.
     """
-    settings, of_tests = _with_tests(settings, check)
+    settings, roles_of_tests = _with_tests(settings, check)
     parts: dict[str, Parts] = {}
     for name, step in settings.steps.items():
         with _told_of(f"steps.{name}"):
@@ -98,9 +98,9 @@ def check_comparison(settings: CompareSettings, check: Check) -> Checked:
                 roles[name] |= needed_roles(data, "test")
                 names[name] = {episodes.name: episodes.base_name for episodes in data.test}
             else:
-                roles[name] |= of_tests
+                roles[name] |= roles_of_tests
             roles[name] = {role for role in roles[name] if f"data.{role}" not in arm.options}
-    account = _check_data(settings, roles, bool(of_tests), check)
+    account = _check_data(settings, roles, bool(roles_of_tests), check)
     some = (*settings.steps.values(), *settings.arms.values())
     named = {parts_of(one)[0] for step_or_arm in some for one in references(step_or_arm.options)}
     for role in sorted(named.union(*roles.values()) & set(ROLES)):
@@ -109,7 +109,7 @@ def check_comparison(settings: CompareSettings, check: Check) -> Checked:
 
 
 def _with_tests(settings: CompareSettings, check: Check) -> tuple[CompareSettings, set[str]]:
-    """Return settings that say the test episodes, and which kinds of generators these need."""
+    """Return the settings with their test episodes, and the kinds of generators that these need."""
     arm = _without_references(settings.arms[settings.control])
     given = options_of_test(settings, replace(arm, support=None)) if settings.tests else []
     data = check(["test", *options_of_arm(settings, arm), *_LAST, *given], set_up=False).datamodule
@@ -120,7 +120,7 @@ def _with_tests(settings: CompareSettings, check: Check) -> tuple[CompareSetting
 
 
 def _check_arm(settings: CompareSettings, arm: ArmSettings, check: Check) -> Parts:
-    """Check an arm's options, but for those with a checkpoint that is not there yet."""
+    """Check an arm's options, except those that name a checkpoint that is still to be trained."""
     if arm.support and all(one.get("n_shot", 1) != 1 for one in settings.tests):
         raise UserError("support: there are no one-shot tests, which generated images would be beside")
     parts = _check_made(settings, arm, check, "fit" if arm.train else "test")
@@ -132,7 +132,7 @@ def _check_arm(settings: CompareSettings, arm: ArmSettings, check: Check) -> Par
 
 
 def _check_step(settings: CompareSettings, step: StepSettings, check: Check) -> Parts:
-    """Check a step's options, but for those with a checkpoint that is not there yet."""
+    """Check a step's options, except those that name a checkpoint that is still to be trained."""
     step = replace(step, options=_unreferring(step.options))
     parts = check(["fit", *options_of_step(settings, step), *_LAST], set_up=False)
     parts.check_ends_with_best()
@@ -147,14 +147,16 @@ def _check_made(settings: CompareSettings, arm: ArmSettings, check: Check, stage
 
 
 def _check_data(settings: CompareSettings, roles: Mapping[str, set[str]], tests_need: bool, check: Check) -> str:
-    """Check that the data are there and have the classes that trainings and tests ask for, and that the learner of each
-    arm can be tested; return the account of the data, or "".
+    """Check that the data are there and have enough classes, and that each arm's learner can be tested.
 
-    All arms whose generators need no training first are checked; at other values of the axis than the first, one.
+    Checks all arms that need no trained generator; at values of the axis after the first, only one of them.
+
+    Returns:
+        The account of the data, or "".
     """
     account = ""
     alone = [name for name, arm in settings.arms.items() if not (roles[name] or references(arm.options) or arm.of)]
-    with_generator = [  # which are tested without
+    with_generator = [  # trained with one, tested without
         name
         for name, arm in settings.arms.items()
         if roles[name] and not (tests_need or references(arm.options) or arm.of or arm.support)
@@ -173,7 +175,7 @@ def _check_data(settings: CompareSettings, roles: Mapping[str, set[str]], tests_
 
 
 def _check_generator(settings: CompareSettings, role: str, check: Check) -> Parts:
-    """Check what can be checked of a generator's training before time is spent on it."""
+    """Check a generator's training before time is spent on it."""
     config = getattr(settings, role)
     seed = settings.seeds[0] if settings.generator_seed is None else settings.generator_seed
     parts = check(["fit", *options_of_generator(settings, role, []), *_LAST, f"--seed_everything={seed}"])
@@ -205,7 +207,7 @@ def _unreferring(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _told_of(option: str) -> Iterator[None]:
-    """Say of which arm or step an error is."""
+    """Put the name of the arm or step before the message of an error."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The runs of a grid as jobs of a SLURM array, or of submitit's local executor: `configs/cluster/*.yaml`."""
+"""Runs as jobs of a SLURM array or of submitit's local executor: `configs/cluster/*.yaml`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class ClusterSettings:
     """Where runs go.
 
     Attributes:
-        executor: `slurm`, or `local`: processes of this machine, to try the rest out.
+        executor: `slurm`, or `local`: processes of this machine, for a trial.
         at_once: runs at the same time.
         minutes: a job's limit.
         options: more of submitit's parameters, e.g. `slurm_partition: gpu`, `gpus_per_node: 1`, `mem_gb: 8`.
@@ -43,10 +43,9 @@ def read_cluster(path: Path) -> ClusterSettings:
 
 
 def jobs_of(settings: ClusterSettings, logs: Path) -> Begin:
-    """Return what begins runs as jobs; those that are ready at the same time are one array.
+    """Return a function that begins runs as jobs. Runs that are ready at the same time are one array.
 
-    A job runs one run as `run_one` does, lock included, so that the folder of all runs must be one that all machines
-    see.
+    A job calls `run_one` for one run. It takes the run's lock, so all machines must see the folder of all runs.
 
     Args:
         settings: of the cluster.
@@ -75,5 +74,5 @@ def jobs_of(settings: ClusterSettings, logs: Path) -> Begin:
 
 
 def _end(job: Any) -> str:
-    """Wait for a job; return what its run said, or why there is nothing, such as a limit of time."""
+    """Wait for a job; return its output, or why it failed, such as a time limit."""
     return str(job.exception() or job.result())

@@ -1,4 +1,4 @@
-"""The default comparison with the options of `genmeta experiment` laid over it: `configs/compare/default.yaml`."""
+"""The settings of `genmeta experiment`: its options laid over `configs/compare/default.yaml`."""
 
 import argparse
 from dataclasses import asdict, replace
@@ -16,26 +16,27 @@ from genmeta.read_yaml import check_extent
 from genmeta.shipped import config_file
 
 _OF_EPISODES = {"train", "val", "test", "train_tasks", "tasks_per_step", "tasks_per_eval_batch", "test_part"}
-_OF_ALL = {"source", "split", "low_data"}  # options of data that a generator's run must share
-_WAYS = "model.learner.n_way"  # option of an arm whose network has as many outputs as episodes have classes
+_OF_ALL = {"source", "split", "low_data"}  # options of the data that all runs share
+_WAYS = "model.learner.n_way"  # outputs of an arm's network: one for each class of an episode
 
 
 def default_settings(options: argparse.Namespace, check: Check) -> CompareSettings:
-    """Return the default comparison of the data, the learner, the policy, … that a command names; its test episodes are
-    those of the learner's YAML or of what is laid over it.
+    """Return the default comparison, with the data, learner, policy, … that a command names.
+
+    Its test episodes are those of the learner's YAML, or of what is laid over it.
 
     Args:
         options: `data`, `learner`, `policy`, `generator`, `redrawer` (paths), `seed`, `n_seeds`, `full`, `config`.
-        check: whether a run could be made.
+        check: makes the parts of a run, or says why it cannot.
 
     Raises:
-        UserError: one of them cannot be.
+        UserError: an option is wrong.
     """
-    of_generators = [config for config in options.config if not _says_episodes(config)]
+    for_generators = [config for config in options.config if not _says_episodes(config)]
 
     def laid_over(settings: CompareSettings) -> CompareSettings:
         subject: dict[str, Any] = dict(settings.arms[settings.subject])
-        if options.policy:  # which `config` is laid over, as over all else
+        if options.policy:  # `config` is laid over the policy too
             subject["policy"] = [str(options.policy), *options.config]
         return replace(
             settings,
@@ -47,7 +48,7 @@ def default_settings(options: argparse.Namespace, check: Check) -> CompareSettin
             seeds=list(range(options.seed, options.seed + options.n_seeds)),
             generator_seed=options.seed,
             budget=[*settings.budget, *options.config],
-            generator_budget=[*settings.generator_budget, *of_generators],
+            generator_budget=[*settings.generator_budget, *for_generators],
         )
 
     path = config_file(Path("configs", "compare", "default_full.yaml" if options.full else "default.yaml"))
@@ -57,8 +58,9 @@ def default_settings(options: argparse.Namespace, check: Check) -> CompareSettin
     if not isinstance(data, EpisodicDataModule):
         raise UserError(f"--learner: {options.learner} has no episodes")
     needed = needed_roles(data, "fit", "test")
-    of_tasks = [*([options.policy] if options.policy else []), *(getattr(options, r) for r in ROLES if r in needed)]
-    name = "-".join(config.stem for config in (options.data, options.learner, *of_tasks))
+    parts_of_tasks = [options.policy] if options.policy else []
+    parts_of_tasks += [getattr(options, role) for role in ROLES if role in needed]
+    name = "-".join(config.stem for config in (options.data, options.learner, *parts_of_tasks))
     settings = replace(settings, name=name, tests=[asdict(episodes) for episodes in data.test])
     one_shot = any(episodes.n_shot == 1 for episodes in data.test)
     arms = {
@@ -80,10 +82,10 @@ def _ways(data: EpisodicDataModule) -> int:
 
 
 def _says_episodes(config: str) -> bool:
-    """Whether a YAML says episodes (`data.val`, `data.test`), so that it is not laid over a generator's run.
+    """Whether a YAML sets episodes (`data.val`, `data.test`). If so, it is not laid over a generator's run.
 
     Raises:
-        UserError: it says what generators must share as well.
+        UserError: it also sets what generators must share.
     """
     check_extent(Path(config))
     try:
@@ -91,13 +93,13 @@ def _says_episodes(config: str) -> bool:
         data = content.get("data") or {}
         options = set(data.get("init_args", data))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, RecursionError):
-        return False  # which is told when it is laid over a run
+        return False  # the error is told when it is laid over a run
     if not options & _OF_EPISODES:
         return False
     shared = sorted((set(content) - {"data", "model"}) | {f"data.{name}" for name in options & _OF_ALL})
     if shared:
         raise UserError(
-            f"--config: {config} says episodes (data.{min(options & _OF_EPISODES)}), which the generator's run has "
-            f"not, and {', '.join(shared)}, which all runs share; put these into a YAML of their own"
+            f"--config: {config} sets episodes (data.{min(options & _OF_EPISODES)}), which a generator's run does "
+            f"not have, and {', '.join(shared)}, which all runs share; put these into a YAML of their own"
         )
     return True

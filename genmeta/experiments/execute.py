@@ -1,10 +1,10 @@
-"""Run many `genmeta` commands, several at a time in processes of one thread; what is finished is not run again.
+"""Run many `genmeta` commands, several at a time, each on one thread. Finished runs are not repeated.
 
-What an earlier grid left unfinished goes on from its last checkpoint; what has none is removed and run again. A process
-that an earlier grid left running when it was killed is waited for, by a lock that the process holds: no two processes
-ever write to one run's folder.
+An unfinished run goes on from its last checkpoint. Without a checkpoint it is removed and run again. If an earlier grid
+was killed, its processes may still run: each holds a lock, and the new grid waits for it. So no two processes ever
+write to one run's folder.
 
-Finished runs of other code are used again, and told.
+Finished runs of other code are used again, with a note.
 """
 
 import fcntl
@@ -30,22 +30,25 @@ GENMETA: Sequence[str] = _GENMETA
 
 
 Begin = Callable[[Sequence[Run], Sequence[str]], list[Callable[[], str]]]
-"""Begins runs by a program and returns, for each, what waits for its end and returns what it said."""
+"""Begins runs by a program. Returns for each run a function that waits for its end and returns its output."""
 
 
 def run_all(
     runs: Iterable[Run], workers: int, program: Sequence[str] | None = None, begin: Begin | None = None
 ) -> list[Run]:
-    """Run what is not finished, in the order given where `after` allows it; return the runs that are not finished then.
+    """Run what is not finished, in the given order where `after` allows it.
 
-    Prints a line for each run with the time that is left, and the end of what a failed one said. If this process is
-    interrupted, so are the runs.
+    Prints a line for each run with the time left, and the last output of a failed run. Interrupting this process
+    interrupts the runs.
 
     Args:
         runs: in any order.
         workers: how many at the same time.
-        program: what stands before a run's `args`; `genmeta` of this Python by default.
-        begin: where they run; in processes of this machine by default.
+        program: the words before a run's `args`; `genmeta` of this Python by default.
+        begin: begins runs; as processes of this machine by default.
+
+    Returns:
+        The runs that are still not finished.
     """
     runs, program = list(runs), tuple(program or GENMETA)
     waiting = [run for run in runs if not run.finished]
@@ -72,17 +75,17 @@ def run_all(
                 progress.tick()
         finally:
             waiting.clear()
-            progress.close()
+            progress.clear()
             pool.shutdown(wait=False, cancel_futures=True)
             if warm:
                 warm.stop()
-            for process in list(_processes):  # if this one was interrupted, else there are none
+            for process in list(_processes):  # there are some only if this process was interrupted
                 process.terminate()
     return [run for run in runs if not run.finished]
 
 
 _processes: set[subprocess.Popen[str] | WarmRun] = set()
-"""That run now."""
+"""The processes that run now."""
 
 
 def _here(warm: Warm | None) -> Begin:
@@ -93,18 +96,18 @@ def _here(warm: Warm | None) -> Begin:
 
 
 def run_one(run: Run, program: Sequence[str], warm: Warm | None = None) -> str:
-    """Run a command to its end; return what it said to standard error.
+    """Run a command to its end; return what it wrote to standard error.
 
     Args:
-        run: whose command it is.
-        program: what stands before its `args`.
-        warm: begins it, in the place of `program`, which must be `genmeta` then.
+        run: the run.
+        program: the words before its `args`.
+        warm: begins the run in place of `program`, which must then be `genmeta`.
     """
     run.lock.parent.mkdir(parents=True, exist_ok=True)
     with run.lock.open("w") as file:
-        # inherited by the process, which so holds it to its own end, also when this one is killed before
+        # the process inherits the lock and holds it to its own end, even if this one is killed first
         fcntl.flock(file, fcntl.LOCK_EX)
-        if run.finished:  # by the process that was waited for
+        if run.finished:  # another process has just finished it
             return ""
         where = [f"--run.name={run.name}", f"--run.folder={run.runs}", f"--run.version={run.folder.name}"]
         if checkpoint := _stopped_at(run):
@@ -134,7 +137,7 @@ def run_one(run: Run, program: Sequence[str], warm: Warm | None = None) -> str:
 
 
 def _stopped_at(run: Run) -> Path | None:
-    """Return the checkpoint that a training goes on from that was stopped, if there is a whole one."""
+    """Return the checkpoint from which a stopped training goes on, or None if there is no whole one."""
     last = run.folder / "checkpoints" / LAST
     if run.args[0] != "fit" or not last.parent.is_dir():
         return None
@@ -145,7 +148,7 @@ def _stopped_at(run: Run) -> Path | None:
 
 
 def _tell_other_code(finished: list[Run]) -> None:
-    """Say that runs are used again that other code has run."""
+    """Note which finished runs were made by other code."""
     now = code_commit()
     others = sorted({commit for run in finished if (commit := run.summary.get("commit")) not in (None, now)})
     if others:

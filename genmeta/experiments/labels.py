@@ -1,4 +1,4 @@
-"""What the runs of a comparison are called, so that dashboards can group them: arm, experiment and its version."""
+"""Labels of the runs of a comparison, which dashboards group by: arm, experiment, version of the experiment."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -7,26 +7,26 @@ from genmeta.experiments.run import Run
 
 
 def version_of(runs: Iterable[Run]) -> str:
-    """Return ten hex digits that stand for a set of runs: other commands or YAMLs are another version."""
+    """Return ten hex digits that identify a set of runs: other commands or YAMLs give other digits."""
     return hashlib.sha256("\n".join(sorted(str(run.folder.name) for run in runs)).encode()).hexdigest()[:10]
 
 
 def labelled(
     runs: Iterable[Run], experiment: str, arm_of: Mapping[Run, str], titles: Mapping[str, str], *more: str
 ) -> list[Run]:
-    """Return the runs with labels, in their order; they stay the same runs, in the same folders.
+    """Return the runs with labels, in the same order. Labels do not change a run's folder.
 
     Args:
         runs: of a comparison or an experiment.
         experiment: its name and version, `policies/3f2a…`.
-        arm_of: arm of each run; runs that are of none, such as generators, are left out.
-        titles: of the arms, in words.
-        more: options for all of them.
+        arm_of: the arm of each run; a generator has none.
+        titles: of the arms, in words; their names by default.
+        more: options for all runs.
     """
-    found = []
+    with_labels = []
     for run in runs:
         labels = [f"--run.experiment={experiment}", *more]
         if arm := arm_of.get(run):
-            labels += [f"--run.arm={arm}", f"--run.arm_title={titles[arm]}"]
-        found.append(run.labelled(labels))
-    return found
+            labels += [f"--run.arm={arm}", f"--run.arm_title={titles.get(arm, arm)}"]
+        with_labels.append(run.labelled(labels))
+    return with_labels

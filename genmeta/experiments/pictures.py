@@ -1,4 +1,4 @@
-"""The results of a comparison as a picture: points and intervals of arms, or curves over an axis."""
+"""The results of a comparison as a picture: arms with their intervals, or curves over an axis."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -14,7 +14,7 @@ _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab
 
 
 def draw_arms(arms: Mapping[str, Arm], controls: Sequence[str], path: Path) -> None:
-    """Draw the plot of dots for each kind of episodes, the small dots are seeds. Writes a PNG."""
+    """Draw a plot of dots for each kind of episodes; small dots are seeds. Writes a PNG."""
     shapes = max((arm.shapes for arm in arms.values()), key=len)
     figure, panels = _panels(shapes, width=4.6, height=0.42 * len(arms) + 1.3, sharey=True)
     for panel, shape in zip(panels, shapes, strict=True):
@@ -23,8 +23,8 @@ def draw_arms(arms: Mapping[str, Arm], controls: Sequence[str], path: Path) -> N
         rows = [row for row, arm in enumerate(arms.values()) if shape in arm.shapes]
         for row, dot in zip(rows, plot.dots, strict=True):
             colour = _COLOURS[0 if dot.is_control else 1]
-            of_seeds = [100 * one for one in dot.seeds]
-            panel.plot(of_seeds, [row + 0.22] * len(of_seeds), ".", color=colour, alpha=0.6, markersize=5)
+            seeds = [100 * one for one in dot.seeds]
+            panel.plot(seeds, [row + 0.22] * len(seeds), ".", color=colour, alpha=0.6, markersize=5)
             at, mark = 100 * min(max(dot.mean, plot.low), plot.high), "o"
             if not plot.low <= dot.mean <= plot.high:  # far from most: a triangle at the end of the scale
                 mark = "<" if dot.mean < plot.low else ">"
@@ -48,9 +48,9 @@ def draw_curves(points: Points, label: str, path: Path) -> None:
     for panel, shape in zip(panels, shapes, strict=True):
         for number, (name, arm) in enumerate(arms.items()):
             at = [points[value][name] for value in values]
-            middles, halves = zip(*(of_value.over_seeds(shape) for of_value in at), strict=True)
+            middles, halves = zip(*(arm_there.over_seeds(shape) for arm_there in at), strict=True)
             if not all(map(isfinite, halves)):
-                halves = tuple(of_value.over_episodes(shape)[1] for of_value in at)
+                halves = tuple(arm_there.over_episodes(shape)[1] for arm_there in at)
             colour = _COLOURS[number % len(_COLOURS)]
             low = [100 * (m - h) for m, h in zip(middles, halves, strict=True)]
             high = [100 * (m + h) for m, h in zip(middles, halves, strict=True)]

@@ -18,11 +18,11 @@ class Layout:
 
     Attributes:
         folder: of all runs.
-        options: of all runs, besides what they compute.
-        readable: a run of an arm is `<arm>-seed<seed>/fit` or `/test`: of a folder of this comparison alone. Else its
-            version is a hash of its command, so that another command is another run.
-        generators: runs in the place of those that the comparison would have of its own, by role.
-        expected: seconds that the trainings of arms and generators take (`fit`), and the tests of arms (`test`).
+        options: of all runs, such as whether W&B is on.
+        readable: name the folders `<arm>-seed<seed>/fit` and `/test`, for a folder of this comparison alone. Otherwise
+            a hash of the command is the version, so another command is another run.
+        generators: runs to use as generators, by role, in place of the comparison's own.
+        expected: seconds that the trainings of arms and generators (`fit`) and the tests of arms (`test`) take.
     """
 
     folder: Path
@@ -48,9 +48,9 @@ class Plan:
 
     Attributes:
         fits, tests: by value of the axis, arm and seed; arms that are not trained have no fits.
-        names: by arm with generated support images, what the table calls each kind of its tests' episodes.
-        generators: by role and seed, those that arms need; of the last value of the axis.
-        account: one line of what was used of the files that the data were read from, or "".
+        names: for each arm with generated support images, what the table calls its test episodes.
+        generators: those that arms need, by role and seed; of the last value of the axis.
+        account: one line: how many files of the data were used, or "".
     """
 
     fits: Mapping[tuple[Value, str, int], Run]
@@ -61,12 +61,12 @@ class Plan:
 
     @property
     def arm_of(self) -> dict[Run, str]:
-        """The arm of each training and test; a run that several share is of the last."""
+        """The arm of each training and test; of several arms that share a run, the last."""
         return {run: arm for runs in (self.fits, self.tests) for (_, arm, _), run in runs.items()}
 
     @property
     def runs(self) -> list[Run]:
-        """All of them once: generators and steps first, then trainings, then tests."""
+        """Each run once: generators and steps first, then trainings, then tests."""
         fits = set(self.fits.values())
         some = (*self.fits.values(), *self.tests.values())
         trained = [run for one in some for run in _before(one) if run not in fits]
@@ -74,7 +74,7 @@ class Plan:
 
 
 def _before(run: Run) -> Iterator[Run]:
-    """Yield all that must be finished before a run, what comes first first."""
+    """Yield all runs that must be finished before a run, in order."""
     for needed in run.after:
         yield from _before(needed)
         yield needed
@@ -84,8 +84,8 @@ def make_plan(checked: Checked, layout: Layout) -> Plan:
     """Return the runs of a comparison.
 
     Args:
-        checked: what it is of.
-        layout: where they go.
+        checked: the comparison.
+        layout: where the runs go.
     """
     settings, axis = checked.settings, checked.settings.over
     fits: dict[tuple[Value, str, int], Run] = {}
@@ -99,7 +99,7 @@ def make_plan(checked: Checked, layout: Layout) -> Plan:
             for role in ROLES
             for seed in settings.seeds
         }
-        # step by step and arm by arm, as one may use all seeds of an earlier one
+        # all seeds of a step or an arm before the next one, which may use them all
         for name, seed in product(settings.steps, settings.seeds):
             step = settings.steps[name]
             step_options, needed = _resolved(step.options, seed, trained)
@@ -126,10 +126,10 @@ def make_plan(checked: Checked, layout: Layout) -> Plan:
             elif arm.of:
                 fit = trained[arm.of, seed]
                 test, after = [*test, f"--ckpt_path={fit.checkpoint}"], (*after, fit)
-            of_all_seeds = not (arm.train or arm.of or given) and all("@" in reference for reference in needed)
+            same_for_all_seeds = not (arm.train or arm.of or given) and all("@" in reference for reference in needed)
             first = tests.get((value, name, settings.seeds[0]))
-            # what is not trained, and uses no training of its own seed, is tested once for all
-            tests[value, name, seed] = (of_all_seeds and first) or layout.test(name, run_name, test, after)
+            # an arm that has no training of its own seed is tested once, for all seeds
+            tests[value, name, seed] = (same_for_all_seeds and first) or layout.test(name, run_name, test, after)
     order = list(product(settings.values, settings.seeds, settings.arms))  # all arms of a seed first
     used = {run for one in (*fits.values(), *tests.values()) for run in one.after}
     return Plan(
@@ -144,18 +144,18 @@ def make_plan(checked: Checked, layout: Layout) -> Plan:
 def _resolved(
     options: Mapping[str, Any], seed: int, trained: Mapping[tuple[str, int], Run]
 ) -> tuple[dict[str, Any], dict[str, Run]]:
-    """Return options with the paths of checkpoints in the places of references, and the runs that are referred to."""
+    """Return options with each reference replaced by a checkpoint's path, and the runs that they refer to."""
     needed: dict[str, Run] = {}
     checkpoints: dict[str, Path] = {}
     for reference in sorted(references(options)):
-        other, of_seed, checkpoint = parts_of(reference)
-        needed[reference] = trained[other, seed if of_seed is None else of_seed]
+        other, other_seed, checkpoint = parts_of(reference)
+        needed[reference] = trained[other, seed if other_seed is None else other_seed]
         checkpoints[reference] = needed[reference].checkpoint.with_name(f"{checkpoint}.ckpt")
     return {name: referring(value, checkpoints) for name, value in options.items()}, needed
 
 
 def _generator(settings: CompareSettings, role: str, seed: int, at: list[str], label: str, layout: Layout) -> Run:
-    """Return the training of a generator: of a seed of its own, or one for all."""
+    """Return the training of a generator, with the learners' seed or with one seed for all."""
     if settings.generator_seed is not None:
         seed = settings.generator_seed
     options = options_of_generator(settings, role, at)

@@ -1,4 +1,4 @@
-"""What a grid of runs says: how many are done, how long the rest takes, one live line on a terminal."""
+"""What a grid of runs prints: how many are done, how long the rest takes, one live line on a terminal."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from genmeta.output import say
 
 
 class GridProgress:
-    """Tells how a grid goes on: a line for each run that ends, and on a terminal a live one of those that run.
+    """Prints a line for each run that ends, and on a terminal a live line of the runs that go on.
 
     Args:
         runs: all of them, in the order in which they begin.
@@ -22,8 +22,8 @@ class GridProgress:
         self.runs, self.workers = runs, workers
         self.live = sys.stdout.isatty()
         self._started = time.monotonic()
-        self._begun: dict[str, float] = {}  # when, by label
-        self._seconds: dict[str, float] = {}  # that finished runs took, by label
+        self._begun: dict[str, float] = {}  # time of begin, by label
+        self._seconds: dict[str, float] = {}  # taken by finished runs, by label
         self._note_finished()
         before = len(self._seconds)
         left = self._left()
@@ -34,12 +34,12 @@ class GridProgress:
         self._begun[run.label] = time.monotonic()
 
     def ends(self, run: Run, output: str) -> None:
-        """Tell that a run has ended, and what a failed one said."""
+        """Print that a run has ended, and the output of a failed one."""
         self._begun.pop(run.label, None)
         self._note_finished()
         left = self._left()
         verdict = "done" if run.finished else "FAILED"
-        self._clear()
+        self.clear()
         say(
             f"{time.monotonic() - self._started:7.0f} s  {run.label}: {verdict} ({len(self._seconds)} of "
             f"{len(self.runs)}{f', {in_time(left)} left' if left else ''})"
@@ -60,11 +60,8 @@ class GridProgress:
         sys.stdout.write("\r" + line[: os.get_terminal_size().columns - 1] + "\x1b[K")
         sys.stdout.flush()
 
-    def close(self) -> None:
-        """Leave a clean line."""
-        self._clear()
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove the live line."""
         if self.live:
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()
@@ -83,15 +80,15 @@ class GridProgress:
 def seconds_left(
     runs: Iterable[Run], took: Mapping[str, float], elapsed: Mapping[str, float], workers: int
 ) -> float | None:
-    """Return how long a grid still takes; None if nothing is known of a run.
+    """Return how long a grid still takes; None if the time of a run is not known.
 
-    What a run takes is what is expected of it, times how much longer than expected those took that are finished; of
-    one of which nothing is expected, the mean of finished ones of the same command. Then the rest is played through.
+    A run takes its expected time, times how much longer than expected the finished runs took. Without an expected time
+    it takes the mean of finished runs of the same command. With these times the rest of the grid is simulated.
 
     Args:
         runs: all of them, in the order in which they begin.
-        took: seconds of those that are finished, by label.
-        elapsed: seconds since those began that run now, by label.
+        took: seconds that finished runs took, by label.
+        elapsed: seconds since the start of the runs that go on, by label.
         workers: how many at the same time.
     """
     runs = list(runs)
@@ -114,7 +111,7 @@ def seconds_left(
             if len(busy) < workers and all(other.label in ended for other in run.after):
                 waiting.remove(run)
                 busy.append((now + costs[run.label], run.label))
-        if not busy:  # what it waits for has failed
+        if not busy:  # all that is left waits for a failed run
             break
         now, name = min(busy)
         busy.remove((now, name))
@@ -123,7 +120,7 @@ def seconds_left(
 
 
 def in_time(seconds: float) -> str:
-    """Return a duration as well as it is known: `about 4 min`."""
+    """Return a rounded duration: `about 4 min`."""
     return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {max(10, 10 * round(seconds / 10))} s"
 
 

@@ -1,4 +1,4 @@
-"""What the tests of a comparison found: one record, which tables, pictures, results.json and the report are made of."""
+"""The results of a comparison as one record. Tables, pictures, results.json and the report are made from it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,14 +28,13 @@ class Arm:
     """An arm of one or several seeds, tested on the same episodes as all others: a row of a table.
 
     Attributes:
-        title: what a table says.
+        title: in tables.
         accuracies: by name of the episodes (`5w1s`, `20w1s_within`) and by seed, the accuracy of each episode in
             [0, 1], in the order of the episodes.
-        learner: name of the arm whose learners these are, tested with generated support images; its own by default.
+        learner: name of the arm whose learners it tests with generated support images; its own by default.
         once: whether it was tested once for all seeds, so that it has no spread over them.
-        training_seconds: mean over seeds of what its training took, that of all it was made of included; None if that
-            is not known.
-        fits, tests: folders of its runs by seed, relative to that of the comparison.
+        training_seconds: of all its trainings, those of its generators too: mean over seeds; None if not known.
+        fits, tests: folders of its runs by seed, relative to the comparison's folder.
     """
 
     title: str
@@ -66,17 +65,17 @@ class Arm:
         return mean_and_ci95(over_episodes(list(self.accuracies[shape].values())))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what results.json says of it."""
+        """Return its entry in results.json."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "") and value is not False}
 
 
 def full_title(arm: Arm, arms: Mapping[str, Arm]) -> str:
-    """Return an arm's title; one that tests another's learners begins with that one's, if it is among `arms`."""
+    """Return an arm's title. If it tests the learners of another of `arms`, that arm's title comes first."""
     return f"{arms[arm.learner].title} {arm.title}" if arm.learner in arms else arm.title
 
 
 def arm_of_json(content: Mapping[str, Any]) -> Arm:
-    """Return an arm of results.json. Raises what Python does where it is not as `Arm.as_json` wrote it."""
+    """Return an arm of results.json. An entry that `Arm.as_json` did not write raises some exception of Python."""
     known = {name: value for name, value in content.items() if name in Arm.__dataclass_fields__}
     return Arm(**{**known, "title": str(content.get("title", ""))})
 
@@ -89,21 +88,21 @@ def read_arm(
     names: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Arm:
-    """Return what the finished tests of an arm found.
+    """Return an arm from its finished tests.
 
     Args:
         title: of the arm.
         tests: by seed.
-        fits: trainings by seed; none if there is nothing to train.
+        fits: trainings by seed; empty if there is nothing to train.
         folder: of the comparison.
-        names: which of the tests' episodes count, and what the table calls them; all of them by default.
+        names: which episodes count, and what the table calls them; all episodes by default.
         more: attributes of `Arm`.
     """
-    found = {seed: run.summary["episode_accuracies"] for seed, run in tests.items()}
-    names = names or {name: name for name in next(iter(found.values()))}
+    accuracies = {seed: run.summary["episode_accuracies"] for seed, run in tests.items()}
+    names = names or {name: name for name in next(iter(accuracies.values()))}
     return Arm(
         title,
-        {shape: {seed: of_seed[name] for seed, of_seed in found.items()} for name, shape in names.items()},
+        {shape: {seed: by_name[name] for seed, by_name in accuracies.items()} for name, shape in names.items()},
         fits={seed: str(run.folder.relative_to(folder)) for seed, run in fits.items()},
         tests={seed: str(run.folder.relative_to(folder)) for seed, run in tests.items()},
         **more,
@@ -111,7 +110,7 @@ def read_arm(
 
 
 def facts(tests: Sequence[Run], runs: Iterable[Run]) -> dict[str, Any]:
-    """Return what results.json says of all runs: the split and the hashes of the episodes, time, code.
+    """Return the facts of all runs for results.json: the split, the hashes of the episodes, time, code.
 
     Raises:
         UserError: tests were not on the same episodes.
@@ -128,18 +127,20 @@ def facts(tests: Sequence[Run], runs: Iterable[Run]) -> dict[str, Any]:
 
 
 def check_same_episodes(tests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that tests, contents of `run.json` by name, are on the same episodes of the same images, of the shapes that
-    both of two were tested on.
+    """Check that tests used the same episodes of the same images, in all shapes that they share.
+
+    Args:
+        tests: contents of `run.json`, by name.
 
     Raises:
-        UserError: they are not, so that they do not compare.
+        UserError: they did not, so they do not compare.
     """
     first, *others = tests
     known = _hashes(tests[first])
     for name in others:
-        found = _hashes(tests[name])
-        both = found.keys() & known.keys()
-        if not both - {"images"} or any(found[what] != known[what] for what in both):
+        hashes = _hashes(tests[name])
+        both = hashes.keys() & known.keys()
+        if not both - {"images"} or any(hashes[what] != known[what] for what in both):
             raise UserError(f"'{name}' and '{first}' were tested on different episodes; they do not compare")
 
 
@@ -157,10 +158,10 @@ def check_pairs(arms: Mapping[str, Arm]) -> None:
     first, *others = arms
     for name in others:
         for shape, expected in arms[first].accuracies.items():
-            found = arms[name].accuracies.get(shape, {})
-            if list(found) != list(expected):
-                raise UserError(f"arm '{name}' has seeds {list(found)}, '{first}' {list(expected)}; they do not pair")
-            numbers = {len(values) for values in (*found.values(), *expected.values())}
+            by_seed = arms[name].accuracies.get(shape, {})
+            if list(by_seed) != list(expected):
+                raise UserError(f"arm '{name}' has seeds {list(by_seed)}, '{first}' {list(expected)}; they do not pair")
+            numbers = {len(values) for values in (*by_seed.values(), *expected.values())}
             if len(numbers) > 1:
                 raise UserError(
                     f"'{name}' and '{first}' were tested on {' and '.join(map(str, sorted(numbers)))} episodes of "
@@ -172,7 +173,7 @@ def check_pairs(arms: Mapping[str, Arm]) -> None:
 class Difference:
     """The paired difference of two arms on one kind of episodes; accuracies and their differences are in [0, 1].
 
-    Pairing takes the difficulty of the episodes out of the comparison.
+    Pairing removes the difficulty of the episodes from the comparison.
 
     Attributes:
         arm, control: names.
@@ -180,12 +181,12 @@ class Difference:
         difference: mean of arm − control, over the same seeds and the same episodes.
         ci95_episodes: half width of its 95 % interval over episodes (Student's t), for these trained learners; None for
             one episode.
-        ci95_seeds: that over seeds, of the seeds' mean differences; None for one seed, and for two arms that were each
+        ci95_seeds: half width of its 95 % interval over seeds; None for one seed, and for two arms that were each
             tested once for all seeds.
         p: of the paired t-test over episodes (means over seeds).
-        p_holm: the same, corrected for all differences that stand in one table.
+        p_holm: the same, corrected for all differences in one table.
         p_bootstrap: of the paired bootstrap over episodes.
-        p_seeds: of the paired t-test over seeds; None as `ci95_seeds`.
+        p_seeds: of the paired t-test over seeds; None where `ci95_seeds` is.
         effect_size: Cohen's d_z over episodes; None if it is infinite (all differences equal and not 0).
         of_seeds: the difference of each seed.
         value: of the axis, if the comparison has one.
@@ -208,10 +209,10 @@ class Difference:
 
 def paired(arms: Mapping[str, Arm], arm: str, control: str, value: Value = None) -> list[Difference]:
     """Return how an arm differs from another, for each kind of episodes that both were tested on; p is uncorrected."""
-    found = []
+    differences = []
     for shape in (shape for shape in arms[arm].shapes if shape in arms[control].shapes):
         first, second = (arms[name].accuracies[shape] for name in (arm, control))
-        # a test that was cut short (limit_test_batches) has fewer, but from the same first one on
+        # a test that was cut short (limit_test_batches) has fewer episodes, the same first ones
         deltas = {
             seed: [a - b for a, b in zip(first[seed], second[seed], strict=False)] for seed in first if seed in second
         }
@@ -219,7 +220,7 @@ def paired(arms: Mapping[str, Arm], arm: str, control: str, value: Value = None)
         compared = seeds[:1] if arms[arm].once and arms[control].once else seeds  # one test each, repeated
         middle, half = mean_and_t95(values)
         p = paired_t_test(values)
-        found.append(
+        differences.append(
             Difference(
                 arm=arm,
                 control=control,
@@ -236,18 +237,18 @@ def paired(arms: Mapping[str, Arm], arm: str, control: str, value: Value = None)
                 value=value,
             )
         )
-    return found
+    return differences
 
 
 def against_control(arms: Mapping[str, Arm], control: str, value: Value = None) -> list[Difference]:
-    """Return how each arm differs from the control, one kind of episodes after the other; p is uncorrected.
+    """Return how each arm differs from the control, sorted by the kind of episodes; p is uncorrected.
 
     Raises:
-        UserError: as `check_pairs`.
+        UserError: arms do not pair (`check_pairs`).
     """
     check_pairs(arms)
-    found = [one for arm in arms if arm != control for one in paired(arms, arm, control, value)]
-    return sorted(found, key=lambda one: arms[control].shapes.index(one.shape))
+    differences = [one for arm in arms if arm != control for one in paired(arms, arm, control, value)]
+    return sorted(differences, key=lambda one: arms[control].shapes.index(one.shape))
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:

@@ -19,29 +19,28 @@ from genmeta.read_yaml import check_extent
 RUN_FILE = "run.json"  # written last: a run with it is finished
 DEBUG_NOTE = "Settings for a check; these numbers mean nothing."
 CONFIG_FILE = "config.yaml"
-SPLIT_FILE = "split.json"  # the classes as they were used, drawn and kept ones too; data.split takes it
-_HANDED_DOWN = "GENMETA_RUN_FOLDER"  # from the first process to those that it starts
-_PATIENCE = 120  # seconds that the others wait for the first: it may still be loading data
+SPLIT_FILE = "split.json"  # the classes of each part, as they were used; data.split reads it
+_HANDED_DOWN = "GENMETA_RUN_FOLDER"  # from the first process to the processes that it starts
+_PATIENCE = 120  # seconds that other processes wait for the first, which may still load data
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a run goes and who watches it.
+    """Where a run goes and how it is tracked.
 
     Args:
         name: of the run.
-        folder: of all runs; `runs` by default, `runs/debug` of a `debug` run.
+        folder: of all runs; `runs` by default, `runs/debug` for a `debug` run.
         version: folder of this run under `folder/name`; the next free number by default.
         wandb: Weights & Biases: `auto` is online if there is an account and offline otherwise; or `online`, `offline`,
             `off`.
         group: W&B group, for runs that belong together.
-        arm: what dashboards group by: the way to train that this run is of; its name by default.
+        arm: the arm of a comparison, which dashboards group by; the run's name by default.
         arm_title: the arm in words.
-        experiment: the comparison or the experiment that this run is a part of, and its version: `policies/3f2a…`.
-        artifacts: name splits and checkpoints to W&B as artifacts, so that it shows what was made from what.
+        experiment: the comparison that this run is part of, and its version: `policies/3f2a…`.
+        artifacts: register splits and checkpoints with W&B as artifacts, so that it shows what was made from what.
         tensorboard: write event files for TensorBoard too (pip install "genmeta[tensorboard]"); CSV is always written.
-        debug: its settings are for a check (`configs/trainer/debug.yaml`), its numbers mean nothing; what shows them
-            says so.
+        debug: a quick check (`configs/trainer/debug.yaml`): its numbers mean nothing, and every table says so.
         reuse: if a finished run of this name has the same resolved configuration, use it instead of training again.
     """
 
@@ -70,7 +69,7 @@ class RunSettings:
 
 
 def lays_debug(configs: Iterable[str | Path]) -> bool:
-    """Whether one of these YAMLs, laid over others, makes their runs debug runs; those that cannot be read do not."""
+    """Whether one of these YAMLs sets `run.debug`; one that cannot be read does not."""
     for config in configs:
         with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, UserError):
             check_extent(Path(config))
@@ -82,16 +81,16 @@ def lays_debug(configs: Iterable[str | Path]) -> bool:
 
 
 def banner(*summaries: Mapping[str, Any]) -> str:
-    """Return what stands above the numbers of these runs (contents of `run.json`), and an empty line: nothing, unless
-    one of them is a debug run.
+    """Return the note and an empty line that stand above the numbers of debug runs; "" if none of these is one.
+
+    Args:
+        summaries: contents of `run.json`.
     """
     return f"**{DEBUG_NOTE}**\n\n" if any(summary.get("debug") for summary in summaries) else ""
 
 
 def goes_on(run: RunSettings, checkpoint: str | Path | None) -> bool:
-    """Whether a run goes on in its own folder: `run.version` names one that is not finished, and the checkpoint to
-    begin with lies in it.
-    """
+    """Whether a run goes on in its own folder: `run.version` names an unfinished one, and the checkpoint lies in it."""
     if not (run.version and checkpoint):
         return False
     folder = run.all_versions / run.version
@@ -99,12 +98,13 @@ def goes_on(run: RunSettings, checkpoint: str | Path | None) -> bool:
 
 
 def claim_run_folder(run: RunSettings, checkpoint: str | Path | None = None) -> Path:
-    """Make and return the folder of a new run; processes started by this one get the same, and so do those of one job
-    of torchrun or srun.
+    """Make and return the folder of a new run.
+
+    All processes of a run get the same folder: those that this one starts, and those of a job of torchrun or srun.
 
     Args:
         run: where it goes.
-        checkpoint: that it begins with; one of its own means that it goes on in its own folder.
+        checkpoint: the one that it begins with. If it lies in the run's own folder, the run goes on there.
 
     Raises:
         UserError: the version exists already, or the folder cannot be made, or the processes cannot agree on one.
@@ -116,7 +116,7 @@ def claim_run_folder(run: RunSettings, checkpoint: str | Path | None = None) -> 
         version = run.version or name
         if version is None:
             raise UserError(
-                "run.version: torchrun has started several processes, which must be told a common folder; give "
+                "run.version: torchrun has started several processes, which need a common folder; give "
                 "--run.version, or torchrun --standalone or --rdzv-id"
             )
         run = replace(run, version=version)
@@ -144,11 +144,10 @@ def claim_run_folder(run: RunSettings, checkpoint: str | Path | None = None) -> 
 
 
 def claim_out(out: str | Path | None, name: str) -> Path:
-    """Make and return the folder that a command writes into: that of `--out`, which must be empty or new, else
-    `runs/<name>/<next number>`.
+    """Make and return the folder that a command writes into: `--out`, or else `runs/<name>/<next number>`.
 
     Raises:
-        UserError: it is not empty, or cannot be made.
+        UserError: `--out` is not empty, or cannot be made.
     """
     if out is None:
         return claim_run_folder(RunSettings(name=name))
@@ -163,10 +162,10 @@ def claim_out(out: str | Path | None, name: str) -> Path:
 
 
 def _job(environment: Mapping[str, str]) -> tuple[int, str | None] | None:
-    """Return the rank of this process and a name of its job, if torchrun or srun has started several; else None.
+    """Return the rank of this process and the name of its job, if torchrun or srun has started several; else None.
 
-    torchrun says RANK, WORLD_SIZE and TORCHELASTIC_RUN_ID (`none` unless it was given one), srun SLURM_PROCID,
-    SLURM_NTASKS and SLURM_JOB_ID, and SLURM_RESTART_COUNT where a job was requeued.
+    torchrun sets RANK, WORLD_SIZE and TORCHELASTIC_RUN_ID (`none` unless it was given one). srun sets SLURM_PROCID,
+    SLURM_NTASKS, SLURM_JOB_ID, and SLURM_RESTART_COUNT for a job that was requeued.
     """
     get = environment.get
     if "TORCHELASTIC_RUN_ID" in environment and int(get("WORLD_SIZE", "1")) > 1:
@@ -179,7 +178,7 @@ def _job(environment: Mapping[str, str]) -> tuple[int, str | None] | None:
 
 
 def _made_by_first(folder: Path) -> Path:
-    """Return a folder once the first process has made it."""
+    """Wait until the first process has made a folder, then return it."""
     end = time.monotonic() + _PATIENCE
     while not folder.is_dir():
         if time.monotonic() > end:
@@ -189,13 +188,13 @@ def _made_by_first(folder: Path) -> Path:
 
 
 def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:
-    """Return the newest finished run of this name with the same configuration but for `run`, or None."""
+    """Return the newest finished run of this name with the same configuration (apart from `run`), or None."""
     wanted = comparable(config)
     for folder in sorted(run.all_versions.glob("*"), reverse=True):
         if (folder / RUN_FILE).is_file() and (folder / CONFIG_FILE).is_file():
             try:
-                found = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-                same = isinstance(found, dict) and comparable(found) == wanted
+                earlier = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+                same = isinstance(earlier, dict) and comparable(earlier) == wanted
             except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
                 continue
             if same and made_checkpoint(folder):
@@ -204,7 +203,7 @@ def find_same_run(run: RunSettings, config: Mapping[str, Any]) -> Path | None:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a resolved configuration that decides what a run computes."""
+    """Return the part of a resolved configuration that affects the results of a run."""
     return {key: value for key, value in config.items() if key not in ("run", "config")}
 
 
@@ -214,20 +213,20 @@ def best_checkpoint(folder: Path) -> Path:
 
 
 def made_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint that a finished training has made: the best, the last where no validation chose one, or
-    None if it kept none.
+    """Return the checkpoint of a finished training: the best, or the last if no validation chose one; None if it kept
+    none.
     """
     best = best_checkpoint(folder)
     return next((path for path in (best, best.with_name("last.ckpt")) if path.is_file()), None)
 
 
 def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the run's summary, in one go."""
+    """Write the run's summary."""
     write_whole(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, whenever this process is killed."""
+    """Write a file at once: if this process is killed, the file is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""The options of the runs of a comparison, but for seeds and checkpoints."""
+"""The options of the runs of a comparison, without seeds and checkpoints."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ def _as_options(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def options_of_test(settings: CompareSettings, arm: ArmSettings) -> list[str]:
-    """Return the options of an arm's tests, besides those of its trainings."""
+    """Return the options that an arm's tests have and its trainings have not."""
     tests = settings.tests
     if arm.support:
         tests = [{**one, "support": arm.support} for one in tests if one.get("n_shot", 1) == 1]
@@ -40,7 +40,7 @@ def options_of_generator(settings: CompareSettings, role: str, at: list[str]) ->
     Args:
         settings: of the comparison.
         role: `generator` or `redrawer`.
-        at: options of a value of the axis; what keeps some of the data only is for generators, too.
+        at: options of a value of the axis; generators get those of `data.low_data`.
     """
     configs = [getattr(settings, role), settings.data, *settings.generator_budget]
     low_data = [option for option in at if option.startswith("--data.low_data.")]

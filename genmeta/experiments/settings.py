@@ -1,4 +1,4 @@
-"""What a comparison compares: `configs/compare/*.yaml`, read and checked before anything runs."""
+"""The settings of a comparison, `configs/compare/*.yaml`: read and checked before anything runs."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from genmeta.shipped import config_file, find_config
 
 ROLES = ("generator", "redrawer")
 Value = float | None
-"""Of the axis; None without one."""
+"""A value of the axis; None without an axis."""
 
-_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?(?:/[\w-]+)?)\}")  # to a checkpoint, in an arm's options
+_REFERENCE = re.compile(r"\{([A-Za-z][\w-]*(?:@\d+)?(?:/[\w-]+)?)\}")  # a checkpoint, in an arm's options
 
 
 def references(value: Any) -> set[str]:
-    """Return what the options of an arm refer to: other arms and generators, `name`, `name@seed`, `name/checkpoint`."""
+    """Return the references in the options of an arm: `name`, `name@seed`, `name/checkpoint`."""
     if isinstance(value, Mapping):
         return set().union(*map(references, value.values()))
     if isinstance(value, list):
@@ -27,19 +27,19 @@ def references(value: Any) -> set[str]:
 
 
 def parts_of(reference: str) -> tuple[str, int | None, str]:
-    """Return name, seed (None: that of the arm itself) and checkpoint (`best` by default) of a reference."""
+    """Return name, seed (None: the arm's own) and checkpoint (`best` by default) of a reference."""
     run, _, checkpoint = reference.partition("/")
     name, _, seed = run.partition("@")
     return name, int(seed) if seed else None, checkpoint or "best"
 
 
 def referring(value: Any, checkpoints: Mapping[str, Path]) -> Any:
-    """Return options with the paths of checkpoints in the places of references to them."""
+    """Return options with each reference replaced by the path of its checkpoint."""
     if isinstance(value, Mapping):
         return {key: referring(item, checkpoints) for key, item in value.items()}
     if isinstance(value, list):
         return [referring(item, checkpoints) for item in value]
-    return _REFERENCE.sub(lambda found: str(checkpoints[found[1]]), value) if isinstance(value, str) else value
+    return _REFERENCE.sub(lambda match: str(checkpoints[match[1]]), value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,19 @@ class ArmSettings:
     """One way to train.
 
     Attributes:
-        title: what tables and pictures say; the arm's name by default.
+        title: in tables and pictures; the arm's name by default.
         learner: name of a YAML in `configs/learner`, or its path; the comparison's by default.
         policy: YAMLs of `configs/policy`, or paths, laid over the learner's one after the other.
-        options: dotted options of `genmeta fit` and their values, laid over those. In a value `{proto}` stands for the
-            best checkpoint of the arm or step `proto`, an earlier one, of the same seed, and `{redrawer}` or
-            `{generator}` for the generator's. `{proto@1}` is that of seed 1, whatever the arm's own seed: an ensemble
-            of all seeds is the same for each, so its spread over seeds says nothing. `{generator/age-200}` is another
-            checkpoint of the same run, age-200.ckpt.
-        train: whether it is trained; if not, its learner is tested as the options make it, of trained parts for one:
-            once, with the first seed, unless it uses checkpoints of its own seed.
-        of: an earlier arm, or a step, whose trained learners are tested once more, in another way, in the place of a
-            training; what this arm says itself is laid over what that one says.
-        support: generated images beside each support image at its tests, as in an entry of `data.test`; it is tested
-            on the one-shot episodes alone then.
+        options: dotted options of `genmeta fit` and their values, laid over the YAMLs. A value can refer to
+            checkpoints. `{proto}` is the best checkpoint of the earlier arm or step `proto`, with the same seed;
+            `{redrawer}` and `{generator}` are those of the generators. `{proto@1}` is the checkpoint of seed 1 for
+            every seed, for an ensemble of all seeds. `{generator/age-200}` is the file age-200.ckpt of the same run.
+        train: whether it is trained. If not, its learner is tested as the options make it, for example from trained
+            parts: once, with the first seed, unless it uses checkpoints of its own seed.
+        of: an earlier arm, or a step. This arm tests its trained learners in another way and trains nothing. This
+            arm's policy and options are laid over those of the other.
+        support: generated images beside each support image at its tests, as in an entry of `data.test`. The arm is
+            then tested on one-shot episodes only.
     """
 
     title: str = ""
@@ -74,16 +73,15 @@ class ArmSettings:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """A training that arms need, and that is not tested itself: an embedding, a generator that is trained on what that
-    one finds.
+    """A training that arms need and that is not tested itself, such as that of an embedding.
 
     Attributes:
         learner: name of a YAML in `configs/learner`, or its path; the comparison's by default. The comparison's budget
             is laid over it.
-        generator: name of a YAML in `configs/generator`, or its path, in the place of a learner; the generators' budget
-            is laid over it.
+        generator: name of a YAML in `configs/generator`, or its path, instead of a learner. The generators' budget is
+            laid over it.
         policy: as an arm's.
-        options: as an arm's; in a value `{name}` stands for the best checkpoint of an earlier step of the same seed.
+        options: as an arm's; `{name}` in a value is the best checkpoint of an earlier step, with the same seed.
     """
 
     learner: str = ""
@@ -97,10 +95,10 @@ class Axis:
     """An option that takes several values: a curve instead of a table.
 
     Attributes:
-        option: dotted option of `genmeta fit`; one of `data.low_data` is also one of the generators, which must not see
-            more than the learners.
+        option: dotted option of `genmeta fit`. An option of `data.low_data` is for the generators too, which must not
+            see more than the learners.
         values: ascending.
-        title: what the picture's axis says; the option by default.
+        title: of the picture's axis; the option by default.
     """
 
     option: str
@@ -110,26 +108,25 @@ class Axis:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Arms × seeds on one data set and learner. What names YAMLs is their paths once it is read.
+    """Arms × seeds on one data set and learner. Once it is read, names of YAMLs are replaced by their paths.
 
     Attributes:
         data, learner: names of YAMLs in `configs/data` and `configs/learner`, or paths.
-        seeds: each is the seed of a whole pipeline: generators and learners.
-        control: name of the arm that all others are held to.
+        seeds: each is the seed of a whole pipeline, of generators and learners.
+        control: name of the arm that all others are compared with.
         arms: by name; `ArmSettings` once they are read.
         steps: by name, trainings that arms need and that are in no table, each once a seed; `StepSettings` once they
             are read.
-        controls: names of the arms that the answer holds the best of the others to, that is to the best of these; by
-            default the control alone; with a subject all arms but those that are of its learners, or use a generator
-            at their tests.
+        controls: names of arms. The answer compares the best of the other arms with the best of these. By default the
+            control alone; with a subject, all arms that neither test its learners nor use a generator at their tests.
         tests: test episodes, entries of `data.test`; by default those of the control's YAMLs.
-        subject: name of an arm that is held to every other arm that is trained, and gets credit only where it is better
-            than each; by default all arms are held to the control alone.
-        name: of the comparison and its folder; that of the YAML by default.
+        subject: name of an arm that is compared with every other trained arm, and must be better than each. By default
+            there is none, and all arms are compared with the control.
+        name: of the comparison and its folder; the YAML's name by default.
         budget: YAMLs laid over learner and data in all learners' runs: sizes, steps, validation.
-        generator, redrawer: YAMLs of `configs/generator` or paths: what is trained for the arms that need it.
+        generator, redrawer: YAMLs of `configs/generator`, or paths, trained for the arms that need them.
         generator_budget: YAMLs laid over those.
-        generator_seed: one seed of generators for all seeds of learners; each has its own by default.
+        generator_seed: one seed of the generators for all seeds of learners; by default each seed has its own.
         part: of the split that is tested on: `test`, or `val` to choose settings by.
         over: an axis; none by default; `Axis` once it is read.
     """
@@ -153,8 +150,13 @@ class CompareSettings:
     over: Any = None
 
     @property
+    def titles(self) -> dict[str, str]:
+        """The title of each arm."""
+        return {name: arm.title for name, arm in self.arms.items()}
+
+    @property
     def values(self) -> list[Value]:
-        """Values of the axis; None alone without one."""
+        """Values of the axis; without an axis, None alone."""
         return list(self.over.values) if self.over else [None]
 
 
@@ -165,11 +167,11 @@ def read_settings(
 
     Args:
         path: of the YAML.
-        change: puts options of a command in the places of what the YAML says, before it is checked.
+        change: replaces values of the YAML by options of a command, before the check.
 
     Raises:
-        UserError: it cannot be read, has a key that nobody knows or a value of a wrong kind, names a file that is not
-            there, or an arm, a seed or a control that cannot be.
+        UserError: it cannot be read, has an unknown key or a value of a wrong type, names a missing file, or an arm, a
+            seed or a control is wrong.
     """
     settings = read_typed(CompareSettings, path, "--config")
     try:
@@ -179,7 +181,7 @@ def read_settings(
 
 
 def read_on(path: Path, data: str | None) -> CompareSettings:
-    """Read the YAML of a comparison, on other data if they are given, which become part of its name then.
+    """Read the YAML of a comparison. With other data, their name becomes part of the comparison's name.
 
     Args:
         path: of the YAML.
@@ -196,7 +198,7 @@ def read_on(path: Path, data: str | None) -> CompareSettings:
 
 
 def _parsed(settings: CompareSettings) -> CompareSettings:
-    """Return checked settings with arms, an axis and paths in the places of what the YAML says."""
+    """Return checked settings, with arms, axis and paths as objects."""
     if len(settings.arms) < 2:
         raise UserError(f"arms: a comparison needs two, found {', '.join(settings.arms) or 'none'}")
     named_arms = [("control", settings.control), ("subject", settings.subject or settings.control)]
@@ -225,7 +227,7 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
         step = typed(StepSettings, content or {}, f"steps.{name}.")
         _check_references(f"steps.{name}", step.options, list(steps), settings.seeds)
         steps[name] = _step_with_paths(name, step, paths["learner"])
-    # of the steps those that train a learner can be tested as an arm's
+    # an arm can test the learner of a step
     learners_of: dict[str, ArmSettings] = {
         name: ArmSettings(learner=step.learner, policy=step.policy, options=step.options)
         for name, step in steps.items()
@@ -290,11 +292,11 @@ def _redraws(arm: ArmSettings) -> bool:
 
 
 def _laid_over(name: str, arm: ArmSettings, earlier: Mapping[str, ArmSettings]) -> ArmSettings:
-    """Return an arm that tests the learners of an earlier one, with what that one says."""
-    trained = [other for other, of_other in earlier.items() if of_other.train]
+    """Return an arm that tests the learners of an earlier one, with that one's learner, policy and options."""
+    trained = [other for other, settings in earlier.items() if settings.train]
     if arm.of not in trained:
         raise UserError(
-            f"arms.{name}.of: '{arm.of}' is no earlier arm that is trained; there are {', '.join(trained) or 'none'}"
+            f"arms.{name}.of: '{arm.of}' is no earlier trained arm; there are {', '.join(trained) or 'none'}"
             f"{nearest(arm.of, trained)}"
         )
     base = earlier[arm.of]
@@ -307,8 +309,8 @@ def _check_references(option: str, options: Mapping[str, Any], trained: list[str
 
     Args:
         option: the arm or step, for the message.
-        options: its options.
-        trained: names of what is trained earlier.
+        options: of the arm or step.
+        trained: names of earlier trained arms and steps.
         seeds: of the comparison.
     """
     known = [*trained, *ROLES]
@@ -316,7 +318,7 @@ def _check_references(option: str, options: Mapping[str, Any], trained: list[str
         other, seed, _ = parts_of(reference)
         if other not in known:
             raise UserError(
-                f"{option}.options: found '{{{reference}}}', which is no earlier arm that is trained, no step and no "
+                f"{option}.options: found '{{{reference}}}', which is no earlier trained arm, no step and no "
                 f"generator; there are {', '.join(known)}{nearest(other, known)}"
             )
         if seed is not None and seed not in seeds:

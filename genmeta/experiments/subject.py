@@ -1,7 +1,7 @@
-"""What a comparison writes that has a subject: one arm, held to every other arm that is trained.
+"""The page of a comparison with a subject: one arm, compared with every other trained arm.
 
-Few seeds tell little of how much trainings differ; so its numbers are the seeds' means with intervals over episodes,
-each seed's difference stands beside, and the subject gets credit only where all of them agree.
+Few seeds say little about how much trainings differ. So the numbers are means over seeds with intervals over episodes,
+each seed's difference stands beside them, and the subject is better only where all seeds agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,15 @@ from genmeta.evaluation.tables import markdown_table
 from genmeta.experiments.results import Arm, Difference, paired
 from genmeta.experiments.settings import CompareSettings
 from genmeta.experiments.tables import over_episodes_rows
-from genmeta.experiments.words import credit, in_one_line
+from genmeta.experiments.words import in_one_line
 
 
 def differences_of(subject: str, arms: Mapping[str, Arm]) -> list[Difference]:
-    """Return how the subject differs from every other arm that is trained, then how its learners, tested in another
-    way, differ from themselves.
-    """
+    """Return how the subject differs from every other trained arm, then from its own learners tested in another way."""
     controls = [name for name, arm in arms.items() if arm.fits and name != subject]
     ways = [name for name, arm in arms.items() if arm.learner == subject]
     pairs = [*((subject, control) for control in controls), *((way, subject) for way in ways)]
     return [one for pair in pairs for one in paired(arms, *pair)]
-
-
-def credit_of(subject: str, differences: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
-    """Return in plain words whether the subject was better than all that it was held to."""
-    return credit([one for one in differences if one.arm == subject], arms)
 
 
 def page_of(
@@ -36,9 +29,9 @@ def page_of(
     arms: Mapping[str, Arm],
     has_generator: bool,
 ) -> str:
-    """Return the Markdown page: the table, a line for each difference, plain words, what the numbers are of.
+    """Return the Markdown page: the table, a line for each difference, a sentence, notes on the numbers.
 
-    It has nothing that depends on the clock: the same comparison writes the same page.
+    Nothing in it depends on the clock: the same comparison writes the same page.
     """
     lines = [in_one_line(one, arms) for one in differences]
     table = markdown_table(over_episodes_rows(list(arms.values())))
@@ -50,8 +43,8 @@ def page_of(
 
 def _notes(settings: CompareSettings, results: Mapping[str, Any], arms: Mapping[str, Arm], has_generator: bool) -> str:
     episodes = ", ".join(
-        f"{len(next(iter(of_seeds.values())))} of {shape}, hash {results['episodes'][shape]}"
-        for shape, of_seeds in arms[settings.subject].accuracies.items()
+        f"{len(next(iter(by_seed.values())))} of {shape}, hash {results['episodes'][shape]}"
+        for shape, by_seed in arms[settings.subject].accuracies.items()
     )
     several = len(settings.seeds) > 1
     seeds = f"training seeds {', '.join(map(str, settings.seeds))}" if several else "one training seed"

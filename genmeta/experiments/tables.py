@@ -12,7 +12,7 @@ from genmeta.experiments.results import Arm, Difference
 from genmeta.experiments.settings import Value
 
 Points = Mapping[Value, Mapping[str, Arm]]
-"""Arms by value of the axis; one value, None, without an axis."""
+"""Arms by value of the axis; without an axis the only value is None."""
 
 _LATEX = {
     "±": r"$\pm$",
@@ -27,8 +27,8 @@ _LATEX = {
 
 
 def accuracy_rows(points: Points, axis: str) -> list[list[str]]:
-    """Return a head and a row for each arm (and value of the axis): mean ± over seeds ± over episodes, in percent,
-    and what training took.
+    """Return a head and a row for each arm (and value of the axis): mean ± over seeds ± over episodes in percent, and
+    the minutes of training.
     """
     shapes = _shapes(points)
     rows = [[*([axis] if axis else []), "arm", *map(accuracy_title, shapes), "training (min)"]]
@@ -53,7 +53,7 @@ def over_episodes_rows(arms: Sequence[Arm]) -> list[list[str]]:
 
 
 def difference_rows(differences: Sequence[Difference], titles: Mapping[str, str], axis: str) -> list[list[str]]:
-    """Return a head and a row for each difference from the control, in percent points, with what speaks for it."""
+    """Return a head and a row for each difference from the control: percent points, p-values, effect size."""
     control = titles[differences[0].control]
     head = [*([axis] if axis else []), f"arm − {control}", "episodes", "points ↑", "p", "p (Holm)", "p (bootstrap)"]
     rows = [[*head, "p (seeds)", "d_z"]]
@@ -73,9 +73,14 @@ def as_csv(points: Points, differences: Sequence[Difference]) -> str:
     names = ["difference", "ci95_episodes", "ci95_seeds", "p", "p_holm", "p_bootstrap", "p_seeds", "effect_size"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    of_accuracy = ["accuracy", "accuracy_ci95_seeds", "accuracy_ci95_episodes", *(f"seed_{seed}" for seed in seeds)]
-    of_difference = [field if field.startswith("difference") else f"difference_{field}" for field in names]
-    writer.writerow(["value", "arm", "title", "shape", *of_accuracy, *of_difference, "training_seconds"])
+    accuracy_columns = [
+        "accuracy",
+        "accuracy_ci95_seeds",
+        "accuracy_ci95_episodes",
+        *(f"seed_{seed}" for seed in seeds),
+    ]
+    difference_columns = [field if field.startswith("difference") else f"difference_{field}" for field in names]
+    writer.writerow(["value", "arm", "title", "shape", *accuracy_columns, *difference_columns, "training_seconds"])
     for value, arms in points.items():
         for name, arm in arms.items():
             for shape in arm.shapes:

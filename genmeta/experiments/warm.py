@@ -1,8 +1,8 @@
-"""Runs of `genmeta` that begin with its libraries loaded, which takes longer than a short run itself.
+"""Begins runs of `genmeta` in a process that has loaded the libraries, since loading takes longer than a short run.
 
-`python -m genmeta.experiments.warm` loads them once, then forks itself for each run. Nothing has run in it by then: it
-has one thread, no GPU, and has drawn no number, so that a fork is like a new process. It ends with the process that
-began it; runs that are going on then do not.
+`python -m genmeta.experiments.warm` loads them once, then forks for each run. Before a fork it has one thread, uses no
+GPU and has drawn no random number, so a fork is like a new process. It ends with the process that started it; its runs
+go on.
 """
 
 import importlib
@@ -19,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any, NoReturn, Self
 
-_LOADED = "genmeta.cli.training"  # what takes long; by its name, as the program is: they come after this package
+_LOADED = "genmeta.cli.training"  # a name, not an import: this package may not import cli
 
 
 class Warm:
-    """Begins runs by a process that has loaded what they need; close it by `with`."""
+    """Begins runs in a process that has loaded their libraries; use it with `with`."""
 
     def __init__(self) -> None:
         self._connection, its = socket.socketpair()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # read when the libraries are loaded
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # libraries read it when they are loaded
         with its:
             command = [sys.executable, "-m", "genmeta.experiments.warm", str(its.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[its.fileno()], env=environment)
@@ -40,23 +40,23 @@ class Warm:
         self._connection.close()
 
     def stop(self) -> None:
-        """Begin nothing more; runs that have begun go on."""
+        """Begin no more runs; those that have begun go on."""
         self._process.terminate()
         self._process.wait()
 
     def begin(self, args: Sequence[str], environment: Mapping[str, str], held: int) -> "WarmRun":
-        """Begin a run. What it says to standard output is lost.
+        """Begin a run. Its standard output is lost.
 
         Args:
             args: of `genmeta`.
             environment: of the run, whole.
-            held: descriptor of a file that the run keeps open to its end.
+            held: descriptor of a file that the run keeps open until it ends.
         """
         (state, its_state), (error, its_error) = os.pipe(), os.pipe()
         with tempfile.TemporaryFile("w+") as asked:
             json.dump({"args": list(args), "environment": dict(environment), "folder": os.getcwd()}, asked)
             asked.flush()
-            with suppress(OSError):  # it has ended: then the run has too, as `communicate` says
+            with suppress(OSError):  # the process has ended: `communicate` says so
                 socket.send_fds(self._connection, [b"!"], [asked.fileno(), its_state, its_error, held])
         os.close(its_state)
         os.close(its_error)
@@ -64,7 +64,7 @@ class Warm:
 
 
 class WarmRun:
-    """A run that goes on; what `subprocess.Popen` has of it."""
+    """A run, with the methods of `subprocess.Popen` that are used."""
 
     def __init__(self, state: IO[str], error: IO[str]) -> None:
         self._state, self._error = state, error
@@ -80,31 +80,31 @@ class WarmRun:
         self._error.close()
 
     def _pid(self) -> int:
-        """Return the number of the process once it has begun; 0 if it never does."""
+        """Return the number of the process once it has begun; 0 if it never begins."""
         with self._lock:
             if self._number is None:
                 self._number = int(self._state.readline() or 0)
             return self._number
 
     def communicate(self) -> tuple[str, str]:
-        """Wait for the end; return what was said to standard output, which is nothing, and to standard error."""
+        """Wait for the end; return "" for standard output, and standard error."""
         if not self._pid():
             return "", "genmeta: error: the process that begins the runs has ended\n"
         output = self._error.read()
-        self._state.read()  # ends with the run, which may have closed its standard error before
+        self._state.read()  # until the run ends: it may have closed its standard error earlier
         self._ended = True
         return "", output
 
     def terminate(self) -> None:
-        """Tell it to stop."""
+        """Stop the run."""
         if self._pid() and not self._ended:
             with suppress(ProcessLookupError):
                 os.kill(self._pid(), signal.SIGTERM)
 
 
 def serve(connection: socket.socket) -> None:
-    """Fork for each run that is asked for; return where the connection is closed, and in the fork."""
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the runs too: they have to save
+    """Fork for each run that is asked for, until the connection is closed."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runs, which have to save
     ended = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the runs here
     while True:
         word, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
@@ -120,7 +120,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def _run(asked: int, state: int, error: int, held: int) -> NoReturn:
-    """Become the run: what was opened for it stays so until it ends."""
+    """Become the run; its open files stay open until it ends."""
     with os.fdopen(asked) as file:
         file.seek(0)
         run: dict[str, Any] = json.load(file)
@@ -130,7 +130,7 @@ def _run(asked: int, state: int, error: int, held: int) -> NoReturn:
     os.close(nothing)
     os.close(error)
     for descriptor in (state, held):
-        os.set_inheritable(descriptor, False)  # only this process holds them, not what it starts
+        os.set_inheritable(descriptor, False)  # processes that the run starts do not hold them
     os.chdir(run["folder"])
     os.environ.clear()
     os.environ.update(run["environment"])

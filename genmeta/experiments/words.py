@@ -1,4 +1,4 @@
-"""What a comparison says, in plain words."""
+"""The results of a comparison in plain words."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +8,13 @@ from genmeta.experiments.results import Arm, Difference
 
 
 def verdict(differences: Sequence[Difference], arms: Mapping[str, Arm], n_seeds: int, part: str) -> str:
-    """Return which arm won, by how much, how sure: a sentence or two for each kind of episodes.
+    """Return which arm won, by how much, and how sure that is: a sentence or two for each kind of episodes.
 
     Args:
         differences: corrected differences from one control, without an axis.
         arms: by name.
-        n_seeds: how many.
-        part: of the split that was tested on, `test` or `val`.
+        n_seeds: number of seeds.
+        part: the tested part of the split, `test` or `val`.
     """
     lines = []
     titles = {name: f"'{arm.title}'" for name, arm in arms.items()}
@@ -48,7 +48,7 @@ def verdict(differences: Sequence[Difference], arms: Mapping[str, Arm], n_seeds:
     lines.append(
         "These are test episodes: choose a default by validation episodes (part: val), not by this table."
         if part == "test"
-        else "These are validation episodes, which settings may be chosen by; what is chosen is still to be tested."
+        else "These are validation episodes: choose settings by them, then test what you chose."
     )
     return "\n".join(lines)
 
@@ -68,7 +68,7 @@ def _of_seeds(difference: Difference, n_seeds: int, short: bool = False) -> str:
 
 
 def in_one_line(difference: Difference, arms: Mapping[str, Arm]) -> str:
-    """Return one difference of few seeds: its number, what it says, and that of each seed."""
+    """Return one difference of few seeds: its value, what it means, and its value for each seed."""
     seeds = ", ".join(f"seed {seed} {percent(one, sign='+')}" for seed, one in difference.of_seeds.items())
     pair = f"{arms[difference.arm].title} - {arms[difference.control].title}"
     each = f"; {seeds}" if len(difference.of_seeds) > 1 else ""
@@ -80,7 +80,7 @@ def _points(difference: Difference) -> str:
 
 
 def _word(difference: Difference) -> str:
-    """Return what a difference of few seeds says: `more`, `less`, or why neither."""
+    """Return what a difference of few seeds means: `more`, `less`, or why neither."""
     if difference.ci95_episodes is None or abs(difference.difference) <= difference.ci95_episodes:
         return "no difference that these episodes can show"
     if any(one * difference.difference <= 0 for one in difference.of_seeds.values()):
@@ -91,7 +91,7 @@ def _word(difference: Difference) -> str:
 def credit(differences: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
     """Return whether an arm was better than its controls, a line for each kind of episodes.
 
-    It gets credit only where it was better than each of them with each seed; and two seeds are never sure.
+    It must be better than each control with each seed. Two seeds are never enough to be sure.
 
     Args:
         differences: one arm's differences from all controls.
@@ -99,7 +99,7 @@ def credit(differences: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
     """
     n_seeds = len(differences[0].of_seeds)
     if n_seeds == 1:
-        return "one seed: undecided until `make compare`"
+        return "one seed: undecided until `genmeta compare`"
     lines = []
     for shape in dict.fromkeys(one.shape for one in differences):
         of_shape = [one for one in differences if one.shape == shape]
@@ -112,4 +112,4 @@ def credit(differences: Sequence[Difference], arms: Mapping[str, Arm]) -> str:
         else:
             text = f"undecided: {against} ({_word(least)})"
         lines.append(f"{shape_title(shape)}: {arms[least.arm].title}: {text}")
-    return "\n".join([*lines, f"{n_seeds} seeds do not tell how much another training would differ: `make compare`"])
+    return "\n".join([*lines, f"{n_seeds} seeds do not tell how much another training would differ: `genmeta compare`"])

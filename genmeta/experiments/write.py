@@ -1,4 +1,4 @@
-"""What comparisons write of finished runs: results.md, .csv, .tex, .png and, last, .json."""
+"""Writes the results of finished runs: results.md, .csv, .tex, .png and, last, .json."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,26 +16,26 @@ from genmeta.experiments.results import Arm, Difference, against_control, correc
 from genmeta.experiments.run import Run
 from genmeta.experiments.run_folder import banner, write_whole
 from genmeta.experiments.settings import CompareSettings, Value
-from genmeta.experiments.subject import credit_of, differences_of, page_of
+from genmeta.experiments.subject import differences_of, page_of
 from genmeta.experiments.tables import Points, accuracy_rows, as_csv, as_latex, difference_rows
-from genmeta.experiments.words import verdict
+from genmeta.experiments.words import credit, verdict
 
 
 def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tuple[str, Points]:
-    """Write the results of a finished comparison into its folder; return the Markdown page and what it is made of.
+    """Write the results of a finished comparison into its folder; return the Markdown page and the arms in it.
 
-    One with a subject has no .csv and .tex: an arm of it is in several differences.
+    A comparison with a subject has no .csv and .tex, since an arm is in several differences.
 
     Raises:
         UserError: arms were not tested on the same episodes.
     """
-    of_runs = facts(list(plan.tests.values()), plan.runs)
-    found = {value: _arms(settings, plan, value, folder) for value in settings.values}
+    facts_of_runs = facts(list(plan.tests.values()), plan.runs)
+    points = {value: _arms(settings, plan, value, folder) for value in settings.values}
     if settings.subject:
-        arms = found[None]
+        arms = points[None]
         differences = differences_of(settings.subject, arms)
-        words = credit_of(settings.subject, differences, arms)
-        results = _results(settings, plan, found, differences) | of_runs | {"sentence": words}
+        words = credit([one for one in differences if one.arm == settings.subject], arms)
+        results = _results(settings, plan, points, differences) | facts_of_runs | {"sentence": words}
         results |= _answer(settings, arms)
         text = (
             banner(results)
@@ -46,14 +46,15 @@ def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tup
         write_whole(folder / "results.md", f"{text}\n![accuracies](results.png)\n")
     else:
         differences = corrected(
-            [one for value, arms in found.items() for one in against_control(arms, settings.control, value)]
+            [one for value, arms in points.items() for one in against_control(arms, settings.control, value)]
         )
-        words = "" if settings.over else verdict(differences, found[None], len(settings.seeds), settings.part)
-        results = _results(settings, plan, found, differences) | of_runs | {"sentence": words}
-        results |= {} if settings.over else _answer(settings, found[None])
-        text = _write_tables(settings, results, found, differences, folder)
-    write_json(folder, results)
-    return text, found
+        words = "" if settings.over else verdict(differences, points[None], len(settings.seeds), settings.part)
+        results = _results(settings, plan, points, differences) | facts_of_runs | {"sentence": words}
+        results |= {} if settings.over else _answer(settings, points[None])
+        text = _write_tables(settings, results, points, differences, folder)
+    # last: a folder with results.json is finished
+    write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return text, points
 
 
 def _write_tables(
@@ -63,9 +64,9 @@ def _write_tables(
     differences: Sequence[Difference],
     folder: Path,
 ) -> str:
-    """Write results.md, .csv, .tex and .png of arms that are held to one control; return the page."""
+    """Write results.md, .csv, .tex and .png of arms that are compared with one control; return the page."""
     label = settings.over.title if settings.over else ""
-    titles = {name: arm.title for name, arm in settings.arms.items()}
+    titles = settings.titles
     words = [results["sentence"]] if results["sentence"] else []
     tables = [markdown_table(accuracy_rows(points, label)), markdown_table(difference_rows(differences, titles, label))]
     opening = "" if settings.over else _opening(results, points[None])
@@ -85,13 +86,13 @@ def _write_tables(
 
 
 def _answer(settings: CompareSettings, arms: Mapping[str, Arm]) -> dict[str, Any]:
-    """Return what results.json says of the answer: a sentence, on the first kind of episodes."""
+    """Return the entries of results.json on the answer: a sentence on the first kind of episodes, and the controls."""
     shape = arms[settings.control].shapes[0]
     return {"answer": answer_of(arms, settings.controls, shape).sentence, "controls": settings.controls}
 
 
 def _opening(results: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
-    """Return what the page opens with: the answer, and a plot for each kind of episodes."""
+    """Return the top of the page: the answer, and a plot for each kind of episodes."""
     controls = results["controls"]
     shapes = arms[results["control"]].shapes
     plots = [dot_plot(arms, controls, shape) for shape in shapes]
@@ -100,13 +101,8 @@ def _opening(results: Mapping[str, Any], arms: Mapping[str, Arm]) -> str:
     return f"{results['answer']}\n\n```\n" + "\n\n".join([*drawn, legend]) + "\n```\n\n"
 
 
-def write_json(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write results.json, which comes last: what has it is finished."""
-    write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-
-
 def _arms(settings: CompareSettings, plan: Plan, value: Value, folder: Path) -> dict[str, Arm]:
-    """Return what the tests found at a value of the axis, by arm."""
+    """Return the arms at a value of the axis, by name."""
     arms = {}
     for name, arm in settings.arms.items():
         tests = {seed: plan.tests[value, name, seed] for seed in settings.seeds}
@@ -120,20 +116,23 @@ def _arms(settings: CompareSettings, plan: Plan, value: Value, folder: Path) -> 
 
 
 def _training_seconds(test: Run) -> float:
-    """Return what the trainings took that a test's learner is made of: its own, those of its members, generators."""
-    found: dict[Run, float] = {}
+    """Return the seconds of all trainings that a test needs: of its learner, of the learner's parts, of generators."""
+    seconds: dict[Run, float] = {}
     new = list(test.after)
     while new:
         run = new.pop()
-        if run not in found:
-            found[run] = run.summary["seconds"]
+        if run not in seconds:
+            seconds[run] = run.summary["seconds"]
             new += run.after
-    return sum(found.values())
+    return sum(seconds.values())
 
 
-def _results(settings: CompareSettings, plan: Plan, found: Points, differences: Sequence[Difference]) -> dict[str, Any]:
-    """Return what results.json says, but for what all runs have in common."""
-    axis, by_value = settings.over, {v: {name: arm.as_json() for name, arm in of.items()} for v, of in found.items()}
+def _results(
+    settings: CompareSettings, plan: Plan, points: Points, differences: Sequence[Difference]
+) -> dict[str, Any]:
+    """Return the content of results.json, without the facts of all runs."""
+    axis = settings.over
+    by_value = {v: {name: arm.as_json() for name, arm in arms.items()} for v, arms in points.items()}
     results: dict[str, Any] = {
         "kind": "curves" if axis else "comparison",
         "name": settings.name,
@@ -147,14 +146,14 @@ def _results(settings: CompareSettings, plan: Plan, found: Points, differences: 
     if not axis:
         return results | {"arms": by_value[None]}
     splits = {v: plan.tests[v, settings.control, settings.seeds[0]].summary["split"] for v in axis.values}
-    points = [{"value": value, "split": splits[value], "arms": by_value[value]} for value in axis.values]
-    return results | {"over": asdict(axis), "points": points}
+    entries = [{"value": value, "split": splits[value], "arms": by_value[value]} for value in axis.values]
+    return results | {"over": asdict(axis), "points": entries}
 
 
 def _notes(settings: CompareSettings, results: Mapping[str, Any], points: Points) -> str:
-    """Return what the numbers are of."""
+    """Return notes on the numbers."""
     some = next(iter(next(iter(points.values())).values()))
-    n_episodes = {shape: len(next(iter(of_seeds.values()))) for shape, of_seeds in some.accuracies.items()}
+    n_episodes = {shape: len(next(iter(by_seed.values()))) for shape, by_seed in some.accuracies.items()}
     episodes = ", ".join(f"{n} of {shape} ({results['episodes'][shape]})" for shape, n in n_episodes.items())
     seeds = ", ".join(map(str, settings.seeds))
     one_generator = settings.generator_seed is not None

@@ -94,7 +94,7 @@ def test_what_an_arm_cannot_do_is_told_before_the_first_step(what, tmp_path, dat
 
 def test_episodes_and_what_generators_share_are_not_in_one_yaml(tmp_path, data):
     both = write(tmp_path / "both.yaml", {**FEW, "trainer": {"max_epochs": 1}})
-    with pytest.raises(UserError, match=r"both.yaml says episodes \(data.test\).*and trainer, which all runs share"):
+    with pytest.raises(UserError, match=r"both.yaml sets episodes \(data.test\).*and trainer, which all runs share"):
         checked(tmp_path, data, f"--config={both}")
 
 

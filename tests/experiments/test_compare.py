@@ -161,7 +161,7 @@ def test_an_ensemble_of_seeds_is_tested_without_a_training_of_its_own(tmp_path, 
         read_settings(written(tmp_path, arms=arms))
     members[1]["init_args"]["checkpoint"] = "{plain}"
     arms["plain"]["train"] = False
-    with pytest.raises(UserError, match="no earlier arm that is trained"):
+    with pytest.raises(UserError, match="no earlier trained arm"):
         read_settings(written(tmp_path, arms=arms))
 
 
@@ -254,7 +254,7 @@ def test_what_is_left_empty_takes_its_default(tmp_path):
         ({"seeds": ["x"]}, "seeds: expected int, found 'x'"),
         ({"seeds": [1, 1]}, "expected different seeds"),
         ({"subject": "plian"}, "subject: 'plian' is none of the arms plain, again, redrawn; did you mean 'plain'?"),
-        ({"arms": {"plain": {}, "b": {"of": "plian"}}}, "arms.b.of: 'plian' is no earlier arm that is trained"),
+        ({"arms": {"plain": {}, "b": {"of": "plian"}}}, "arms.b.of: 'plian' is no earlier trained arm"),
         ({"arms": {"plain": {}, "b": {"of": "plain", "learner": "maml"}}}, "its learners are those of 'plain'"),
         ({"arms": {"plain": {}, "b": {"support": {"n": 3}}}}, "arms.b.support: these tests lack episodes"),
         ({"control": "plian"}, "'plian' is none of the arms plain, again, redrawn; did you mean 'plain'?"),

@@ -268,7 +268,7 @@ def test_a_real_experiment_killed_at_several_moments_and_its_folders(tmp_path):
     base = [sys.executable, "-m", "genmeta", *arguments(tmp_path / "whole"), "--n_seeds", "1"]
     done = subprocess.run(base, capture_output=True, text=True, timeout=2 * PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "one seed: undecided until `make compare`" in done.stdout
+    assert "one seed: undecided until `genmeta compare`" in done.stdout
     whole = tmp_path / "whole" / "glyphs-protonet-vae_deformation" / "001"
     for path in re.findall(r"^(?:checkpoints|redrawer|episodes)\s+(\S+?\.\w+)", done.stdout, flags=re.M):
         assert Path(path).is_file(), path

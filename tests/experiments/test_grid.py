@@ -93,10 +93,11 @@ def test_runs_share_the_time(program, tmp_path):
     assert execute.run_all(runs, 2, program) == []
 
 
-def test_another_option_or_another_text_of_a_yaml_is_another_run(tmp_path):
+def test_another_option_or_another_value_in_a_yaml_is_another_run_and_another_comment_is_not(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("a: 1")
     first = Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder
+    path.write_text("# a comment\na:   1  # and another\n")
     assert Run("x", ("fit", f"--config={path}"), str(tmp_path)).folder == first
     path.write_text("a: 2")
     folders = {first, *(Run("x", args, "").folder for args in (("fit", f"--config={path}"), ("fit", "--b=1")))}

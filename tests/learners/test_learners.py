@@ -297,7 +297,7 @@ def over_seeds(title, *seeds):
 @pytest.mark.parametrize(
     ("arm", "controls", "said"),
     [
-        ([90], [[80]], "one seed: undecided until `make compare`"),
+        ([90], [[80]], "one seed: undecided until `genmeta compare`"),
         ([90, 91], [[89, 89], [80, 82]], "more than each control with each of 2 seeds, at least +1.50 ± 0.00"),
         ([90, 91], [[80, 80], [88, 92]], "undecided: +0.50 ± 0.00 points against 'control 1' (the seeds disagree)"),
         ([90, 91], [[80, 80], [92, 92]], "-1.50 ± 0.00 points against 'control 1', less with each of 2 seeds"),
