@@ -37,11 +37,11 @@ class RedrawModule(RedrawingModule):
     Args:
         encoder: q(z | x, x').
         redrawer: p(x' | x, z).
-        latent_prior: a normalising flow that the posterior is held to; N(0, I) if left out. Its checkpoint has no
-            encoder of pairs, whose codes are not those that tasks draw.
         warmup_steps: over these the weight of the KL term grows from 0.
         optimizer: makes the optimiser of the parameters.
         lr_scheduler: makes its schedule, stepped once an epoch.
+        latent_prior: a normalising flow that the posterior is held to; N(0, I) if left out. Its checkpoint has no
+            encoder of pairs, whose codes are not those that tasks draw.
     """
 
     monitor, monitor_mode = "val/loss", "min"
@@ -50,10 +50,10 @@ class RedrawModule(RedrawingModule):
         self,
         encoder: PairEncoder,
         redrawer: Redrawer,
-        latent_prior: FlowPrior | None = None,
         warmup_steps: int = 0,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        latent_prior: FlowPrior | None = None,
     ) -> None:
         super().__init__()
         if encoder.latent_dim != redrawer.latent_dim:
