@@ -94,7 +94,7 @@ def latent_flow(shape=SHAPE, channels=(4, 4), **options) -> LatentFlowModule:
 def redraw(pixels: bool = False, flow: bool = False) -> RedrawModule:
     torch.manual_seed(0)
     redrawer = PixelRedrawer(4, SHAPE) if pixels else DeformationRedrawer(4, SHAPE, channels=4)
-    return RedrawModule(PairEncoder(4, SHAPE), redrawer, flow_prior() if flow else None, warmup_steps=3)
+    return RedrawModule(PairEncoder(4, SHAPE), redrawer, warmup_steps=3, latent_prior=flow_prior() if flow else None)
 
 
 MODELS = {
@@ -551,7 +551,7 @@ def test_mixed_precision_stays_near_full_precision(name, toy_split_file, tmp_pat
         (lambda: vae(latent_prior=FlowPrior(5)), r"model\.latent_prior has latent_dim 5, but model\.decoder has 4"),
         (lambda: vae(latent_prior=flow_prior(), second_stage=3), r"model\.second_stage is 3, but codes of a FlowPrior"),
         (
-            lambda: RedrawModule(PairEncoder(4, SHAPE), PixelRedrawer(4, SHAPE), FlowPrior(5)),
+            lambda: RedrawModule(PairEncoder(4, SHAPE), PixelRedrawer(4, SHAPE), latent_prior=FlowPrior(5)),
             r"model\.redrawer has 4",
         ),
     ],
