@@ -450,7 +450,7 @@ def test_a_collapsed_generator_is_reported_loudly_and_a_sound_one_is_not(toy_spl
 
 
 @pytest.mark.parametrize(
-    "name", ["gan with all", "vae second stage", "vae flow", "deformation", "flow", "diffusion class"]
+    "name", ["gan with all", "vae second stage", "vae flow", "deformation", "flow", "latent flow", "diffusion class"]
 )
 def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tmp_path):
     whole = MODELS[name]()
@@ -470,7 +470,10 @@ def test_resumed_training_equals_uninterrupted_training(name, toy_split_file, tm
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["gan with all"], ["gan with all", "vae", "vae flow", "deformation", "flow", "diffusion class"])
+    "name",
+    slow_but(
+        ["gan with all"], ["gan with all", "vae", "vae flow", "deformation", "flow", "latent flow", "diffusion class"]
+    ),
 )
 def test_two_processes_train_and_agree(name, toy_split_file, tmp_path):
     module = MODELS[name]()
