@@ -1,4 +1,4 @@
-"""`genmeta audit`: are the generated classes of a run fit to learn from?"""
+"""`genmeta audit`: are the generated classes of a run good enough to learn from?"""
 
 import json
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape
 from genmeta.errors import UserError
 from genmeta.evaluation.audit import Reference, audit_numbers, episode_accuracy, generated_classes, verdicts
 from genmeta.evaluation.features import FeatureNetwork
+from genmeta.evaluation.tables import markdown_table
 from genmeta.experiments.checks import needed_roles
 from genmeta.experiments.run_folder import RunSettings, claim_run_folder
 from genmeta.explore.exploration import encode
@@ -35,18 +36,18 @@ from genmeta.tasks.real import RealTasks
 from genmeta.tasks.render import render, table_of_turns
 from genmeta.tasks.sampler import TaskPool
 
-N_CLASSES = 200  # generated classes that are looked at
+N_CLASSES = 200  # generated classes to audit
 N_EPISODES = 5  # on the picture
-_MOST_STEPS = 2000  # of training that are searched for them: a schedule may begin without any
-_N_TRAINING = 5000  # training images that a copy is looked for among, times four turns
+_MOST_STEPS = 2000  # training steps to search for them: a schedule may begin without any
+_N_TRAINING = 5000  # training images among which copies are sought, times four turns
 
 
 def audit(args: Sequence[str]) -> int:
-    """Look at the generated tasks of a run before time is spent on training: are the classes apart, do their images
-    vary, are they copies, do they reach where real classes are? Takes the options of `genmeta fit`.
+    """Check the generated tasks of a run before training: do the classes differ, do their images vary, are they copies,
+    are they as varied as real classes? Takes the options of `genmeta fit`.
 
     Returns:
-        0; with `--strict` 1 if something is wrong with them.
+        0; with `--strict`, 1 if a flag is raised.
 
     Raises:
         UserError: an option or a file is wrong, or the run has no generated tasks.
@@ -55,14 +56,17 @@ def audit(args: Sequence[str]) -> int:
     parser.epilog = "All other options are those of genmeta fit (genmeta fit --help), e.g. --config RUN/config.yaml"
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a flag is raised")
     parser.add_argument(
-        "--feature_steps", type=int, default=600, help="training steps of the network that images are measured with"
+        "--feature_steps",
+        type=int,
+        default=600,
+        help="training steps of the feature network, by which images are measured",
     )
     parser.add_argument(
         "--ckpt",
         help="checkpoint of the generator or redrawer (default: what the options name, else the newest under runs)",
     )
-    options, of_fit = parser.parse_known_args(args)
-    cli = TrainingCLI(["fit", *of_fit, *_checkpoints(options.ckpt, of_fit)], check_only=True)
+    options, fit_options = parser.parse_known_args(args)
+    cli = TrainingCLI(["fit", *fit_options, *_checkpoints(options.ckpt, fit_options)], check_only=True)
     data = cli.datamodule
     if not isinstance(cli.model, MetaModule) or not isinstance(data, EpisodicDataModule):
         raise UserError("genmeta audit is for the tasks of learners; genmeta validate measures a generator")
@@ -107,21 +111,22 @@ def audit(args: Sequence[str]) -> int:
     return 1 if lines and options.strict else 0
 
 
-def _checkpoints(given: str | None, of_fit: Sequence[str]) -> list[str]:
-    """Return the options that name the generators that the tasks need and the configuration does not name.
+def _checkpoints(given: str | None, fit_options: Sequence[str]) -> list[str]:
+    """Return options that name the generators that the tasks need, where the configuration names none.
 
     Raises:
-        UserError: the one that is given is no generator, or none was trained yet.
+        UserError: the given checkpoint is not of a generator, or no generator was trained yet.
     """
     named = {}
     if given is not None:
         role = role_of(Path(given))
         if role is None:
             raise UserError(
-                f"--ckpt: {given} is not from a generator; expected one of make train-gan or make train-vae"
+                f"--ckpt: {given} is not from a generator; expected one that genmeta fit has trained with a YAML of "
+                f"configs/generator"
             )
         named[role] = given
-    data = TrainingCLI(["fit", *of_fit], check_only=True, set_up=False).datamodule
+    data = TrainingCLI(["fit", *fit_options], check_only=True, set_up=False).datamodule
     if isinstance(data, EpisodicDataModule):
         has = {"generator": data.generator_path, "redrawer": data.redrawer_path}
         split = data.split_name if isinstance(data.split_name, str) else None
@@ -152,14 +157,14 @@ def _track(cli: TrainingCLI, run: RunSettings, folder: Path, content: dict[str, 
 
 @torch.no_grad()
 def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor, float, float, Tensor]:
-    """Return the classes with generated images of a run's first training episodes that have any.
+    """Return the classes with generated images, from a run's first training episodes with such classes.
 
     Returns:
-        Images `[n_classes, n_images, C, H, W]`, the accuracy of prototypes on their queries, that of guessing, and
-        a picture of the first episodes.
+        Images `[n_classes, n_images, C, H, W]`, the accuracy of prototypes on their queries, the accuracy of guessing,
+        and a picture of the first episodes.
 
     Raises:
-        UserError: there are none in many steps.
+        UserError: there is no such class in many steps.
     """
     classes: list[Tensor] = []
     right: list[Tensor] = []
@@ -190,15 +195,17 @@ def collect(data: EpisodicDataModule, features: FeatureNetwork) -> tuple[Tensor,
 
 @torch.no_grad()
 def real_reference(images: ImageDataModule, wanted: EpisodeShape, features: FeatureNetwork) -> Reference:
-    """Return what generated classes of a shape are held to: real images of the meta-train classes, held-out ones first.
+    """Return real images of the meta-train classes to compare generated classes with, held-out images first.
 
-    The episodes have the wanted shape as far as the classes have enough images.
+    The episodes have the wanted shape if the classes have enough images, else a smaller one.
     """
     table = images.table
     assert table is not None
     usable = [number for number, rows in enumerate(images.class_rows) if len(rows) > 1]
     if not usable:
-        raise UserError("audit holds generated classes to real ones, of which none has two images (data.labels)")
+        raise UserError(
+            "audit compares generated classes with real ones, but no real class has two images (data.labels)"
+        )
     held_out = [len(images.class_rows[n]) - len(images.train_of_class[n]) for n in usable]
     smallest = min(len(images.class_rows[n]) for n in usable)
     n_images = min(wanted.n_images, smallest)
@@ -223,15 +230,12 @@ def real_reference(images: ImageDataModule, wanted: EpisodeShape, features: Feat
 
 
 def _text(numbers: dict[str, float], flags: list[str]) -> str:
-    """Return the numbers as a Markdown table, and the verdicts."""
+    """Return the numbers as a Markdown table, and a line for each flag."""
     rows = [("", "generated", "real")]
     rows += [
         (name.replace("_", " "), f"{value:.3f}", f"{numbers[real]:.3f}" if (real := f"{name}_real") in numbers else "")
         for name, value in numbers.items()
         if not name.endswith("_real") or name == "nearest_real"
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    verdicts = [f"FLAG: {line}" for line in flags] or ["no flag: nothing speaks against these classes"]
-    return "\n".join([lines[0], rule, *lines[1:], "", *verdicts])
+    lines = [f"FLAG: {flag}" for flag in flags] or ["no flag: nothing speaks against these classes"]
+    return "\n".join([markdown_table(rows), "", *lines])

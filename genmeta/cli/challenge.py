@@ -13,8 +13,8 @@ from genmeta.models.backbones import uses_batch_statistics
 
 
 def challenge(args: Sequence[str]) -> None:
-    """Print the error of a learner, and of the modified Hausdorff distance, on the Omniglot Challenge: within-alphabet
-    20-way one-shot runs, each and overall, beside the published errors.
+    """Print the errors of a learner and of the modified Hausdorff distance on the Omniglot Challenge (20-way one-shot
+    runs within an alphabet), for each run and overall, beside the published errors.
 
     Raises:
         UserError: an option or a file is wrong, or the learner has seen alphabets or images of the challenge.

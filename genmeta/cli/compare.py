@@ -1,4 +1,4 @@
-"""`genmeta compare`: arms × seeds, tested on the same episodes, with what differs and how sure that is."""
+"""`genmeta compare`: arms × seeds, tested on the same episodes: what differs, and how sure is that?"""
 
 import argparse
 import os
@@ -23,8 +23,8 @@ from genmeta.shipped import config_file
 
 
 def compare(args: Sequence[str]) -> int:
-    """Train and test all arms of a YAML with all seeds, then say which differs from the control and how sure that is.
-    Finished runs are not repeated: stop it, run it again.
+    """Train and test all arms of a YAML with all seeds; say which arms differ from the control, and how sure that is.
+    It can be stopped and run again: finished runs are not repeated.
 
     Returns:
         0; 1 if some runs failed.
@@ -40,14 +40,13 @@ def compare(args: Sequence[str]) -> int:
     if options.cluster:
         cluster = read_cluster(options.cluster)
         workers, begin = cluster.at_once, jobs_of(cluster, folder / "jobs")
-    found = check_comparison(settings, checked)
-    plan = make_plan(found, Layout(folder))
+    comparison = check_comparison(settings, checked)
+    plan = make_plan(comparison, Layout(folder))
     if plan.account:
         print(plan.account, flush=True)
     experiment = f"{settings.name}/{version_of(plan.runs)}"
-    titles = {name: arm.title for name, arm in settings.arms.items()}
     track = [f"--run.wandb={options.wandb}"] if options.track_runs else []
-    runs = labelled(plan.runs, experiment, plan.arm_of, titles, f"--run.group={settings.name}", *track)
+    runs = labelled(plan.runs, experiment, plan.arm_of, settings.titles, f"--run.group={settings.name}", *track)
     try:
         failed = run_all(runs, workers, begin=begin)
     except KeyboardInterrupt:
@@ -55,11 +54,11 @@ def compare(args: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} runs are not finished: see above; run again to go on", file=sys.stderr)
         return 1
-    text, _ = write_comparison(found.settings, plan, folder)
+    text, _ = write_comparison(comparison.settings, plan, folder)
     endings = sorted(path.suffix for path in folder.glob("results.*"))
     print(f"\n{text}\nresults      {folder}/results{', '.join(endings)}", flush=True)
     learners = {run.name: run.checkpoint for run in plan.fits.values()}
-    own = RunSettings("compare", wandb=options.wandb, group=found.settings.name, experiment=experiment, debug=debug)
+    own = RunSettings("compare", wandb=options.wandb, group=settings.name, experiment=experiment, debug=debug)
     track_results(own, folder, learners, artifacts=options.track_runs)
     return 0
 
@@ -68,12 +67,12 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OptionParser("genmeta compare", compare.__doc__)
     add = parser.add_argument
     add("--config", required=True, type=config_file, help="a YAML of configs/compare, or your own")
-    add("--data", help="a YAML of configs/data or a path, in place of the comparison's; becomes part of its name")
+    add("--data", help="a YAML of configs/data or a path, instead of the comparison's; becomes part of its name")
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", type=Path, help="folder of all comparisons (default runs/compare)")
     add("--wandb", default="auto", choices=["auto", "online", "offline", "off"], help="Weights & Biases: its tables")
-    add("--track_runs", action="store_true", help="record each training and test in W&B too, not the tables alone")
-    add("--cluster", type=config_file, help="a YAML of configs/cluster: runs are its jobs; --workers does not count")
+    add("--track_runs", action="store_true", help="record every training and test in W&B too, not only the tables")
+    add("--cluster", type=config_file, help="a YAML of configs/cluster: runs are its jobs, and --workers is ignored")
     options = parser.parse_args(args)
     if options.workers < 1:
         raise UserError(f"--workers: expected at least 1, found {options.workers}")

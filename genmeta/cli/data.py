@@ -1,4 +1,4 @@
-"""`genmeta data`: which data sets there are, prepare one, look at one."""
+"""`genmeta data`: list the data sets, prepare one, show one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from genmeta.read_yaml import check_extent
 from genmeta.shipped import configs_of, find_config
 
 _COLUMNS, _ROWS = 12, 12  # of a contact sheet: images of a class, classes
-_LISTED = 20  # doubles that are named
+_LISTED = 20  # duplicates to print
 _TILE = 56  # side of a picture on it, in pixels
 
 
@@ -33,17 +33,17 @@ def data(args: Sequence[str]) -> None:
     """
     parser = OptionParser("genmeta data", data.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what there is, and what of it is prepared")
+    commands.add_parser("list", help="all data sets, and which are prepared")
     for name, text in (("prepare", "make the table, with progress"), ("show", "counts, hash, contact sheets, checks")):
         command = commands.add_parser(name, help=text)
         command.add_argument("data", help="name of a YAML in configs/data, or its path")
-        command.add_argument("--folder", help="where its files are, in place of the YAML's data.source.folder")
+        command.add_argument("--folder", help="where its files are, instead of the YAML's data.source.folder")
         if name == "show":
             command.add_argument("--out", help="folder of the pictures and the split (default runs/data/<name>)")
             command.add_argument(
                 "--drop-duplicates",
                 action="store_true",
-                help="leave out what two parts have, so that train keeps it, or val; the written split says so",
+                help="if two parts share an image, keep it in the first (train, then val); see the written split",
             )
     options = parser.parse_args(args)
     if options.command == "list":
@@ -70,10 +70,11 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, W
     """Return the source that a YAML of `configs/data` names, and the split that it wants.
 
     Args:
-        folder: takes the place of the source's folder.
+        path: of the YAML.
+        folder: replaces the source's folder.
 
     Raises:
-        UserError: the file does not name a source, or not correctly.
+        UserError: the file names no source, or a wrong one.
     """
     check_extent(path)
     try:
@@ -85,7 +86,7 @@ def read_data_yaml(path: Path, folder: str | None = None) -> tuple[DataSource, W
         made: Namespace = parser.instantiate_classes(parsed)
     except UserError:
         raise
-    except Exception as error:  # not YAML, other YAML, or values that the parser refuses
+    except Exception as error:  # no YAML, another YAML, or values that the parser refuses
         raise UserError(f"{path}: names no data source ({' '.join(str(error).split())[:200]})") from error
     source: DataSource = made.source
     if folder is not None:
@@ -108,7 +109,7 @@ def _state(path: Path) -> str:
     if not isinstance(source, CachedSource):
         return "read from its files each time"
     fetches = getattr(source, "download", False)
-    if fetches:  # looking must not
+    if fetches:  # listing must not download
         source = dataclasses.replace(source, download=False)  # type: ignore[type-var]
     try:
         cached = source.cache_path()
@@ -140,25 +141,26 @@ def _show(table: ImageTable, split: Split, out: Path) -> None:
     except OSError as error:
         raise UserError(f"--out: cannot write into {out} ({error})") from error
     class_ids: dict[Part, Tensor] = {part: split.class_ids(table, part) for part in PARTS}
-    print("no class is in two parts")  # Split refuses such
-    found = find_duplicates(table, class_ids)
-    if not found:
+    print("no class is in two parts")  # Split refuses such classes
+    duplicates = find_duplicates(table, class_ids)
+    if not duplicates:
         print("no image is in two parts")
         return
-    for double in found[:_LISTED]:
-        print(f"  {double.line}")
+    for duplicate in duplicates[:_LISTED]:
+        print(f"  {duplicate.line}")
     raise UserError(
-        f"{len(found)} images of {table.name} are in two parts of split {split.name}, the first: {found[0].line}; "
-        "remove one of each pair, change the split, or have one written without them: --drop-duplicates"
+        f"{len(duplicates)} images of {table.name} are in two parts of split {split.name}, the first: "
+        f"{duplicates[0].line}; remove one of each pair, change the split, or write a split without them: "
+        f"--drop-duplicates"
     )
 
 
 def _without_duplicates(table: ImageTable, split: Split) -> tuple[ImageTable, Split]:
-    found = find_duplicates(table, {part: split.class_ids(table, part) for part in PARTS})
-    cleaned = drop_duplicates(split, table, found)
-    print(f"left out: {len(found)} images that an earlier part has too")
-    for double in found[:_LISTED]:
-        print(f"  {double.line}")
+    duplicates = find_duplicates(table, {part: split.class_ids(table, part) for part in PARTS})
+    cleaned = drop_duplicates(split, table, duplicates)
+    print(f"left out: {len(duplicates)} images that an earlier part has too")
+    for duplicate in duplicates[:_LISTED]:
+        print(f"  {duplicate.line}")
     for part in PARTS:
         for name in sorted(set(getattr(split, part)) - set(getattr(cleaned, part))):
             print(f"  class '{name}' ({part}) has no other images and is left out as a whole")
@@ -166,7 +168,7 @@ def _without_duplicates(table: ImageTable, split: Split) -> tuple[ImageTable, Sp
 
 
 def contact_sheet(table: ImageTable, class_ids: Tensor) -> Image.Image:
-    """Return a picture of classes spread evenly over those given, one a row with its name, and of images of each."""
+    """Return a picture of some of the classes, evenly spaced: a row each, with its name and some of its images."""
     ids = class_ids[torch.linspace(0, len(class_ids) - 1, min(_ROWS, len(class_ids))).round().long()].tolist()
     text_width = max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(_label(table, i)) for i in ids)
     left = int(text_width) + 12

@@ -29,14 +29,14 @@ from genmeta.experiments.write import write_comparison
 from genmeta.output import command_line
 from genmeta.shipped import config_file, find_config
 
-PLAN_FILE = "experiment.json"  # what the experiment is of; written first
+PLAN_FILE = "experiment.json"  # identity of the experiment; written first
 
 
 def experiment(args: Sequence[str]) -> int:
-    """Pretrain the generators that are needed if there are none, meta-train with them and without, meta-test, compare.
-    Stopped at any moment, the same command goes on where it was.
+    """Pretrain the generators that are needed, meta-train with them and without, meta-test, compare. The same command
+    goes on where it was stopped.
 
-    It is the comparison of configs/compare/default.yaml in folders of its own, with what the options say laid over it.
+    It runs the comparison of configs/compare/default.yaml, with these options laid over it.
 
     Returns:
         0; 1 if some runs failed.
@@ -51,9 +51,8 @@ def experiment(args: Sequence[str]) -> int:
     plan = plan_in(folder, versions, comparison, options.runs, options.wandb)
     print(_told(comparison, plan, folder), flush=True)
     label = f"{comparison.settings.name}/{folder.name}"
-    titles = {name: arm.title for name, arm in comparison.settings.arms.items()}
     try:
-        failed = run_all(labelled(plan.runs, label, plan.arm_of, titles), options.workers)
+        failed = run_all(labelled(plan.runs, label, plan.arm_of, comparison.settings.titles), options.workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {command_line('experiment', *args)}") from None
     if failed:
@@ -80,10 +79,14 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         "--seed",
         type=int,
         default=0,
-        help="first seed: it decides initial weights, training tasks and noise; test episodes never change",
+        help="first seed, of initial weights, training tasks and noise; test episodes are always the same",
     )
-    add("--n_seeds", type=int, default=2, help="trainings of each arm: with the first seed, the next one, …")
-    add("--full", action="store_true", help="learning from scratch too, and generated support images for all arms")
+    add("--n_seeds", type=int, default=2, help="number of seeds: the first one, the next one, …")
+    add(
+        "--full",
+        action="store_true",
+        help="also arms that learn from scratch, and generated support images for all arms",
+    )
     add("--workers", type=int, default=os.cpu_count() or 1, help="runs at the same time, each on one thread")
     add("--runs", help="folder of all runs (default runs; runs/debug with configs/trainer/debug.yaml)")
     add("--wandb", default="auto", choices=["auto", "online", "offline", "off"], help="Weights & Biases")
@@ -114,9 +117,9 @@ def plan_in(folder: Path, versions: Mapping[str, str], comparison: Checked, runs
 
     Args:
         folder: of the experiment.
-        versions: of the run of each generator that is needed, by role.
-        comparison: what was checked.
-        runs: folder of all runs, those of generators among them.
+        versions: of the runs of the needed generators, by role.
+        comparison: the checked comparison.
+        runs: folder of all runs, also of the generators.
         wandb: as in `RunSettings`.
     """
     options = (f"--run.wandb={wandb}", f"--run.group={comparison.settings.name}")
@@ -134,13 +137,13 @@ def _generator_name(comparison: Checked, role: str) -> str:
 
 
 def _digest(comparison: Checked) -> str:
-    """Return a hash of everything that decides what the experiment computes: of the commands of all runs."""
+    """Return a hash of the commands of all runs: everything that affects the results."""
     plan = make_plan(comparison, Layout(Path(), ()))
     return hashlib.sha256(" ".join(str(run.folder) for run in plan.runs).encode()).hexdigest()
 
 
 def _taken_up(comparison: Checked, runs: str) -> tuple[Path, dict[str, str]] | None:
-    """Return the folder of an experiment with these settings that was stopped, and its generators' versions."""
+    """Return the folder of a stopped experiment with the same settings, and its generators' versions."""
     digest = _digest(comparison)
     for path in sorted((Path(runs) / comparison.settings.name).glob(f"*/{PLAN_FILE}")):
         try:
@@ -155,7 +158,7 @@ def _taken_up(comparison: Checked, runs: str) -> tuple[Path, dict[str, str]] | N
 
 
 def _begun(comparison: Checked, runs: str) -> tuple[Path, dict[str, str]]:
-    """Make and return the folder of a new experiment, and the versions of its generators: finished ones with the same
+    """Make the folder of a new experiment. Return it with the versions of its generators: finished ones with the same
     configuration, or new ones.
     """
     generators = {}
@@ -164,13 +167,13 @@ def _begun(comparison: Checked, runs: str) -> tuple[Path, dict[str, str]]:
         config = yaml.safe_load(comparison.parts[role].resolved())
         generators[role] = (find_same_run(run, config) or claim_run_folder(run)).name
     folder = claim_run_folder(RunSettings(name=comparison.settings.name, folder=runs))
-    os.environ.pop("GENMETA_RUN_FOLDER", None)  # of no run
+    os.environ.pop("GENMETA_RUN_FOLDER", None)  # set by claim_run_folder, but this is no run's folder
     write_whole(folder / PLAN_FILE, json.dumps({"digest": _digest(comparison), "generators": generators}) + "\n")
     return folder, generators
 
 
 def _told(comparison: Checked, plan: Plan, folder: Path) -> str:
-    """Return what will run."""
+    """Return the lines that say what will run."""
     settings = comparison.settings
     seeds = f"seed{'s' if len(settings.seeds) > 1 else ''} {', '.join(map(str, settings.seeds))}"
     lines = [f"experiment   {folder}"]
@@ -188,7 +191,7 @@ def _generators(plan: Plan) -> dict[str, Run]:
 
 
 def _where_things_are(comparison: Checked, plan: Plan, folder: Path, seconds: float) -> str:
-    """Return where results, checkpoints and pictures lie."""
+    """Return the lines that say where results, checkpoints and pictures are."""
     first, *others = (run for (_, arm, _), run in plan.fits.items() if arm == comparison.settings.subject)
     lines = [
         f"results      {folder}/results.md, results.json  ({seconds:.0f} s)",

@@ -29,12 +29,12 @@ from genmeta.modules.generative_module import evenly
 from genmeta.shipped import find_config
 
 N_IMAGES = 4000
-"""At most so many images are looked at, evenly spaced over the classes: t-SNE and the page grow slow beyond."""
+"""The largest number of images, evenly spaced over the classes: with more, t-SNE and the page are slow."""
 
 
 def explore(args: Sequence[str]) -> None:
-    """Look into a trained generator: clusters, maps, strips, traversals, which dimensions carry information; as PNG
-    files, `report.json`, and one interactive page.
+    """Look into a trained generator: clusters, maps, strips, traversals, and which dimensions carry information. Writes
+    PNG files, `report.json`, and one interactive page.
 
     Raises:
         UserError: an option or a file is wrong.
@@ -81,7 +81,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         default=["train", "val"],
         choices=[*PARTS, "all"],
-        help="parts of the split (default train val: test classes are only looked at when you ask for it)",
+        help="parts of the split (default train val, so that nobody looks at test classes by accident)",
     )
     add("--out", help="folder for the results (default runs/explore/<next number>)")
     add("--tsne", action="store_true", help="a t-SNE map too (about 10 s for 3,000 images)")
@@ -95,16 +95,16 @@ def _data_yaml(options: argparse.Namespace) -> Path:
         return find_config("data", options.data)
     path = Path(options.ckpt).parent.parent / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"--data: not given, and there is no {path} that would say which data the generator is of")
+        raise UserError(f"--data: not given, and there is no {path} that names the generator's data")
     return path
 
 
 def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[str]) -> ExploredImages:
-    """Return the images of some parts of a split (`all`: of every one), at most `N_IMAGES`.
+    """Return the images of some parts of a split (`all`: of every part), at most `N_IMAGES`.
 
     Args:
         table: all images.
-        split: which classes are of which part.
+        split: the classes of each part.
         seen: names of the classes that the generator was trained on.
         parts: of the split.
 
@@ -117,9 +117,8 @@ def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[s
         raise UserError(f"--part: {' '.join(chosen)} has {len(part_of)} class of split '{split.name}'; give more parts")
     order = sorted(part_of)
     rows = evenly((torch.isin(table.class_ids, torch.tensor(order))).nonzero().flatten(), N_IMAGES)
-    kept, classes = table.class_ids[rows].unique(
-        return_inverse=True
-    )  # of many classes, evenly spaced rows may skip one
+    # with many classes, evenly spaced rows may skip some
+    kept, classes = table.class_ids[rows].unique(return_inverse=True)
     numbers = kept.tolist()
     return ExploredImages(
         images=table.images.index_select(0, rows).float() / 255,
@@ -132,11 +131,13 @@ def look(table: ImageTable, split: Split, seen: Sequence[str], parts: Sequence[s
 
 
 def _seen_classes(model: LatentModel, split: Split, table: ImageTable) -> tuple[str, ...]:
-    """Return the names of the classes of the table that the generator was trained on: by the data's split if it is of
-    it, else by the split that its run wrote, or a committed one of its name.
+    """Return the names of the table's classes that the generator was trained on.
+
+    The split is that of the data if the generator has it too, else the one that its run wrote, or the committed one of
+    its name.
 
     Raises:
-        UserError: its split is not to be found, or is of other pictures.
+        UserError: its split is not found, or is of other pictures.
     """
     if model.split_hash == split.hash:
         _check_pictures(model, table)
@@ -144,11 +145,11 @@ def _seen_classes(model: LatentModel, split: Split, table: ImageTable) -> tuple[
     for path in (model.path.parent.parent / SPLIT_FILE, SPLITS_FOLDER / f"{model.split_name}.json"):
         if path.is_file():
             own = load_split(str(path))
-            # the run's file says the hash of a split with fewer images too, which its class names alone do not give
+            # of a split with fewer images only the run's file has the hash: it does not follow from class names
             if model.split_hash in (own.hash, json.loads(path.read_text(encoding="utf-8")).get("hash")):
                 if own.dataset != table.name:
                     return ()
-                if not (own.left_out or split.left_out):  # else the pictures are not all of the data set's
+                if not (own.left_out or split.left_out):  # else some of the data set's pictures are missing
                     _check_pictures(model, table)
                 return own.train
     model.check_split(split)
@@ -156,8 +157,9 @@ def _seen_classes(model: LatentModel, split: Split, table: ImageTable) -> tuple[
 
 
 def _check_pictures(model: LatentModel, table: ImageTable) -> None:
-    """Raise UserError if the table has other pictures than those that the generator was trained on, of the same class
-    names: what it has seen would be told wrong.
+    """Raise UserError if the table has other pictures under the same class names than the generator was trained on.
+
+    Otherwise the page would be wrong about what the generator has seen.
     """
     model.origin.check(
         replace(model.origin, content=table.content),
@@ -245,7 +247,7 @@ def _track(
     findings: Findings,
     tables: dict[str, list[list[str]]],
 ) -> None:
-    """Send the same panels to W&B: pictures, tables and the page, under `explore/`."""
+    """Send pictures, tables and the page to W&B, under `explore/`."""
     settings = RunSettings(name="explore", wandb=options.wandb)
     tags = [f"data:{split.dataset}", f"split:{split.name}", f"generator:{kind_of(model)}"]
     with tracking(settings, folder, "explore", tags) as run:

@@ -1,4 +1,4 @@
-"""`genmeta export`: a trained learner or generator for others, with what it is and how good it was found to be."""
+"""`genmeta export`: a trained learner or generator as a folder for others, with a card of its figures."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from genmeta.models.checkpoint import KEY, load_generator, read_checkpoint
 from genmeta.models.exported import CONFIG, WEIGHTS, write_exported
 
 CARD = "README.md"
-# what only a training that goes on needs, and paths on the machine of the training
+# needed only to go on with the training, or paths of the machine that trained it
 _LEFT_OUT = ("settings", "means", "generator", "redrawer")
 
 
@@ -54,7 +54,7 @@ def export(args: Sequence[str]) -> None:
         raise UserError(f"checkpoint {path}: is neither of a learner nor of a generator of genmeta")
     graph = None
     if "learner" in entry:
-        loaded = load_learner(str(path))  # what cannot be built from it is told here
+        loaded = load_learner(str(path))  # fails here if it cannot be built
         graph = as_onnx(loaded) if options.onnx else None
     elif options.onnx:
         raise UserError(f"--onnx: checkpoint {path} is of a generator; expected a learner, whose backbone is written")
@@ -90,13 +90,13 @@ def card(path: Path, entry: Mapping[str, Any], weights: Mapping[str, Tensor]) ->
     if "learner" in entry:
         lines += [f"- trained on {len(entry['train'])} classes of `{entry['dataset']}`, chosen on {len(entry['val'])}"]
     lines += [f"- genmeta {genmeta.__version__}, torch {torch.__version__}", "", "## Figures", ""]
-    found = list(_figures(path))
-    if note := banner(*(summary for _, summary in found)):
+    figures = list(_figures(path))
+    if note := banner(*(summary for _, summary in figures)):
         lines += [note.strip(), ""]
-    for title, summary in found:
+    for title, summary in figures:
         lines += [f"{title}:", "", *(f"- {name}: {value}" for name, value in _numbers(summary).items()), ""]
-    if not found:
-        lines += ["None was found: the checkpoint's run folder has no summary, and no test of it is beside.", ""]
+    if not figures:
+        lines += ["No figures: the checkpoint's run folder has no summary, and there is no test of it beside.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -115,11 +115,11 @@ def _what(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the summary of the checkpoint's training, and those of the tests of it that lie beside its run."""
+    """Yield the summary of the checkpoint's training, and the summaries of its tests beside its run."""
     run = path.parent.parent
     if (run / RUN_FILE).is_file():
         summary = read_run_file(run)
-        if path == best_checkpoint(run) and "best" in summary:  # its metrics are those of the end of training
+        if path == best_checkpoint(run) and "best" in summary:  # "metrics" are of the end of training
             summary["metrics"] = _at_best(run, summary["best"])
             yield "Validation, which has chosen this checkpoint", summary
         else:
@@ -139,18 +139,18 @@ def _figures(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _at_best(run: Path, best: Mapping[str, float]) -> dict[str, float]:
     """Return the metric that a checkpoint was chosen by, and its interval, if the run has written one."""
     [(name, value)] = best.items()
-    found = dict(best)
+    metrics = dict(best)
     if (run / "metrics.csv").is_file():
         with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 half = row.get(f"{name}_ci95")
                 if half and row.get(name) and abs(float(row[name]) - value) < 1e-6:
-                    found[f"{name}_ci95"] = float(half)
-    return found
+                    metrics[f"{name}_ci95"] = float(half)
+    return metrics
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return the figures of a run, with intervals where there are any, and the hashes of the episodes."""
+    """Return the figures of a run, with their intervals, and the hashes of the episodes."""
     kept = {name: value for name, value in summary.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
     rows = {name: str(value) for name, value in in_words(kept).items()}
     rows |= {f"report: {name}": f"{value:.4g}" for name, value in summary.get("report", {}).items()}

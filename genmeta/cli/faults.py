@@ -1,4 +1,4 @@
-"""What went wrong with the machine, in words: the causes that an exception of a library hides."""
+"""Faults of the machine in words, from the exceptions that libraries raise for them."""
 
 import errno
 import re
@@ -12,17 +12,17 @@ _MEMORY = ("data.tasks_per_step", "data.train.n_query", "data.batch_size", "data
 
 
 def what_happened(error: BaseException) -> str | None:
-    """Return what to tell about an exception, or None for one that is not of these: then it is a bug.
+    """Return a message for an exception, or None if it is none of these: then it is a bug.
 
     Knows a full disk, exhausted memory (of the machine or of a GPU), dead loader processes, and early stopping on a
-    metric that is never logged. Looks into the exceptions that caused it too.
+    metric that is never logged. Also looks at the exceptions that caused it.
     """
     seen: BaseException | None = error
     while seen is not None:
         text = str(seen)
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"no space left on the disk{f' for {seen.filename}' if seen.filename else ''}"
-        if "unexpected pos" in text:  # torch.save, of any write that failed
+        if "unexpected pos" in text:  # from torch.save, for any write that failed
             return "a file could not be written to its end, most often for want of space on the disk"
         if isinstance(seen, OSError) and seen.errno in (errno.EROFS, errno.EACCES) and seen.filename:
             return f"{seen.filename} cannot be written ({seen.strerror})"
@@ -41,7 +41,7 @@ def what_happened(error: BaseException) -> str | None:
 
 
 def refused_by_lightning(error: BaseException) -> bool:
-    """Whether Lightning itself raised this, as it does for options that do not go together."""
+    """Whether Lightning itself raised this, for example for options that contradict each other."""
     if isinstance(error, MisconfigurationException):
         return True
     frames = list(traceback.walk_tb(error.__traceback__))

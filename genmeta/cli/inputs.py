@@ -7,13 +7,14 @@ from genmeta.modules.episodic_data import EpisodicDataModule
 
 
 def inputs_of(model: Any, data: Any, checkpoint: str | None) -> dict[str, Any]:
-    """Return the paths of the checkpoints that a run reads, by role: `generator`, `redrawer`, `learner`, `backbone`, or
-    the name of a part of the learner.
+    """Return the paths of the checkpoints that a run reads, by role.
+
+    Roles are `generator`, `redrawer`, `learner`, `backbone`, and the names of trained parts of the learner.
 
     Args:
         model: of the run.
         data: its data module, after its setup.
-        checkpoint: that the run is given, of the model itself; None if there is none.
+        checkpoint: of the model itself; None if the run is given none.
     """
     episodic = isinstance(data, EpisodicDataModule)
     roles = {"generator": data.generator, "redrawer": data.redrawer} if episodic else {}

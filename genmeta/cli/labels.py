@@ -1,4 +1,4 @@
-"""What a run is called in Weights & Biases: its job type and its tags, so that runs group and filter by themselves."""
+"""Job type and tags of a run in Weights & Biases, by which runs can be grouped and filtered."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ LONGEST_TAG = 64  # W&B refuses longer ones
 
 
 def job_type(model: LightningModule, stage: str) -> str:
-    """Return what kind of work a run is: `pretrain-gan`, `pretrain-vae`, `pretrain-flow`, `pretrain-diffusion`,
+    """Return the kind of work of a run: `pretrain-gan`, `pretrain-vae`, `pretrain-flow`, `pretrain-diffusion`,
     `pretrain-redrawer`, `meta-train`, `meta-test` or `validate`.
     """
     if stage != "fit":
@@ -29,7 +29,7 @@ def job_type(model: LightningModule, stage: str) -> str:
 
 
 def tags(model: LightningModule, data: EpisodicDataModule | ImageDataModule) -> list[str]:
-    """Return `data:`, `split:`, and `generator:`, `learner:`, `tasks:`, `policy:` where there is such a part.
+    """Return the tags `data:` and `split:`, and `generator:`, `learner:`, `tasks:`, `policy:` if the run has that part.
 
     Args:
         model: of the run.
@@ -52,8 +52,8 @@ def tags(model: LightningModule, data: EpisodicDataModule | ImageDataModule) -> 
 
 
 def place_of(run: RunSettings, seed: int) -> dict[str, Any]:
-    """Return what the configuration says of a run's place among others: `arm`, `arm_title`, `seed`, and `experiment`
-    and `experiment_version` of a run that is a part of one. A run by itself is an arm of its own, by its name.
+    """Return where a run belongs: `arm`, `arm_title`, `seed`, and, if it is part of an experiment, `experiment` and
+    `experiment_version`. A run on its own is an arm with its own name.
     """
     arm = run.arm or run.name
     found = {"arm": arm, "arm_title": run.arm_title or arm, "seed": seed}
@@ -63,10 +63,10 @@ def place_of(run: RunSettings, seed: int) -> dict[str, Any]:
     return found
 
 
-def place_tags(of_run: dict[str, Any]) -> list[str]:
-    """Return `arm:`, `seed:`, and `experiment:` and `version:` of a run that is a part of one, from `place_of`."""
+def place_tags(place: dict[str, Any]) -> list[str]:
+    """Return the tags `arm:`, `seed:`, `experiment:` and `version:` from `place_of`."""
     names = {"arm": "arm", "seed": "seed", "experiment": "experiment", "experiment_version": "version"}
-    return [f"{names[key]}:{value}"[:LONGEST_TAG] for key, value in of_run.items() if key in names]
+    return [f"{names[key]}:{value}"[:LONGEST_TAG] for key, value in place.items() if key in names]
 
 
 def kind_of(model: LatentModel) -> str:

@@ -1,7 +1,7 @@
-"""What a run was made from and what it made, as W&B artifacts: split → generator → learner → test → table.
+"""Inputs and outputs of a run as W&B artifacts: split → generator → learner → test → table.
 
-An artifact is known by its name and its content, so a run that reads a checkpoint names the same artifact as the run
-that wrote it, without asking a server: offline runs find each other when they are sent.
+An artifact is identified by its name and content. So a run that reads a checkpoint names the same artifact as the run
+that wrote it, without asking a server: offline runs are linked when they are sent.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from genmeta.data.splits import Split
 from genmeta.experiments.run_folder import SPLIT_FILE
 
 LARGEST_FILE = 200 * 2**20
-"""Files above so many bytes are referred to by their path and checksum, not uploaded."""
+"""In bytes. Of a larger file only path and checksum are sent."""
 
 
 def describe_inputs(checkpoints: Mapping[str, str | Path]) -> dict[str, dict[str, Any]]:
     """Return by role (`generator`, `redrawer`, `learner`) the path, the SHA-256 and the W&B run of each checkpoint.
 
-    It goes into the configuration of a run, which holds the lineage also where artifacts are left out.
+    It is part of a run's configuration, which so has the lineage even without artifacts.
     """
     return {
         role: {"path": str(path), "sha256": _sha256(Path(path)), "run_id": kept_id(Path(path).parent.parent)}
@@ -31,7 +31,7 @@ def describe_inputs(checkpoints: Mapping[str, str | Path]) -> dict[str, dict[str
 
 
 def log_split(run: Any, folder: Path, split: Split) -> None:
-    """Name the split of a run folder as its input: every run on the same split points to the same artifact."""
+    """Register the split of a run folder as the run's input: runs on the same split share one artifact."""
     import wandb
 
     artifact = wandb.Artifact(_name("split", split.name), "dataset", metadata={"hash": split.hash})
@@ -40,18 +40,18 @@ def log_split(run: Any, folder: Path, split: Split) -> None:
 
 
 def log_inputs(run: Any, checkpoints: Mapping[str, str | Path]) -> None:
-    """Name checkpoints as inputs of a run."""
+    """Register checkpoints as inputs of a run."""
     for role, path in checkpoints.items():
         _use(run, checkpoint_artifact(Path(path), {"role": role}))
 
 
 def log_checkpoint(run: Any, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Name a checkpoint as what a run has made."""
+    """Register a checkpoint as an output of a run."""
     run.log_artifact(checkpoint_artifact(path, metadata), aliases=["best"])
 
 
 def log_results(run: Any, name: str, *files: Path) -> None:
-    """Name tables as what a run has made."""
+    """Register tables as outputs of a run."""
     import wandb
 
     artifact = wandb.Artifact(_name("results", name), "results")
@@ -76,8 +76,9 @@ def checkpoint_artifact(path: Path, metadata: Mapping[str, Any]) -> Any:
 
 
 def _use(run: Any, artifact: Any) -> None:
-    """Name an artifact as an input, also offline, where `use_artifact` refuses although the record is sent later like
-    that of any other: this is what it does online with an artifact that is not yet there (wandb 0.31).
+    """Register an artifact as an input, also offline.
+
+    Offline, `use_artifact` refuses. This does what it does online for an artifact that is not there yet (wandb 0.31).
     """
     if run.offline:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
@@ -86,7 +87,7 @@ def _use(run: Any, artifact: Any) -> None:
 
 
 def _name(*parts: str) -> str:
-    """Return a name of the letters that W&B takes."""
+    """Return a name with only the letters that W&B allows."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", "-".join(part for part in parts if part))[:128]
 
 

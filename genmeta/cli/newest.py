@@ -1,4 +1,4 @@
-"""Which checkpoint is meant: by the path of a run or of an exported folder, or the newest where none is named."""
+"""Finds a checkpoint: by the path of a run or an exported folder, or the newest one."""
 
 from collections.abc import Set
 from pathlib import Path
@@ -9,12 +9,15 @@ from genmeta.experiments.run_folder import CONFIG_FILE, RunSettings, lays_debug,
 from genmeta.models.checkpoint import KEY, read_checkpoint
 from genmeta.models.exported import is_exported
 
-TO_TRAIN = {"generator": "make train-vae", "redrawer": "make train-vae VAE=vae_deformation"}
+TO_TRAIN = {
+    "generator": "genmeta fit --config generator/vae.yaml",
+    "redrawer": "genmeta fit --config generator/vae_deformation.yaml",
+}
 
 
 def role_of(path: str | Path) -> str | None:
-    """Return what a checkpoint is by its own record: `generator` (draws from codes), `redrawer` (draws given images
-    again), or None, such as a learner's.
+    """Return the role that a checkpoint records: `generator` (draws from codes), `redrawer` (draws given images again),
+    or None, for example for a learner.
 
     Raises:
         UserError: it cannot be read.
@@ -33,20 +36,19 @@ def _role(record: dict[str, Any]) -> str | None:
 
 
 def newest(roles: Set[str], split: str | None = None) -> Path:
-    """Return the newest best checkpoint under `runs` that is of one of these roles.
+    """Return the newest best checkpoint under `runs` with one of these roles.
 
-    Debug runs, what cannot be read, and what is of another split are passed over.
+    Passes over debug runs, checkpoints of other splits, and files that cannot be read.
 
     Args:
         roles: `generator`, `redrawer`.
-        split: name of the split that it was trained on; None: any.
+        split: name of its split; None: any.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such checkpoint.
     """
     root = RunSettings().root
-    found = {path: path.stat().st_mtime for path in root.glob("**/checkpoints/best.ckpt")}
-    for path in sorted(found, key=lambda path: found[path], reverse=True):
+    for path in sorted(root.glob("**/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
         if lays_debug([path.parent.parent / CONFIG_FILE]):
             continue
         try:
@@ -63,14 +65,14 @@ def newest(roles: Set[str], split: str | None = None) -> Path:
 
 
 def checkpoint_of(path: str | Path) -> Path:
-    """Return the checkpoint that `--ckpt` means: a file, an exported folder, or that of a run folder.
+    """Return the checkpoint of `--ckpt`, which is a file, an exported folder, or a run folder.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no checkpoint.
     """
     path = Path(path)
     if not path.is_dir() or is_exported(path):
-        return path  # whoever reads it says what is wrong
+        return path  # the reader says what is wrong with it
     if made := made_checkpoint(path):
         return made
     inside = sorted(path.glob("**/checkpoints/best.ckpt"))

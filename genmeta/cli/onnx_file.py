@@ -1,4 +1,4 @@
-"""The backbone of a learner for other programs: an ONNX file, by torch's exporter."""
+"""The backbone of a learner as an ONNX file for other programs, by torch's exporter."""
 
 import importlib.util
 import warnings
@@ -17,7 +17,7 @@ _NEEDED = ("onnx", "onnxscript")  # by torch's exporter
 
 
 def check_onnx() -> None:
-    """Raise UserError if a package is missing that torch's exporter needs."""
+    """Raise UserError if torch's exporter lacks a package."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'--onnx: needs {" and ".join(missing)}, not installed here; pip install "genmeta[onnx]"')
@@ -27,21 +27,21 @@ def as_onnx(loaded: LoadedLearner) -> Any:
     """Return the backbone as torch's `ONNXProgram`: any number of images `[n, C, H, W]` in [0, 1] to features.
 
     Raises:
-        UserError: the learner has no backbone, as one that adapts its network to each task, or one whose features
-            depend on the images beside an image.
+        UserError: the learner has no fixed backbone (it adapts its network to each task), or the features of an image
+            depend on other images.
     """
     name, network = type(loaded.learner).__name__, getattr(loaded.learner, "backbone", None)
     if not isinstance(network, nn.Module):
         raise UserError(f"--onnx: {name} has no backbone that is the same in every task; export it without")
     if uses_batch_statistics(network):
         raise UserError(
-            f"--onnx: the backbone of this {name} normalises each image with those beside it, so that its features are "
-            f"none of an image alone; train one with norm: running or group"
+            f"--onnx: the backbone of this {name} normalises each image with the others of a batch, so its features "
+            f"are not of one image alone; train one with norm: running or group"
         )
     images = torch.zeros(2, *loaded.image_shape)
     dynamic = ({0: torch.export.Dim("n", min=1)},)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts, by version of torch others
+        warnings.simplefilter("ignore")  # about the exporter's own parts, and different in each version of torch
         return torch.onnx.export(
             network,
             (images,),
@@ -54,7 +54,7 @@ def as_onnx(loaded: LoadedLearner) -> Any:
 
 
 def about_onnx(loaded: LoadedLearner) -> str:
-    """Return what a model card says of the file, as Markdown."""
+    """Return the part of the model card on this file, as Markdown."""
     shape = ", ".join(map(str, loaded.image_shape))
     return (
         f"\n## {ONNX}\n\nThe backbone alone, for other programs: `{INPUT}` float32 `[n, {shape}]` in [0, 1] to "

@@ -1,4 +1,4 @@
-"""Options of the commands that are not training."""
+"""Options of the commands that do not train."""
 
 import argparse
 from typing import NoReturn
@@ -11,7 +11,7 @@ class OptionParser(argparse.ArgumentParser):
 
     Args:
         prog: the command.
-        docstring: of the command's function; its first paragraph stands in the help.
+        docstring: of the command's function; its first paragraph is shown in the help.
     """
 
     def __init__(self, prog: str, docstring: str | None = None) -> None:

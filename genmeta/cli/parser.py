@@ -1,4 +1,4 @@
-"""The parser of `genmeta fit`, `validate`, `test`: errors in one line, nothing called that is no part of a network."""
+"""The parser of `genmeta fit`, `validate`, `test`: it prints errors in one line and calls only what makes a network."""
 
 import pkgutil
 from collections.abc import Iterator, Sequence
@@ -16,30 +16,30 @@ from genmeta.read_yaml import check_extent
 
 
 class Parser(LightningArgumentParser):
-    """Raises UserError with one line instead of printing a page of usage; options must be spelt out."""
+    """Raises UserError with one line instead of a page of usage; options must be spelt out."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
-        if not self.exit_on_error:  # a parser inside the parser, whose message becomes a part of ours
+        if not self.exit_on_error:  # a parser inside the parser: its message becomes part of ours
             super().error(message, ex)
         raise UserError(one_line(message, self)) from ex
 
 
 def parse(parser: ArgumentParser, options: Sequence[str]) -> Namespace:
-    """Return the configuration that options and the YAMLs that they name say.
+    """Return the configuration from options and their YAMLs.
 
     Raises:
-        UserError: a YAML is too large, too deep or no text, an option is wrong, or a `class_path` names what may not be
-            called.
+        UserError: a YAML is too large, too deep or no text, an option is wrong, or a `class_path` names something that
+            may not be called.
     """
     for before, option in zip(["", *options], options, strict=False):
         if before == "--config" or option.startswith("--config="):
             check_extent(Path(option.removeprefix("--config=")))
     printing = [option for option in options if option.startswith("--print_config")]
     try:
-        # asked for in the middle, jsonargparse prints the next YAML, not what all of them come to
+        # --print_config must come last: jsonargparse prints the configuration that it has read until then
         config = parser.parse_args([*(option for option in options if option not in printing), *printing])
     except UnicodeDecodeError as error:
         raise UserError(f"--config: not a text file ({error.reason} at byte {error.start})") from error
@@ -50,7 +50,7 @@ def parse(parser: ArgumentParser, options: Sequence[str]) -> Namespace:
 
 
 def why_not_made(error: ValueError) -> UserError:
-    """Return what a constructor has raised; the parser wraps it."""
+    """Return the error that a constructor raised, from the parser's error around it."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         missing = cause.__cause__
@@ -64,7 +64,7 @@ def why_not_made(error: ValueError) -> UserError:
 
 
 def fill_sizes(config: Namespace) -> None:
-    """Fill in sizes that the model's YAML leaves open (null) from the data."""
+    """Fill in the sizes that are null in the model's YAML, from the data."""
     places = list(_open_sizes(config.get("model")))
     source = config.data.get("init_args", Namespace()).get("source")
     if not places or not source:
@@ -75,7 +75,7 @@ def fill_sizes(config: Namespace) -> None:
 
 
 def returns_network(function: Any) -> bool:
-    """Whether a function, such as `torchvision.models.resnet18`, says that it returns a network."""
+    """Whether a function, such as `torchvision.models.resnet18`, is annotated to return a network."""
     try:
         returned = get_type_hints(function).get("return")
     except Exception:  # whatever its annotations name
@@ -86,7 +86,7 @@ def returns_network(function: Any) -> bool:
 def _check_classes(part: Any, option: str = "") -> None:
     """Raise UserError if a `class_path` names neither a class nor a function that is annotated to return a network.
 
-    The parser checks classes; where a function is expected it would call any that is named, `os.system` too.
+    The parser checks classes. But it would call any function that is named, even `os.system`.
     """
     if isinstance(part, list):
         for item in part:
@@ -102,7 +102,7 @@ def _check_classes(part: Any, option: str = "") -> None:
 
 
 def _open_sizes(part: Any) -> Iterator[tuple[Namespace, str]]:
-    """Yield where a part of the configuration, or a part of that, has a size of the images that is not set."""
+    """Yield the places in a configuration, at any depth, where a size of the images is null."""
     if isinstance(part, list):
         for item in part:
             yield from _open_sizes(item)

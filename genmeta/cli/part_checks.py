@@ -1,4 +1,4 @@
-"""Whether model, data, trainer and checkpoint of a run go together, told before the run begins."""
+"""Checks that model, data, trainer and checkpoint of a run fit together, before the run begins."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ from genmeta.output import say
 
 @dataclass(frozen=True)
 class Given:
-    """The checkpoint that a run is given: the weights to test, or where to go on.
+    """The checkpoint that a run begins with: weights to test, or a training to go on with.
 
     Attributes:
-        path: its file; None if there is none.
-        content: what is in it.
-        batches: that it has seen; 0 but in `fit`.
+        path: its file; None without a checkpoint.
+        content: of the file.
+        batches: how many it has seen, in `fit`; else 0.
     """
 
     path: str | None = None
@@ -34,7 +34,7 @@ class Given:
 
     @classmethod
     def read(cls, path: str | None, stage: str) -> "Given":
-        """Return it; in `fit`, of several that stand in for one another, the whole one."""
+        """Read it; in `fit`, if the file is damaged, read the one kept beside it."""
         if not path:
             return cls()
         if stage != "fit":
@@ -46,17 +46,17 @@ class Given:
 
 
 def check_parts(stage: str, config: Namespace, model: Any, data: Any, aloud: bool) -> Given:
-    """Check the parts of a run against each other; loads its data and its checkpoint.
+    """Load the data and the checkpoint of a run, and check that its parts fit together.
 
     Args:
         stage: `fit`, `validate` or `test`.
         config: of the run, as parsed.
-        model: to be trained or tested.
-        data: its data module, which is set up.
-        aloud: say what was used of the data's files, and that there will be no validation.
+        model: to train or test.
+        data: its data module; it is set up here.
+        aloud: print how many files of the data were used, and if there will be no validation.
 
     Returns:
-        The checkpoint that is given.
+        The checkpoint.
 
     Raises:
         UserError: something does not fit.
@@ -69,9 +69,9 @@ def check_parts(stage: str, config: Namespace, model: Any, data: Any, aloud: boo
     check_precision(config.trainer.precision)
     if stage == "test" and not isinstance(model, MetaModule):
         raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(model).__name__}")
-    if config.ckpt_path == "":  # of a variable that a script has not set
+    if config.ckpt_path == "":  # from a variable that a script has not set
         raise UserError("ckpt_path: is empty; expected the path of a checkpoint, or leave the option out")
-    given = Given.read(config.ckpt_path, stage)  # before the data: these may take long
+    given = Given.read(config.ckpt_path, stage)  # before the data, which may take long
     data.setup(stage)
     if aloud and data.account:
         rank_zero_only(say)(data.account)
@@ -96,7 +96,7 @@ def _check_training(trainer: Mapping[str, Any], model: Any, data: Any, aloud: bo
         raise UserError(f"model.optimizer: {error}") from error
     check_trainer(trainer, model, data)
     if aloud and (why := never_validates(trainer, model, data.steps_per_epoch)):
-        rank_zero_only(tell)(f"{why}: no checkpoint can be chosen as the best, and the last is the result")
+        rank_zero_only(tell)(f"{why}: no validation chooses the best checkpoint, so the last is the result")
 
 
 def _check_weights(path: str, weights: Mapping[str, torch.Tensor], model: Any) -> None:

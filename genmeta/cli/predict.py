@@ -1,13 +1,11 @@
-"""`genmeta predict`: labels for pictures of classes that a learner has never seen, by a few examples of each."""
+"""`genmeta predict`: labels for pictures of classes that a learner has never seen, from a few examples of each."""
 
 import argparse
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from genmeta.cli.newest import checkpoint_of
 from genmeta.cli.options import OptionParser
@@ -19,11 +17,11 @@ from genmeta.experiments.run_folder import claim_out
 from genmeta.learners.predictor import Predictions, Predictor, load
 
 _INK_IS_LIGHT = ("glyphs", "omniglot", "digits")  # data sets whose drawings are light on dark
-_SAID = 20  # pictures that are printed, at most
+_MOST_LINES = 20  # of predictions on the terminal
 
 
 def predict(args: Sequence[str]) -> None:
-    """Name pictures: `predictions.csv`, `predictions.json` (all probabilities) and `contact_sheet.png`.
+    """Label pictures: `predictions.csv`, `predictions.json` (all probabilities) and `contact_sheet.png`.
 
     Raises:
         UserError: an option or a picture is wrong, or the learner cannot work with so many classes.
@@ -64,9 +62,13 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--ckpt", required=True, help="a learner's run folder, or its checkpoint")
     add("--support", required=True, help="folder with the examples: <class>/ or <group>/<class>/, any number in each")
-    add("--query", required=True, help="folder of the pictures to name, folders in it too; or one picture")
+    add("--query", required=True, help="folder with the pictures to label, also in folders inside; or one picture")
     add("--redrawer", help="run or checkpoint of vae_deformation: 30 generated pictures beside each example")
-    add("--invert", action="store_true", help="take the negatives: dark ink on light for a learner of light on dark")
+    add(
+        "--invert",
+        action="store_true",
+        help="use the negatives: for pictures of dark ink on light and a learner of light ink on dark",
+    )
     add("--out", help="folder for the results (default runs/predict/<next number>)")
     return parser.parse_args(args)
 
@@ -79,28 +81,28 @@ def _described(model: Predictor) -> str:
 
 def _say(names: Sequence[str], predictions: Predictions) -> None:
     labels = predictions.labels
-    if len(names) <= _SAID:
+    if len(names) <= _MOST_LINES:
         for name, label, confidence in zip(names, labels, predictions.confidences, strict=True):
             print(f"             {printable(name)}: {printable(label)} ({100 * confidence:.0f} %)")
         return
-    counts = ", ".join(f"{n} {printable(label)}" for label, n in Counter(labels).most_common(_SAID))
+    counts = ", ".join(f"{n} {printable(label)}" for label, n in Counter(labels).most_common(_MOST_LINES))
     print(f"pictures     {len(names)}: {counts}")
 
 
 def _write(folder: Path, names: Sequence[str], predictions: Predictions) -> None:
-    """Write the tables. Names of files may be no text; they are written as the bytes that they are."""
-    rows = list(zip(names, predictions.labels, predictions.confidences, strict=True))
+    """Write the tables. A file name that is no valid text is written as its bytes."""
+    rows, classes = list(zip(names, predictions.labels, predictions.confidences, strict=True)), predictions.classes
     with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["picture", "class", "probability"])
         writer.writerows([name, label, f"{confidence:.6f}"] for name, label, confidence in rows)
     content = [
-        {"picture": name, "class": label, "probability": confidence, "probabilities": _of_classes(predictions, number)}
-        for number, (name, label, confidence) in enumerate(rows)
+        {
+            "picture": name,
+            "class": label,
+            "probability": confidence,
+            "probabilities": dict(zip(classes, p, strict=True)),
+        }
+        for (name, label, confidence), p in zip(rows, predictions.probabilities.tolist(), strict=True)
     ]
     (folder / "predictions.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _of_classes(predictions: Predictions, number: int) -> Mapping[str, float]:
-    probabilities: Tensor = predictions.probabilities[number]
-    return dict(zip(predictions.classes, probabilities.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What a learner said, to be looked at: a row a class, its examples, and the pictures that were taken for it."""
+"""The predictions of a learner as a picture: for each class its examples, and the pictures that got its label."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -19,15 +19,16 @@ _TITLE = 24  # letters of a class name
 def contact_sheet(
     support: Mapping[str, Tensor], query: Tensor, names: Sequence[str], predictions: Predictions
 ) -> Image.Image:
-    """Return a picture with a row for each class: its name and number of pictures, examples, framed blue, and the
-    pictures that were taken for it, the most certain first, each with the end of its name and its probability. All are
-    shown as the learner sees them.
+    """Return a picture with a row for each class: its name, its examples framed blue, and the pictures with its label.
+
+    The most certain picture is first. Each has the end of its name and its probability below it. All are shown as the
+    learner sees them.
 
     Args:
         support: examples by class, uint8 `[n, C, H, W]`.
-        query: the pictures that were named, uint8 `[n, C, H, W]`.
-        names: theirs.
-        predictions: what they were taken for.
+        query: the labelled pictures, uint8 `[n, C, H, W]`.
+        names: of the labelled pictures.
+        predictions: their labels.
     """
     font = ImageFont.truetype(font_path("DejaVuSans"), 10)
     classes = list(support)[:_ROWS]
@@ -68,7 +69,7 @@ def _title(name: str, n: int) -> tuple[str, str]:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """Return a text that is not wider than a picture, its end if it is long."""
+    """Return a text cut to the width of a picture; its end is kept."""
     if font.getlength(text) <= _TILE:
         return text
     while text and font.getlength(f"…{text}") > _TILE:

@@ -1,4 +1,4 @@
-"""What is seen while a run goes on."""
+"""What a run prints while it goes on."""
 
 import logging
 import os
@@ -15,8 +15,8 @@ from genmeta.output import say
 
 
 class LiveBar(RichProgressBar):
-    """Lightning's bar of the package rich, without the version number. Losses and accuracies stand beside it, a line
-    each, so that they do not squeeze it in a terminal of 80 columns.
+    """Lightning's progress bar of the package rich, without the version number. Each metric has a line of its own, so
+    that the bar has room in a terminal of 80 columns.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class LiveBar(RichProgressBar):
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         description, bar, batches, time = super().configure_columns(trainer)[:4]  # then comes the speed
         assert self._console is not None
-        bar.bar_width = max(10, min(40, self._console.width - 66))  # what the others and the longest number leave
+        bar.bar_width = max(10, min(40, self._console.width - 66))  # the other columns and the longest number take 66
         return [description, bar, batches, time]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class LiveBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """Where there is no terminal: one line an epoch, since a bar that is redrawn fills a log."""
+    """For logs: one line an epoch, since a redrawn bar would fill them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,16 +53,16 @@ class EpochLines(ProgressBar):
 
 
 def progress_bar() -> ProgressBar:
-    """Return what is seen of a run: a bar where it can be drawn again and again, else lines.
+    """Return a bar for a terminal, else lines.
 
-    Both outputs must be terminals: rich sends all that is printed above the bar, also what was meant for a file.
+    Both outputs must be terminals: rich prints everything above the bar, also what was meant for a file.
     """
     terminal = sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return LiveBar() if terminal else EpochLines()
 
 
 def in_words(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return metrics as they are printed: each once, accuracies in percent and with their interval, as in tables.
+    """Return metrics as they are printed: each once, accuracies in percent with their interval.
 
     (In files and W&B they are in [0, 1].)
     """
@@ -79,13 +79,13 @@ def in_words(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def quiet() -> None:
-    """Leave out what Lightning says at every start and what does not concern the user."""
+    """Silence messages of Lightning that do not concern the user."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         # our config.yaml is there first; run folders are never used twice
         r"Experiment logs directory .* exists and is not empty",
-        # a run that goes on in its own folder is meant to
+        # as intended: the run goes on in its own folder
         r"Checkpoint directory .* exists and is not empty",
         # a test needs no ModelCheckpoint
         r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided",

@@ -1,4 +1,4 @@
-"""What is written down and said of a run: `config.yaml`, `run.json`, the lines at its end, W&B's lineage."""
+"""Records a run: `config.yaml`, `run.json`, the lines at its end, its lineage in W&B."""
 
 import platform
 import time
@@ -36,15 +36,15 @@ from genmeta.output import command_line, say
 
 
 class Recorder:
-    """Writes down what a run is made from when it begins, and what it has found when it ends.
+    """Writes the configuration of a run when it begins, and its results when it ends.
 
     Args:
         stage: `fit`, `validate` or `test`.
-        model: that is trained or tested.
+        model: to train or test.
         data: its data module, set up.
         run: its settings.
         folder: the run folder.
-        started: when the program began, of `time.monotonic`.
+        started: time of the program's start, from `time.monotonic`.
     """
 
     def __init__(self, stage: str, model: Any, data: Any, run: RunSettings, folder: Path, started: float) -> None:
@@ -59,12 +59,12 @@ class Recorder:
     def log_start(
         self, trainer: Trainer, loggers: Sequence[Logger], config: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> None:
-        """Tell loggers the configuration and what the run depends on, and W&B what it is made from.
+        """Log the configuration and the facts of the run, and its inputs to W&B.
 
         Args:
             trainer: of the run.
-            loggers: the CSV logger is left out: it would write what `config.yaml` and `run.json` say.
-            config: as it is written, with the run's place among others.
+            loggers: all but the CSV logger, which would repeat `config.yaml` and `run.json`.
+            config: the configuration, with arm, seed and experiment.
             inputs: checkpoints by role.
         """
         for logger in loggers:
@@ -75,7 +75,7 @@ class Recorder:
                 log_inputs(experiment, inputs)
 
     def end(self, trainer: Trainer) -> None:
-        """Write the run's summary, and say where its results are; of a generative model, measure it first."""
+        """Write the run's summary, and print where its results are; a generative model is measured first."""
         report: dict[str, float] = {}
         if isinstance(self.model, GenerativeModule) and not trainer.interrupted:
             report = self._report(trainer)
@@ -88,7 +88,7 @@ class Recorder:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What a run depends on besides its configuration, and what makes it comparable."""
+        """Facts beside the configuration: the split, the episodes, versions, the commit."""
         split = self.data.split
         facts: dict[str, Any] = {
             "split": {"name": split.name, "hash": split.hash, "content": self.data.table.content},
@@ -101,12 +101,12 @@ class Recorder:
         return facts
 
     def how_to_go_on(self) -> str:
-        """Return where the run can be taken up again."""
+        """Return the command that goes on with the run."""
         folder = self.folder / "checkpoints"
         kept = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
         if self.stage != "fit" or not kept:
             return "there is no checkpoint to go on from"
-        version = self.settings.version  # of an experiment or a comparison: there the run is expected
+        version = self.settings.version  # a comparison expects the run in this folder
         where = ["--run.version", version] if version else []
         command = ["fit", "--config", self.folder / CONFIG_FILE, "--ckpt_path", kept[0], *where]
         return f"go on with: {command_line(*command)}"
@@ -133,7 +133,7 @@ class Recorder:
         return content
 
     def _say(self, content: Mapping[str, Any]) -> None:
-        """Say where the results are: a checkpoint, or metrics; of a meta-test, which classes are the hardest."""
+        """Print the checkpoint of a training, or the metrics; for a meta-test also the hardest classes."""
         if self.stage == "fit":
             pictures = self.folder / "pictures"
             say(f"           {self._made('best' in content)}{f', pictures in {pictures}' if pictures.is_dir() else ''}")
@@ -141,8 +141,8 @@ class Recorder:
             for name, value in in_words(content["metrics"]).items():
                 say(f"           {name} {value}")
         if self._is_meta_test:
-            for name, found in self.model.confusions.items():
-                say(f"           hardest classes of {name}: {lowest_classes(found)}")
+            for name, confusion in self.model.confusions.items():
+                say(f"           hardest classes of {name}: {lowest_classes(confusion)}")
             say(f"           all classes in {self.folder}: {PER_CLASS_FILE}, {CONFUSION_FILE}, pictures/confusion.png")
         if "debug" in content:
             say(f"           {DEBUG_NOTE}")
@@ -152,21 +152,21 @@ class Recorder:
         return isinstance(self.model, MetaModule) and self.stage == "test"
 
     def _made(self, has_best: bool) -> str:
-        """Return which checkpoint the training has made."""
+        """Return the path of the training's checkpoint."""
         made = made_checkpoint(self.folder)
         if made is None:
             return "no checkpoint: trainer.fast_dev_run keeps none"
         return str(made) if has_best else f"{made}, the last (there was no validation to choose the best by)"
 
     def _best(self, trainer: Trainer) -> dict[str, float]:
-        """What the best checkpoint was chosen by, if there is one."""
+        """Return the metric that chose the best checkpoint, if there is one."""
         if self.stage != "fit" or not best_checkpoint(self.folder).is_file():
             return {}
         score = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
         return {self.model.monitor: float(score)}  # type: ignore[arg-type]
 
     def _log_best(self, trainer: Trainer) -> None:
-        """Name the best checkpoint, or the last if there is no best, to W&B as what the run has made."""
+        """Register the best checkpoint, or the last if there is no best, with W&B as the run's output."""
         made = made_checkpoint(self.folder)
         experiment = _experiment(trainer)
         if experiment and self.stage == "fit" and made and self.settings.artifacts:
@@ -174,8 +174,8 @@ class Recorder:
             log_checkpoint(experiment, made, {**self._best(trainer), "split": split.name, "split_hash": split.hash})
 
     def _report(self, trainer: Trainer) -> dict[str, float]:
-        """Measure the best weights of a generative model (after `fit`), or those at hand; print and log the table."""
-        if self._best(trainer):  # else there was no validation, and the last weights are at hand
+        """Measure a generative model with its best weights, or the current ones; print and log the table."""
+        if self._best(trainer):  # else there was no validation, and the current weights are the last
             self.model.load_state_dict(read_checkpoint(best_checkpoint(self.folder))["state_dict"])
         if not trainer.is_global_zero:
             return {}
@@ -192,12 +192,12 @@ class Recorder:
 
 def _experiment(trainer: Trainer) -> Any | None:
     """Return the W&B run of the first process, if there is one."""
-    found = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    return found[0] if found and trainer.is_global_zero else None
+    experiments = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return experiments[0] if experiments and trainer.is_global_zero else None
 
 
 def _device(device: torch.device, n: int) -> str:
-    """Return what a run ran on: `cpu, 1 thread`, or `2 × ` and the name of a GPU."""
+    """Return the device of a run: `cpu, 1 thread`, or `2 × ` and the name of a GPU."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

@@ -1,4 +1,4 @@
-"""`genmeta replay`: the batch at which a training met NaN or infinity, once more, to see where it begins."""
+"""`genmeta replay`: runs the batch again at which a training met NaN or infinity, to see where it begins."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from genmeta.modules.nonfinite import NON_FINITE
 
 
 def replay(args: Sequence[str]) -> int:
-    """Run the batch again that a training stopped at, with the weights that it had then, and say where the first number
-    begins that is not finite. Writes nothing.
+    """Run the batch again at which a training stopped, with the weights of that moment, and print where numbers stop
+    being finite. Writes nothing.
 
     Returns:
-        0 if it came again, 1 if all numbers were finite this time.
+        0 if it happened again, 1 if all numbers were finite this time.
 
     Raises:
         UserError: the run did not stop at such a batch, or has changed since.
@@ -53,7 +53,7 @@ def replay(args: Sequence[str]) -> int:
         devices=1,
         callbacks=[witness],
     )
-    # modules look at these: how far a warm-up is, for one
+    # modules read these counters, for example during a warm-up
     loop = trainer.fit_loop
     loop.epoch_progress.current.processed = saved["epoch"]  # type: ignore[attr-defined]
     loop.epoch_loop.batch_progress.total.ready = saved["batch"]
@@ -74,10 +74,10 @@ def replay(args: Sequence[str]) -> int:
 
 
 class Witness(Callback):
-    """Prints what a batch is, and each first sign of a number that is not finite: inputs, weights, layers, gradients.
+    """Prints the batch, and each first sign of a number that is not finite: inputs, weights, layers, gradients.
 
     Attributes:
-        found: whether there was one.
+        found: whether there was such a sign.
     """
 
     def __init__(self) -> None:
@@ -115,9 +115,9 @@ class Witness(Callback):
     def _watch(self, name: str) -> Any:
         told = False
 
-        def look(module: nn.Module, given: Any, found: Any) -> None:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
             nonlocal told
-            if not told and isinstance(found, Tensor) and not found.isfinite().all():
+            if not told and isinstance(output, Tensor) and not output.isfinite().all():
                 told = True
                 self.tell(f"output of {name} ({type(module).__name__}) is not finite")
 

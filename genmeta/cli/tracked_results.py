@@ -19,14 +19,14 @@ _MORE = [one.name for one in fields(Difference) if one.name not in (*DIFFERENCES
 
 
 def track_results(run: RunSettings, folder: Path, learners: Mapping[str, Path], artifacts: bool = True) -> None:
-    """Send what `results.json` says to W&B: `tables/arms`, `tables/differences`, the picture if there is one; the
-    answer stands first in the run's notes. Sent again, they go to the same W&B run.
+    """Send `results.json` to W&B as `tables/arms`, `tables/differences` and the picture, with the answer first in the
+    run's notes. Sent again, they go to the same W&B run.
 
     Args:
         run: how it is tracked; its `experiment` is the name and the version.
         folder: of the comparison.
-        learners: checkpoints that are compared, by name; those that were removed since are left out.
-        artifacts: whether the learners are inputs of it as artifacts too, not in its configuration alone.
+        learners: the compared checkpoints, by name; those that were removed are left out.
+        artifacts: register the learners as artifacts too, not only in the configuration.
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     name, _, version = str(run.experiment).partition("/")
@@ -67,7 +67,7 @@ def arm_rows(results: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def difference_rows(results: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """Yield a row of `DIFFERENCES`, and what else a `Difference` has, for each paired one of a results.json."""
+    """Yield a row of `DIFFERENCES` and the other fields of `Difference` for each comparison of a results.json."""
     titles = {name: arm.title for _, arms in _points(results) for name, arm in arms.items()}
     for one in results["comparisons"]:
         names = [one["arm"], titles[one["arm"]], one.get("value"), one["control"], titles[one["control"]]]

@@ -1,4 +1,4 @@
-"""Loggers: a CSV file always, Weights & Biases by default, TensorBoard on request."""
+"""Loggers: always a CSV file, Weights & Biases by default, TensorBoard on request."""
 
 import csv
 import importlib.util
@@ -19,24 +19,24 @@ from genmeta.errors import UserError
 from genmeta.experiments.run_folder import DEBUG_NOTE, RunSettings
 
 STEP, IMAGES = "trainer/global_step", "images_seen"
-"""The two axes: optimiser steps (Lightning's name; one a batch, also for a GAN), and training images."""
+"""The two axes: steps (Lightning's name; one for each batch, also for a GAN), and training images."""
 
 ID_FILE = "run_id.txt"
-"""In the folder `wandb` of a run folder: the id of its W&B run, by which it goes on as the same one."""
+"""In the folder `wandb` of a run folder: the id of its W&B run, so that the run can go on as the same one."""
 
 UNSENT = "unsent"
-"""A file in the folder of an online W&B run that could not be sent to its end; `make sync` looks for it."""
+"""A file that marks the folder of an online W&B run that was not sent completely; `make sync` looks for it."""
 
 GRACE = 10.0
-"""Seconds that W&B gets after its own limit, and to end."""
+"""Seconds that W&B gets after its own time limit, and again to end."""
 
-_failed = False  # W&B, in the run at hand
+_failed = False  # whether W&B has failed in the current run
 
 BEST = {
     **dict.fromkeys(("train/loss", "train/loss_e", "train/error", "val/loss", "val/fid", "val/kid"), "min"),
     **dict.fromkeys(("train/acc", "train/elbo", "val/acc", "val/elbo"), "max"),
 }
-"""Which value of a metric W&B's table shows; of all others, `test/*` and a GAN's losses among them, it is the last."""
+"""Which value of a metric W&B's table shows. For all other metrics it shows the last value."""
 
 
 def project() -> str:
@@ -45,12 +45,12 @@ def project() -> str:
 
 
 class AxisLogger(WandbLogger):
-    """Logs how many images were seen beside every step of training, so that arms with other batches compare. A failure
+    """Logs the number of images seen with every step, so that arms with different batches can be compared. A failure
     of W&B is told and does not stop the training.
 
     Args:
         experiment: the W&B run.
-        images_per_step: of an optimiser step; 0: no such axis.
+        images_per_step: images of a step; 0: no such axis.
     """
 
     def __init__(self, experiment: Any, images_per_step: int) -> None:
@@ -73,7 +73,7 @@ class AxisLogger(WandbLogger):
 
 
 def check_loggers(run: RunSettings) -> None:
-    """Raise UserError if a logger is asked for that is not installed."""
+    """Raise UserError if a wanted logger is not installed."""
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError('run.tensorboard: tensorboard is not installed; pip install "genmeta[tensorboard]"')
 
@@ -83,8 +83,8 @@ def make_loggers(
 ) -> list[Logger]:
     """Return the loggers of a run.
 
-    Offline, W&B connects to nothing, asks nothing and prints nothing; its files lie in the run folder and can be sent
-    later with `make sync`.
+    Offline, W&B connects to nothing, asks nothing and prints nothing. Its files are in the run folder; `make sync` or
+    `wandb sync` sends them later.
     """
     loggers: list[Logger] = [CSVLogger(folder.parent.parent, name=folder.parent.name, version=folder.name)]
     if experiment := start_tracking(run, folder, job_type, tags):
@@ -95,36 +95,36 @@ def make_loggers(
 
 
 def keep_rows(logger: Logger, folder: Path, n_batches: int) -> None:
-    """Begin the `metrics.csv` of a run that goes on in its folder with its rows until then. Lightning would begin an
-    empty one.
+    """Keep the earlier rows in the `metrics.csv` of a run that goes on in its folder. Lightning would start an empty
+    file.
     """
     path = folder / "metrics.csv"
     if not isinstance(logger, CSVLogger) or not path.is_file():
         return
     text = path.read_text(encoding="utf-8", errors="replace")
-    found = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # the last line may be cut off
-    names = found.fieldnames or []
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())  # the last line may be cut off
+    names = reader.fieldnames or []
     rows = [
         {name: row[name] or "" for name in names}
-        for row in found
+        for row in reader
         if (row.get("step") or "").isdecimal() and int(row["step"]) < n_batches
     ]
-    writer = logger.experiment  # which removes the file; in processes but the first it does nothing
+    writer = logger.experiment  # it removes the file; in all processes but the first it does nothing
     writer.metrics = rows  # type: ignore[assignment]
     writer.save()
 
 
 def start_tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = ()) -> Any | None:
-    """Begin a W&B run in the first process; None in the others, and if it is off."""
+    """Begin a W&B run in the first process; return None in the others, and if W&B is off."""
     mode = wandb_mode(run.wandb)
     if mode == "off":
         return None
-    # W&B's process stays in the folder in which the first run of this process began, and reads paths from there
+    # W&B's process stays in the folder where the first run began, and reads relative paths from there
     folder = folder.resolve()
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")  # else copies of artifacts pile up in the home folder
-    # seconds after the end in which the rest is sent; by default it waits for a server that has gone for as long as it
-    # takes. In the environment, since there are versions of W&B that know no such settings and would refuse them
+    # seconds to send the rest after the end; by default W&B waits forever for a server that is gone. Set in the
+    # environment, because some versions of W&B refuse these settings
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")
     os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     return _start(run, folder, job_type, tags, mode) if os.environ.get("LOCAL_RANK", "0") == "0" else None
@@ -132,7 +132,7 @@ def start_tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence
 
 @contextmanager
 def tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] = ()) -> Iterator[Any | None]:
-    """The W&B run of a command that is not training, closed at the end; None where there is none."""
+    """The W&B run of a command that does not train, closed at the end; None without W&B."""
     experiment = start_tracking(run, folder, job_type, tags)
     try:
         with unharmed():
@@ -142,10 +142,10 @@ def tracking(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str] 
 
 
 def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], mode: str) -> Any:
-    """Begin a W&B run; where the server does not answer or refuses the key, an offline one, saying so."""
+    """Begin a W&B run. If the server does not answer or refuses the key, say so and begin an offline one."""
     global _failed
     _failed = False
-    os.environ["WANDB_MODE"] = mode  # also for the next runs of this process, which need not try again
+    os.environ["WANDB_MODE"] = mode  # also for the next runs of this process: they need not try again
     if mode == "offline":
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb  # here: it is slow to import, and not needed when off
@@ -180,7 +180,7 @@ def _start(run: RunSettings, folder: Path, job_type: str, tags: Sequence[str], m
 
 
 def kept_id(folder: Path) -> str | None:
-    """Return the id of the W&B run of a run folder, if it has one that W&B would take."""
+    """Return the id of the W&B run of a run folder, if it has a valid one."""
     try:
         text = (folder / "wandb" / ID_FILE).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -189,8 +189,9 @@ def kept_id(folder: Path) -> str | None:
 
 
 def define_metrics(experiment: Any) -> None:
-    """Tell W&B the axis of each group and which value stands for a run. The groups do not overlap: of two patterns that
-    fit a name, W&B takes either.
+    """Tell W&B the axis of each group of metrics, and which value stands for a run.
+
+    The groups do not overlap: if two patterns match a name, W&B takes either.
     """
     experiment.define_metric(STEP)
     experiment.define_metric(IMAGES, step_metric=STEP)
@@ -203,7 +204,7 @@ def define_metrics(experiment: Any) -> None:
 def wandb_mode(wish: str) -> str:
     """Return `online`, `offline` or `off` for a wish that may be `auto`.
 
-    `auto` follows `WANDB_MODE` if the user has set it, and otherwise is online if there is an API key.
+    `auto` follows `WANDB_MODE` if it is set; otherwise it is online if there is an API key.
     """
     if wish != "auto":
         return wish
@@ -216,7 +217,7 @@ def wandb_mode(wish: str) -> str:
 
 
 def has_account() -> bool:
-    """Whether W&B would find an API key, in the environment or where `wandb login` puts it. Connects to nothing."""
+    """Whether W&B would find an API key, in the environment or where `wandb login` stores it. Connects to nothing."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -228,8 +229,9 @@ def has_account() -> bool:
 
 @contextmanager
 def unharmed() -> Iterator[None]:
-    """Go on when W&B fails in here (its process was killed, its server answers nonsense); told once a run. Errors that
-    are not W&B's are raised.
+    """Go on if W&B fails inside this block (its process was killed, its server answers nonsense); say so once a run.
+
+    Other errors are raised.
     """
     global _failed
     try:
@@ -246,8 +248,8 @@ def unharmed() -> Iterator[None]:
 
 
 def finish_tracking() -> None:
-    """Close the W&B run, so that the next run in this process begins its own. What an online run could not send is kept
-    for `make sync`.
+    """Close the W&B run, so that the next run in this process begins its own. If an online run could not send
+    everything, it is marked for `make sync`.
     """
     global _failed
     wandb = sys.modules.get("wandb")
@@ -264,18 +266,20 @@ def finish_tracking() -> None:
         except TimeoutError:
             sent = False
 
-    # W&B does not keep its own limit while it has artifacts to send: it is waited for in a thread, and then ended
+    # W&B exceeds its own time limit while it sends artifacts: wait for it in a thread, then end it
     limit = float(os.environ["WANDB_FINISH_TIMEOUT"])
     thread = threading.Thread(target=finish, daemon=True)
     thread.start()
     thread.join(limit + GRACE if limit else None)
     if thread.is_alive():
         sent, _failed = False, True
-        with suppress(Exception):  # of W&B's insides, which may change; there is no other way to end it
+        with suppress(Exception):  # private parts of W&B may change; there is no other way to end it
             wandb.setup()._connection._proc._process.kill()
         thread.join(GRACE)
     if not sent:
-        print(f"genmeta: W&B takes no more of this run; make sync sends it ({folder})", file=sys.stderr, flush=True)
+        print(
+            f"genmeta: W&B takes no more of this run; send it later: wandb sync {folder}", file=sys.stderr, flush=True
+        )
         (folder / UNSENT).touch()
     if _failed:  # the next run needs a process of its own, and W&B must not try again when this one ends
         with suppress(Exception):

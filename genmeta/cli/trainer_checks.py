@@ -1,4 +1,4 @@
-"""Options of Lightning's Trainer that a training cannot honour, told before it begins."""
+"""Checks for options of Lightning's Trainer that a training cannot follow, before it begins."""
 
 import inspect
 import math
@@ -25,7 +25,7 @@ def check_trainer(trainer: Mapping[str, Any], model: TrainedModule, data: Any) -
         data: its data module, set up.
 
     Raises:
-        UserError: an option cannot be honoured, nothing would be trained, or a metric is named that is not logged.
+        UserError: an option cannot be followed, nothing would be trained, or a named metric is not logged.
     """
     if (trainer["max_epochs"], trainer["max_steps"], trainer["max_time"]) == (None, -1, None):
         raise UserError("trainer.max_epochs: found null, and no max_steps or max_time; expected when training ends")
@@ -51,7 +51,7 @@ def check_trainer(trainer: Mapping[str, Any], model: TrainedModule, data: Any) -
 
 
 def never_validates(trainer: Mapping[str, Any], model: TrainedModule, steps_per_epoch: int) -> str | None:
-    """Return why a training ends before its first validation, or None if it does not for all that is known.
+    """Return why a training ends before its first validation, or None if it does not, as far as is known.
 
     Args:
         trainer: options, as parsed.
@@ -77,23 +77,23 @@ def never_validates(trainer: Mapping[str, Any], model: TrainedModule, steps_per_
 
 
 def check_ends_with_best(trainer: Mapping[str, Any], model: TrainedModule, steps_per_epoch: int) -> None:
-    """Raise UserError if a training that others wait for would have no best checkpoint, which is what they take."""
+    """Raise UserError if a training would have no best checkpoint, which later runs need."""
     if why := never_validates(trainer, model, steps_per_epoch):
-        raise UserError(f"{why}: without a validation there is no best checkpoint, which is what is used afterwards")
+        raise UserError(f"{why}: without a validation there is no best checkpoint, which later runs need")
 
 
 def batches(limit: float | None, n: int) -> int:
-    """Return how many of `n` batches a limit of Lightning leaves: a number, or a share."""
+    """Return how many of `n` batches a limit of Lightning leaves; the limit is a number or a share."""
     if limit is None:
         return n
     return min(limit, n) if isinstance(limit, int) else int(n * limit)
 
 
 def check_precision(precision: Any) -> None:
-    """Raise UserError for types in which the weights themselves are not float32."""
+    """Raise UserError for precisions whose weights are not float32."""
     if str(precision).endswith("-true") and precision != "32-true":
         raise UserError(
-            f"trainer.precision: found {precision}, in which weights themselves are not float32; "
+            f"trainer.precision: found {precision}, whose weights are not float32; "
             f"there are 32-true, bf16-mixed and 16-mixed"
         )
 
@@ -122,7 +122,7 @@ def _check_gradients(trainer: Mapping[str, Any], model: TrainedModule) -> None:
 
 
 def _check_monitors(trainer: Mapping[str, Any], model: TrainedModule, data: Any) -> None:
-    """Check that metrics that are waited for are logged: those of schedules and of Lightning's own callbacks."""
+    """Check that the metrics of schedules and callbacks are logged."""
     callbacks = trainer["callbacks"] or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     others = [callback["class_path"] for callback in callbacks if _may_log(callback["class_path"])]
@@ -142,8 +142,8 @@ def _check_monitors(trainer: Mapping[str, Any], model: TrainedModule, data: Any)
 
 
 def _may_log(class_path: str) -> bool:
-    """Whether a callback may log metrics of its own: it is neither Lightning's nor ours, and its code has a place where
-    something is logged, or cannot be read.
+    """Whether a callback may log its own metrics: it is neither Lightning's nor ours, and its code logs something or
+    cannot be read.
     """
     for part in pkgutil.resolve_name(class_path).__mro__:
         if part is object or part.__module__.split(".")[0] in ("lightning", "genmeta", "abc"):

@@ -1,4 +1,4 @@
-"""`genmeta fit`, `validate`, `test`: LightningCLI with one-line errors, run folders and our loggers."""
+"""`genmeta fit`, `validate`, `test`: LightningCLI with errors in one line, run folders and our loggers."""
 
 import contextlib
 import inspect
@@ -39,21 +39,21 @@ from genmeta.modules.stages import StagesPicture
 from genmeta.modules.worst_queries import WorstQueries
 from genmeta.shipped import with_config_files
 
-_TASKS = "the YAML of configs/tasks, or a path, that a learner's YAML is laid over, in the place of its own"
+_TASKS = "a YAML of configs/tasks or a path, instead of the one that the learner's YAML names"
 _NO_OPTIONS = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only", "verbose"}
 
 
 class TrainingCLI(LightningCLI):
-    """Parses, checks everything that can be checked, claims a run folder; then `run` trains or tests.
+    """Parses the options, checks all that can be checked, and claims a run folder; then `run` trains or tests.
 
     Args:
         args: subcommand and options.
-        check_only: stop after the checks: make no folder; `run` does nothing.
-        set_up: load data and checkpoints for the checks; without, only what is configured is made.
+        check_only: stop after the checks: make no folder, and `run` does nothing.
+        set_up: load data and checkpoints for the checks; if not, only make the configured parts.
 
     Attributes:
         stage: the subcommand: `fit`, `validate` or `test`.
-        run_folder: of this run, or of the earlier one that is used in its place.
+        run_folder: of this run, or of the earlier one that is used instead.
         reused: whether an earlier run is used.
         went_on: whether the run goes on in its own folder.
     """
@@ -74,7 +74,7 @@ class TrainingCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
-            run=False,  # a subcommand's parser would stand in a second one, which parses and checks all once more
+            run=False,  # with subcommands, a second parser would parse and check everything again
             save_config_callback=None,
             seed_everything_default=0,
             parser_class=Parser,
@@ -128,13 +128,13 @@ class TrainingCLI(LightningCLI):
         callbacks = _as_list(self.config_init.trainer.callbacks)
         try:
             trainer = super().instantiate_trainer(logger=loggers, callbacks=[*callbacks, *self.callbacks()], **kwargs)
-        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:  # e.g. a GPU, where is none
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:  # e.g. no GPU
             raise self._refused(error) from error
         self.recorder.log_start(trainer, loggers[1:], resolved | placed, self.inputs)
         return trainer
 
     def run(self) -> None:
-        """Train, validate or test, and write down what comes of it; nothing if an earlier run is used in its place."""
+        """Train, validate or test, and write the results. Does nothing if an earlier run is used instead."""
         if self.reused or self.check_only:
             return
         options = {"ckpt_path": self.config.ckpt_path, "weights_only": True}
@@ -147,7 +147,7 @@ class TrainingCLI(LightningCLI):
                 tell(f"told to stop (SIGTERM); {self.recorder.how_to_go_on()}")
             raise
         except SystemExit as error:
-            if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into exit code 1
+            if not isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into exit code 1
                 raise
             raise KeyboardInterrupt(self.recorder.how_to_go_on()) from None
         except Exception as error:
@@ -160,7 +160,7 @@ class TrainingCLI(LightningCLI):
             finish_tracking()
 
     def callbacks(self) -> list[Any]:
-        """Return what every run of this stage has beside the callbacks that are configured."""
+        """Return the callbacks that every run of this stage has, beside the configured ones."""
         with_bar = self.config.trainer.enable_progress_bar is not False
         bar = [progress_bar()] if with_bar else []
         if self.stage == "test":
@@ -173,19 +173,19 @@ class TrainingCLI(LightningCLI):
         return [*bar, *picture_callbacks(self.model, self.run_folder), StopAtNonFinite(folder), checkpoints]
 
     def resolved(self) -> str:
-        """Return the whole configuration as a YAML that makes a new run wherever it is given again: it does not name
-        this run's folder, nor a checkpoint in it.
+        """Return the whole configuration as a YAML. It names neither this run's folder nor a checkpoint in it, so it
+        makes a new run wherever it is used.
         """
         config: Namespace = self.config.clone()
         if self.stage == "fit" and goes_on(RunSettings(**config.run.as_dict()), config.ckpt_path):
             self.went_on, config.ckpt_path = True, None
         config.run.version = None
-        config.pop("tasks")  # what they say stands in it
+        config.pop("tasks")  # their options are in the configuration
         return self.parser.dump(
             config,
             skip_unset=False,
             skip_link_targets=False,
-            skip_validation=True,  # of what has just been made
+            skip_validation=True,  # it was validated when it was parsed
         )
 
     def check_ends_with_best(self) -> None:
@@ -194,14 +194,12 @@ class TrainingCLI(LightningCLI):
 
     @property
     def account(self) -> str:
-        """One line of what was used of the files that the data were read from; "" before these are set up, or if they
-        were read from none.
-        """
+        """One line: how many files of the data were used; "" before the data are set up, or if they have no files."""
         return str(self.datamodule.account)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The checkpoints that the run reads, by role; its own, from which it goes on, is none of them."""
+        """The checkpoints that the run reads, by role, without its own from which it goes on."""
         return inputs_of(self.model, self.datamodule, None if self.went_on else self.config.ckpt_path)
 
     def _loggers(self, run: RunSettings, placed: dict[str, Any]) -> list[Logger]:
@@ -219,11 +217,11 @@ class TrainingCLI(LightningCLI):
         return [*loggers, *([] if isinstance(given, bool) else _as_list(given))]
 
     def _refused(self, error: Exception) -> UserError:
-        """Return what to tell of a trainer that refuses its options; a run that could not begin leaves no folder."""
+        """Return the error for options that the trainer refuses. A run that could not begin leaves no folder."""
         finish_tracking()
         if not self.went_on and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             shutil.rmtree(self.run_folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other runs are in it
+            with contextlib.suppress(OSError):  # it is not empty: other runs are in it
                 self.run_folder.parent.rmdir()
         return UserError(f"trainer: {' '.join(str(error).split())}")
 
@@ -235,5 +233,5 @@ def _as_list(given: Any) -> list[Any]:
 
 
 def checked(args: Sequence[str], *, set_up: bool = True) -> TrainingCLI:
-    """Return the parts that a command would run with, as `genmeta.experiments.checks.Check` says."""
+    """Return the parts of a command without running it; see `genmeta.experiments.checks.Check`."""
     return TrainingCLI(args, check_only=True, set_up=set_up)

@@ -1,4 +1,4 @@
-"""What became of everything that a reader found: used, or passed over for a reason. Nothing in silence."""
+"""Counts what a reader used, and what it passed over, with the reason. Nothing is passed over in silence."""
 
 import os
 import re
@@ -18,18 +18,20 @@ _LONGEST = 60  # characters of a name in the line
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file of this name is what systems leave in folders, never a picture that somebody put there."""
+    """Whether a file of this name was left by an operating system, and is not a user's picture."""
     return name.lower() in _LITTER or name.startswith("._")
 
 
 def is_litter_folder(name: str) -> bool:
-    """Whether a folder of this name is what archives and systems leave."""
+    """Whether a folder of this name was left by an archive or an operating system."""
     return name.lower() in _LITTER_FOLDERS
 
 
 def is_read_anyway(link: Path, root: Path) -> bool:
-    """Whether a link to a folder leads to one that it lies in, or to another one below `root`: to follow it would be to
-    go in a circle, or to have the same pictures under two names. What is hidden is read by links only.
+    """Whether a link leads to a folder that contains it, or to another folder below `root`.
+
+    Following it would run in a circle, or read the same pictures under two names. Hidden folders are read only through
+    links, so a link to one does not count.
     """
     target, top = (Path(os.path.realpath(path)) for path in (link, root))
     if Path(os.path.realpath(link.parent)).is_relative_to(target):
@@ -40,22 +42,22 @@ def is_read_anyway(link: Path, root: Path) -> bool:
 
 
 def suffix_reason(name: str) -> str:
-    """Return why a file that is told by its name is not read."""
+    """Return why a file of this name is not read."""
     suffix = os.path.splitext(name)[1].lower()
-    # numbers and sentences after a dot are no kind of file, and each would be a reason of its own
+    # numbers and sentences after a dot are no kind of file; each would be a separate reason
     known = re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix)
     return f"of kind {suffix}" if known else "of no kind that the name tells"
 
 
 @dataclass(frozen=True)
 class Account:
-    """How many were used, and how many were passed over, by reason.
+    """How many files were used, and how many were passed over, by reason.
 
     Attributes:
-        used: the table's images (of drawn data: what they were drawn from).
-        passed_over: number of each reason.
-        examples: the first name of each reason.
-        litter: files that systems and archives leave; they are counted, but not told.
+        used: images of the table (for drawn data: fonts and characters).
+        passed_over: number for each reason.
+        examples: the first name for each reason.
+        litter: files left by systems and archives; they are counted, but not shown.
         what: what is counted.
     """
 
@@ -67,11 +69,11 @@ class Account:
 
     @property
     def found(self) -> int:
-        """All that the reader met."""
+        """Number of all files that the reader found."""
         return self.used + sum(self.passed_over.values()) + self.litter
 
     def facts(self) -> dict[str, Any]:
-        """Return what to record of a run, plain values."""
+        """Return the counts as plain values, for a run's record."""
         return {
             "what": self.what,
             "found": self.found,
@@ -85,7 +87,7 @@ class Account:
         return {**vars(self), "passed_over": dict(self.passed_over), "examples": dict(self.examples)}
 
     def __str__(self) -> str:
-        """Return one line: what is used, what is passed over and why, with a name for each reason."""
+        """Return one line: how many were used and passed over, and why, with an example for each reason."""
         line = f"{self.what}: {self.used:,} used, {sum(self.passed_over.values()):,} passed over"
         reasons = sorted(self.passed_over, key=lambda reason: -self.passed_over[reason])
         parts = [f"{self.passed_over[r]:,} {r} ({self.examples.get(r, '')})" for r in reasons[:_SHOWN]]
@@ -94,7 +96,7 @@ class Account:
         return f"{line}: {', '.join(parts)}" if parts else line
 
     def less(self, n: int, reason: str, example: str) -> "Account":
-        """Return the account with `n` of those that were used passed over, for a reason."""
+        """Return the account with `n` of the used ones passed over for a reason."""
         return replace(
             self,
             used=self.used - n,
@@ -104,10 +106,10 @@ class Account:
 
 
 class Tally:
-    """Counts while a reader looks.
+    """Counts files while a reader goes through them.
 
     Args:
-        root: names are told from here on.
+        root: names are shown relative to this folder.
         what: what is counted.
     """
 
@@ -118,7 +120,7 @@ class Tally:
         self._examples: dict[str, str] = {}
 
     def pass_over(self, reason: str, name: str | Path, n: int = 1) -> None:
-        """Count what is not used."""
+        """Count files that are not used."""
         self._passed_over[reason] = self._passed_over.get(reason, 0) + n
         if reason not in self._examples:
             if self.root and isinstance(name, Path) and name.is_relative_to(self.root):
@@ -127,13 +129,13 @@ class Tally:
             self._examples[reason] = text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}"
 
     def set_aside(self, place: Sequence[str], name: str | Path) -> bool:
-        """Count a file that is hidden or litter, or lies in such a folder; return whether it is one.
+        """Count a file if it is hidden or litter, or is in such a folder; return whether it is.
 
-        Hidden pictures are told; other hidden files are litter, as is all that archives and systems leave.
+        Hidden pictures are shown as passed over. Other hidden files are litter, like files of archives and systems.
 
         Args:
-            place: names of the folders that it lies in, and its own.
-            name: to tell it by.
+            place: names of its folders, and its own name.
+            name: shown in the account.
         """
         if is_litter(place[-1]) or any(is_litter_folder(folder) for folder in place[:-1]):
             self.litter += 1
@@ -146,5 +148,5 @@ class Tally:
         return True
 
     def account(self) -> Account:
-        """Return what was counted."""
+        """Return the counts."""
         return Account(self.used, self._passed_over, self._examples, self.litter, self.what)

@@ -1,6 +1,6 @@
 """Tables that take time to make, kept in the user's cache folder under a key of their recipe.
 
-A file is the images as raw bytes, then what they are (JSON), then the SHA-256 of both, so that a table larger than
+A file has the images as raw bytes, then their description (JSON), then the SHA-256 of both. So a table larger than
 memory is written class by class and read by mapping the file. Nothing in it is ever executed.
 """
 
@@ -35,7 +35,7 @@ _CHUNK = 2**24  # bytes read at a time
 
 @dataclass(frozen=True)
 class Block:
-    """Images of one class, uint8 `[n, C, H, W]`, and what the table says of the class (see `ImageTable`)."""
+    """Images of one class, uint8 `[n, C, H, W]`, with its name, group and part (see `ImageTable`)."""
 
     class_name: str
     group: str
@@ -51,8 +51,8 @@ class TableStream:
         name: the data set's name.
         image_shape: `(C, H, W)`.
         blocks: in the order of the rows; a class may come in several blocks, one after the other.
-        n_images: of all blocks, if that is known, for the progress bar.
-        account: called after the last block: what the reader found, and what it passed over.
+        n_images: of all blocks, for the progress bar; None if not known.
+        account: called after the last block; returns the reader's account.
     """
 
     name: str
@@ -78,7 +78,7 @@ def cache_folder() -> Path:
 
 
 def table_path(name: str, recipe: Mapping[str, object]) -> Path:
-    """Return where the table of a recipe is kept."""
+    """Return the path of a recipe's table."""
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / f"{name}-{key}.table"
 
@@ -86,8 +86,8 @@ def table_path(name: str, recipe: Mapping[str, object]) -> Path:
 def cached_table(name: str, recipe: Mapping[str, object], make: Callable[[], TableStream]) -> ImageTable:
     """Return the table of a recipe from the cache, or make it and put it there, with progress.
 
-    It is written to a file beside its place and renamed, so that a killed run leaves no half-written table; the next
-    one removes what it left. Of several processes one makes it and the others wait. A damaged table is made anew.
+    The table is written to a file beside its place and then renamed, so a killed run leaves no half-written table. The
+    next run removes the file that is left. One process makes the table, and others wait. A damaged table is made again.
 
     Raises:
         UserError: the cache folder cannot be written, or what `make` raises.
@@ -114,7 +114,7 @@ def cached_table(name: str, recipe: Mapping[str, object], make: Callable[[], Tab
                     part.replace(path)
                 finally:
                     part.unlink(missing_ok=True)
-            if path.stat().st_size > RESIDENT_LIMIT:  # it was hashed while it was written
+            if path.stat().st_size > RESIDENT_LIMIT:  # its hash was computed while it was written
                 _stamp(path)
             return read_table(path)
     except OSError as error:
@@ -126,11 +126,12 @@ def cached_table(name: str, recipe: Mapping[str, object], make: Callable[[], Tab
 def read_table(path: Path, trust_stamp: bool = True) -> ImageTable:
     """Open a table file: into memory, or mapped if it is larger than `RESIDENT_LIMIT`.
 
-    The SHA-256 of the content is compared on every open. Of a mapped file that takes long, so it is done once and
-    again whenever size, time or place of the file change.
+    The SHA-256 of the content is compared at every open. For a mapped file this takes long, so it is done once, and
+    again when size, time or place of the file change.
 
     Args:
-        trust_stamp: False: compare in any case.
+        path: of the file.
+        trust_stamp: if False, always compare.
 
     Raises:
         UserError: the file is cut off, changed, or no table.
@@ -140,7 +141,7 @@ def read_table(path: Path, trust_stamp: bool = True) -> ImageTable:
             about, end = _read_end(file)
             shape = (sum(about["counts"]), *about["image_shape"])
             if len(_MAGIC) + prod(shape) != end:
-                raise ValueError("its size is not what it says")
+                raise ValueError("its size is wrong")
             mapped = prod(shape) > RESIDENT_LIMIT
             if not (mapped and trust_stamp and _is_stamped(path)):
                 _compare_digest(file)
@@ -188,8 +189,8 @@ def _write(file: Any, stream: TableStream) -> None:
     write(_MAGIC)
     counts: dict[str, int] = {}
     last = None
-    of_class: list[Block] = []  # one a class, without its images
-    # disable=None: no bar where nobody looks; delay: none for what takes less than a second
+    classes: list[Block] = []  # one for each class, without images
+    # disable=None: no bar without a terminal; delay: no bar for less than a second
     with tqdm(total=stream.n_images, desc=stream.name, unit="image", delay=1, disable=None, leave=False) as bar:
         for block in stream.blocks:
             if block.images.dtype != torch.uint8 or tuple(block.images.shape[1:]) != stream.image_shape:
@@ -200,7 +201,7 @@ def _write(file: Any, stream: TableStream) -> None:
             if block.class_name != last and block.class_name in counts:
                 raise UserError(f"{stream.name}: two classes have the same name, '{block.class_name}'")
             if block.class_name not in counts:
-                of_class.append(replace(block, images=block.images[:0]))
+                classes.append(replace(block, images=block.images[:0]))
             last = block.class_name
             counts[last] = counts.get(last, 0) + len(block.images)
             write(block.images.contiguous().numpy().data)
@@ -214,8 +215,8 @@ def _write(file: Any, stream: TableStream) -> None:
         "image_shape": stream.image_shape,
         "counts": list(counts.values()),
         "class_names": list(counts),
-        "groups": [block.group for block in of_class],
-        "parts": None if not of_class or of_class[0].part is None else [block.part for block in of_class],
+        "groups": [block.group for block in classes],
+        "parts": None if not classes or classes[0].part is None else [block.part for block in classes],
         "account": None if account is None else account.state(),
         "content": content_hash.of(stream.image_shape, list(counts.values())),
     }
@@ -224,14 +225,14 @@ def _write(file: Any, stream: TableStream) -> None:
     write(len(text).to_bytes(8, "little"))
     file.write(digest.digest())
     file.flush()
-    os.fsync(file.fileno())  # the name must not be there before the content is
+    os.fsync(file.fileno())  # the content must be on disk before the file has its name
     if (seconds := time.monotonic() - started) > 5:
         n, n_classes = sum(counts.values()), len(counts)
         print(f"prepared {stream.name}: {n:,} images of {n_classes:,} classes in {seconds:.0f} s", flush=True)
 
 
 def _read_end(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """Return what the table says of itself, and where that begins."""
+    """Return the description of the table, and where it begins in the file."""
     if file.read(len(_MAGIC)) != _MAGIC:
         raise ValueError("it does not begin as a table does")
     file.seek(-_DIGEST - 8, os.SEEK_END)
@@ -254,8 +255,8 @@ def _compare_digest(file: BinaryIO) -> None:
 
 
 def _state(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 
 
 def _stamp_path(path: Path) -> Path:
@@ -268,7 +269,7 @@ def _is_stamped(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> None:
-    """Note that the file was found to be what was written, if the cache can be written at all."""
+    """Note that the file's content is right, if the cache can be written."""
     try:
         _stamp_path(path).write_text(_state(path))
     except OSError:
@@ -277,7 +278,7 @@ def _stamp(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system takes back if the process is killed."""
+    """Hold a lock; the system releases it if the process is killed."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

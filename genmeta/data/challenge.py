@@ -43,7 +43,7 @@ class ChallengeRun:
         name: `run01` ….
         training: uint8 `[n, H, W]`, one image of each class, ink = 255, in the order of the file names.
         test: uint8 `[n, H, W]`, as many images to classify.
-        answers: int64 `[n]`, for each test image the place of its class in `training`.
+        answers: int64 `[n]`, for each test image the index of its class in `training`.
     """
 
     name: str
@@ -56,7 +56,7 @@ def read_runs(path: str | Path) -> tuple[ChallengeRun, ...]:
     """Read the runs from a folder or a zip file; nothing is unpacked to disk.
 
     Raises:
-        UserError: there is no such file, or it is damaged, incomplete or of another form.
+        UserError: there is no such file, or it is damaged, incomplete or has another form.
     """
     path = Path(path)
     files = _zip_files(path) if path.is_file() else _folder_files(path)
@@ -101,7 +101,7 @@ def _zip_files(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                # whatever stands before run01 (all_runs, or a folder upwards) is only a name: nothing is unpacked
+                # folders before run01 do not matter, since nothing is unpacked
                 match = re.search(rf"(?:^|/)(run\d{{1,4}}/(?:{LABELS}|(?:training|test)/[^/]+\.png))$", member.filename)
                 if match is None or member.filename.startswith("__MACOSX"):
                     continue
@@ -182,7 +182,7 @@ def _images(path: Path, names: Sequence[str], files: dict[str, bytes]) -> Tensor
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Return uint8 `[n, 1, size, size]` of ink images `[n, H, W]`, made small as the Omniglot data sources do it."""
+    """Return ink images `[n, H, W]` as uint8 `[n, 1, size, size]`, shrunk as the Omniglot data sources do it."""
     paper = (Image.fromarray(255 - image) for image in images.numpy())
     small = [255 - np.asarray(page.resize((size, size), Image.Resampling.BOX)) for page in paper]
     return torch.from_numpy(np.stack(small))[:, None]
@@ -200,9 +200,8 @@ def runs_hash(runs: Sequence[ChallengeRun]) -> str:
 def check_unseen_runs(seen: Seen, runs: Sequence[ChallengeRun], size: int, path: str) -> None:
     """Raise UserError if a learner was trained or chosen on an alphabet or an image of the challenge.
 
-    The runs do not name their alphabets. So no group of the learner's classes may have the name of any alphabet of
-    Omniglot's evaluation set, whatever the data set, and none of its images may be one of the runs, at the size that it
-    sees.
+    The runs do not name their alphabets. So no group of the learner's classes, in any data set, may have the name of an
+    alphabet of Omniglot's evaluation set. And none of its images may be in the runs, compared at the learner's size.
     """
     forbidden = {_plain(name): name for name in EVALUATION_ALPHABETS}
     if both := [group for group in seen.groups if _plain(group) in forbidden]:

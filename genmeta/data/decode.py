@@ -1,4 +1,4 @@
-"""From a picture file of any kind to pixels of one size, refusing what cannot be meant."""
+"""Decodes a picture file of any kind to pixels of one size, and refuses files that are no single picture."""
 
 import warnings
 from functools import cache
@@ -10,15 +10,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-# What has pixels, a mark to know it by, and a decoder inside of this process. Not read: what starts a program (EPS),
-# what holds several pictures (icons), and what any bytes may be taken for (TGA, PCX). A file is known by its content: a
-# JPEG that is named .png is read.
+# Formats with pixels, a signature, and a decoder inside this process. Not read: a format whose decoder starts a program
+# (EPS), that holds several pictures (icons), or has no signature (TGA, PCX). The content decides, not the name: a JPEG
+# that is named .png is read.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "SGI", "QOI")
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that the installed Pillow reads: it may be built without some."""
+    """Return the formats of `FORMATS` that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -46,8 +46,9 @@ def decode(
 
     Args:
         source: file, or its content.
+        size: side of the result in pixels.
         channels: 1 (grey) or 3 (RGB).
-        resample: how it is scaled.
+        resample: Pillow's method of scaling.
 
     Raises:
         BadImageError: empty, damaged, no picture, animated or of several pages, of more than 89 million pixels (a
@@ -77,10 +78,10 @@ def to_tensor(
     """
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a camera's JPEG with more views of one shot
         raise BadImageError(f"animated or of several pages, {image.n_frames} frames; expected one still picture")  # type: ignore[attr-defined]
-    if image.mode == "I" and image.format == "TIFF":  # of 32 bits: what is white in it, nobody says
+    if image.mode == "I" and image.format == "TIFF":  # 32 bits: the value of white is not defined
         raise BadImageError("pixels of 32 bits; expected 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would cut all above 255 to white
+    if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would make all values above 255 white
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
             raise BadImageError(f"values from {deep.min()} to {deep.max()}; expected 8 or 16 bits")

@@ -38,10 +38,10 @@ class Digits(DataSource):
         """Return the table, ink = 255, made anew at each call (a fraction of a second)."""
         from sklearn.datasets import load_digits  # here: scikit-learn is slow to import
 
-        found = load_digits()
-        labels = torch.from_numpy(found.target).long()
+        digits = load_digits()
+        labels = torch.from_numpy(digits.target).long()
         order = labels.argsort(stable=True)
-        ink = torch.from_numpy(found.images)[order, None].float() / 16  # counts of 0 to 16 pixels of the original
+        ink = torch.from_numpy(digits.images)[order, None].float() / 16  # counts of 0 to 16 pixels of the original
         side = max(1, round(self.size * 20 / 28))
         before = (self.size - side) // 2
         after = self.size - side - before

@@ -1,4 +1,4 @@
-"""The same image in two parts of a split: the leak that class names do not show."""
+"""Finds the same image in two parts of a split: a leak that class names do not show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ class Double:
     """An image that an earlier part has too, pixel for pixel.
 
     Attributes:
-        class_name, digest: what tells it (`image_digest`).
-        line: both, in words.
+        class_name, digest: its identity (`image_digest`).
+        line: where both images are, in words.
     """
 
     class_name: str
@@ -25,13 +25,14 @@ class Double:
 
 
 def find_duplicates(table: ImageTable, class_ids: Mapping[Part, Tensor]) -> list[Double]:
-    """Return each image that was already met, pixel for pixel, in an earlier part.
+    """Return the images that an earlier part has too, pixel for pixel.
 
     Args:
+        table: all images.
         class_ids: the table's class ids of each part.
     """
     first: dict[str, tuple[str, str]] = {}
-    found = []
+    doubles = []
     for part, ids in class_ids.items():
         for class_id in ids.tolist():
             start, name = int(table.starts[class_id]), table.class_names[class_id]
@@ -40,24 +41,26 @@ def find_duplicates(table: ImageTable, class_ids: Mapping[Part, Tensor]) -> list
                 here = f"{_place(table, class_id, number)} ({part})"
                 its_part, its_place = first.setdefault(digest, (part, here))
                 if its_part != part:
-                    found.append(Double(name, digest, f"{here} is {its_place}"))
-    return found
+                    doubles.append(Double(name, digest, f"{here} is {its_place}"))
+    return doubles
 
 
 def _place(table: ImageTable, class_id: int, number: int) -> str:
-    """Return an image's file, in words that a terminal shows; where it has none, class and number."""
+    """Return an image's file as printable text, or class and number if it has no file."""
     if table.files is None:
         return f"image {number} of '{table.class_names[class_id]}'"
     return printable(str(table.files[int(table.starts[class_id]) + number]))
 
 
 def drop_duplicates(split: Split, table: ImageTable, doubles: list[Double]) -> Split:
-    """Return the split without the images that an earlier part has too; train's stay, or the first.
+    """Return the split without the images that an earlier part has too.
 
     A class that has no other images is left out as a whole.
 
     Args:
-        table: without what the split leaves out already.
+        split: to be changed.
+        table: without the images that the split leaves out already.
+        doubles: from `find_duplicates`.
 
     Raises:
         UserError: a part would have no classes.

@@ -1,4 +1,4 @@
-"""Any data: a data set of torchvision or torch, arrays, or one of Hugging Face."""
+"""Reads a data set of torchvision, torch or Hugging Face, or arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from genmeta.errors import UserError, nearest, require_positive
 
 @dataclass(frozen=True)
 class FromDataset(DataSource):
-    """Data source: the pictures and labels of another data set, read into memory, anew in each run.
+    """Data source: the pictures and labels of another data set, read into memory in each run.
 
-    Pictures may be of any sizes and modes; what becomes of them is told by `genmeta.data.decode.decode`. Their class
-    names are `<name>/<label>`, with the label's name if the data set says it (`classes`, `ClassLabel`).
+    Pictures may have any size and mode; `genmeta.data.decode.decode` says how they are converted. Class names are
+    `<name>/<label>`, with the label's name if the data set has names (`classes`, `ClassLabel`).
 
     Args:
         dataset: a torch `Dataset` whose items begin with picture and label, such as all of torchvision's for
@@ -32,10 +32,10 @@ class FromDataset(DataSource):
         size: side of the images in pixels.
         channels: 3 for colour, 1 for grey.
         name: of the table; by default that of the data set.
-        transforms: of torchvision (v2), applied to each PIL image as it comes, before it is cut and scaled. Each
-            picture is read once, so what is random in them is drawn once.
-        image, label: columns of a data set of Hugging Face; where there is only one of its kind it need not be named.
-        hf_split: the part of a data set of Hugging Face that its name means; `train+test` joins two.
+        transforms: of torchvision (v2), applied to each PIL image before it is cut and scaled. Each picture is read
+            once, so a random transform is drawn once.
+        image, label: columns of a data set of Hugging Face; needed only if it has several of a kind.
+        hf_split: the part of a data set of Hugging Face; `train+test` joins two.
 
     Raises:
         UserError: the size is not positive.
@@ -61,28 +61,28 @@ class FromDataset(DataSource):
         """Return the table.
 
         Raises:
-            UserError: the data set cannot be had, an item is no picture with a label, or there is none.
+            UserError: the data set cannot be loaded, has no items, or an item is no picture with a label.
         """
         dataset: Any = load_hugging_face(self.dataset, self.hf_split) if isinstance(self.dataset, str) else self.dataset
         name = self.name or _name_of(self.dataset)
         classes, items = self._items(dataset)
-        of_label: dict[Any, list[Tensor]] = {}
+        by_label: dict[Any, list[Tensor]] = {}
         n = len(dataset[0]) if isinstance(dataset, tuple | list) else len(dataset) if _is_sized(dataset) else None
-        # disable=None: no bar where nobody looks; delay: none for what takes less than a second
+        # disable=None: no bar without a terminal; delay: no bar for less than a second
         bar = tqdm(items, name, n, unit="image", delay=1, disable=None, leave=False)
         for number, (picture, label) in enumerate(bar):
             try:
                 image = self._image(picture)
             except BadImageError as error:
                 raise UserError(f"data set {name}, item {number}: {error}") from error
-            of_label.setdefault(_plain(label, f"data set {name}, item {number}"), []).append(image)
-        if not of_label:
+            by_label.setdefault(_plain(label, f"data set {name}, item {number}"), []).append(image)
+        if not by_label:
             raise UserError(f"data set {name}: there are no items")
-        labels = sorted(of_label, key=lambda label: (isinstance(label, str), label))
-        counts = torch.tensor([len(of_label[label]) for label in labels])
+        labels = sorted(by_label, key=lambda label: (isinstance(label, str), label))
+        counts = torch.tensor([len(by_label[label]) for label in labels])
         return ImageTable(
             name=name,
-            images=torch.stack([image for label in labels for image in of_label[label]]),
+            images=torch.stack([image for label in labels for image in by_label[label]]),
             class_ids=torch.repeat_interleave(counts),
             class_names=tuple(f"{name}/{_class_name(label, classes)}" for label in labels),
             groups=(name,) * len(labels),
@@ -99,10 +99,10 @@ class FromDataset(DataSource):
         return as_image(picture, self.size, self.channels)
 
     def _items(self, dataset: Any) -> tuple[Sequence[str] | None, Iterator[tuple[Any, Any]]]:
-        """Return the names of the labels, if the data set says them, and pairs of picture and label."""
+        """Return the names of the labels, if the data set has them, and pairs of picture and label."""
         if isinstance(dataset, tuple | list):
             if len(dataset) != 2 or len(dataset[0]) != len(dataset[1]):
-                raise UserError("FromDataset: expected (images, labels), as many of the one as of the other")
+                raise UserError("FromDataset: expected (images, labels), of the same length")
             return None, zip(dataset[0], dataset[1], strict=True)
         if isinstance(dataset, Mapping):
             raise UserError(
@@ -117,10 +117,10 @@ class FromDataset(DataSource):
 
 
 def load_hugging_face(name: str, split: str) -> Any:
-    """Return a data set of Hugging Face by its name; what it holds is read, no code of it is run.
+    """Return a data set of Hugging Face by its name. No code in it is run.
 
     Raises:
-        UserError: the package is not installed, or the data set cannot be had.
+        UserError: the package is not installed, or the data set cannot be loaded.
     """
     try:
         from datasets import load_dataset
@@ -130,25 +130,25 @@ def load_hugging_face(name: str, split: str) -> Any:
         return load_dataset(name, split=split)
     except Exception as error:  # network, disk, names: a dozen types
         reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise UserError(f"data set '{name}' of Hugging Face, part '{split}', cannot be had: {reason}") from error
+        raise UserError(f"data set '{name}' of Hugging Face, part '{split}', cannot be loaded: {reason}") from error
 
 
 def _column(dataset: Any, kind: str, given: str | None, option: str) -> str:
-    """Return the column that is given, or the only one of a kind."""
+    """Return the given column, or the only one of a kind."""
     columns = list(dataset.column_names or ())
     if given is not None:
         if given not in columns:
             raise UserError(f"FromDataset: {option}: no column '{given}'{nearest(given, columns)}; there are {columns}")
         return given
-    found = [name for name, feature in (dataset.features or {}).items() if type(feature).__name__ == kind]
-    found = found or [name for name in columns if name == option]
-    if len(found) != 1:
-        raise UserError(f"FromDataset: {option}: give its column, one of {', '.join(found or columns)}")
-    return found[0]
+    candidates = [name for name, feature in (dataset.features or {}).items() if type(feature).__name__ == kind]
+    candidates = candidates or [name for name in columns if name == option]
+    if len(candidates) != 1:
+        raise UserError(f"FromDataset: {option}: give its column, one of {', '.join(candidates or columns)}")
+    return candidates[0]
 
 
 def _pairs(dataset: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield picture and label of a torch data set, of numbered items or of a stream."""
+    """Yield picture and label of each item of a torch data set, numbered or a stream."""
     items = (dataset[i] for i in range(len(dataset))) if _is_sized(dataset) else iter(dataset)
     for number, item in enumerate(items):
         if isinstance(item, Mapping) and {"image", "label"} <= item.keys():
@@ -174,7 +174,7 @@ def _plain(label: Any, where: str) -> int | str:
 
 
 def _class_name(label: int | str, classes: Any) -> str:
-    """Return the name of a label: what the data set calls it, if it does."""
+    """Return the name of a label, from the data set if it has names."""
     if isinstance(label, int) and isinstance(classes, Sequence) and 0 <= label < len(classes):
         return str(classes[label])
     return str(label)

@@ -1,9 +1,9 @@
 """`glyphs`: the embedded data set, drawn from the DejaVu fonts that matplotlib ships, or from yours. No download.
 
-A class is a character, its group a script, an instance one of 20 "hands": a face of the typeface with that hand's own
-slant, aspect, rotation, stroke width and wobble, fixed by the hand's number. 28×28, ink = 255. The characters are those
-of `glyphs_characters.json`: the letters without a Unicode decomposition that the fonts can draw, look-alikes kept
-once (`scripts/make_glyphs_lists.py` finds them).
+A class is a character, its group is a script, and an instance is drawn by one of 20 "hands": a face of the typeface
+with that hand's own slant, aspect, rotation, stroke width and wobble, fixed by the hand's number. 28×28, ink = 255.
+The characters are in `glyphs_characters.json`: letters without a Unicode decomposition that the fonts can draw, and of
+look-alikes only one (`scripts/make_glyphs_lists.py` finds them).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from genmeta.errors import UserError
 
 N_HANDS = 20
 SIZE = 28
-RECIPE = 1  # raise it when the drawing changes, so that caches are made anew
+RECIPE = 1  # raise it when the drawing changes, so that caches are made again
 CHARACTERS_FILE = Path(__file__).with_name("glyphs_characters.json")
 
 # Faces by likeness to a pen: a hand takes the first face of its own list that has the character.
@@ -53,13 +53,13 @@ _BOX = 60  # longest side of the ink in it: about 20 of 28 pixels
 
 @dataclass(frozen=True)
 class Glyphs(CachedSource):
-    """Data source: every class of `glyphs` (the split decides which are used for what).
+    """Data source: all classes of `glyphs`; the split says which are used for what.
 
     Args:
-        fonts: .ttf or .otf files to draw with in place of the DejaVu faces.
-        characters: JSON file `{"script": "its characters", …}` in place of the committed list. Without it, your fonts
-            draw what they can of the committed list. Characters that look alike are yours to leave out; `genmeta data
-            show` finds those that are drawn alike.
+        fonts: .ttf or .otf files to draw with, instead of the DejaVu faces.
+        characters: JSON file `{"script": "its characters", …}`, instead of the committed list. Without it, your fonts
+            draw the characters of the committed list that they have. Leave out characters that look alike yourself;
+            `genmeta data show` finds those that are drawn alike.
     """
 
     fonts: Sequence[str] = ()
@@ -98,7 +98,7 @@ class Glyphs(CachedSource):
         return "own_glyphs" if self.fonts or self.characters else "glyphs"
 
     def _characters(self, faces: Sequence[str]) -> tuple[dict[str, str], Account | None]:
-        """Return what is drawn, and the account of fonts and characters, if some are yours."""
+        """Return the characters to draw, and the account of fonts and characters if the user gave some."""
         characters = load_characters(self._characters_file())
         tally = Tally(what="fonts and characters")
         if self.fonts and self.characters is None:
@@ -161,7 +161,7 @@ class Hand:
 
 @cache
 def hand(number: int) -> Hand:
-    """Return the hand of a number. Python's own generator is used: its stream is fixed by the language."""
+    """Return the hand of a number, drawn by Python's own generator, whose numbers never change."""
     rng = random.Random(f"genmeta glyphs hand {number}")
     return Hand(
         face=number % len(FACES),
@@ -188,7 +188,7 @@ def load_characters(path: Path = CHARACTERS_FILE) -> dict[str, str]:
     """Return `{script: its characters}` of a list.
 
     Raises:
-        UserError: the file is not of that form, or a character stands in it twice.
+        UserError: the file has another form, or has a character twice.
     """
     try:
         characters: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
@@ -246,7 +246,7 @@ def faces_with(character: str, faces: Sequence[str] = FACES) -> list[str]:
 
 
 def preference(number: int, faces: Sequence[str]) -> list[str]:
-    """Return the faces in the order in which a hand takes the first that has a character."""
+    """Return the faces in the order of a hand: it takes the first face that has the character."""
     first = hand(number).face % len(faces)
     return [*faces[first:], *faces[:first]]
 

@@ -1,4 +1,4 @@
-"""`image_folder`: your own pictures, a folder a class."""
+"""`image_folder`: your own pictures, a folder for each class."""
 
 import os
 import unicodedata
@@ -19,9 +19,9 @@ from genmeta.errors import UserError, require_positive
 
 _READ = "PNG, JPEG, WebP, TIFF, BMP, GIF, …"
 _BLOCK = 256  # images of a class decoded before they are written
-_NAMED = 10  # files that cannot be used that a message counts
-_SHOWN = 3  # of them that it names
-# names of parts in other data sets: groups of these names would be parts that nobody keeps apart
+_NAMED = 10  # unusable files that a message counts
+_SHOWN = 3  # unusable files that it names
+# names of parts in other data sets: as groups they would mix the parts
 _PART_NAMES = {*PARTS, "training", "valid", "validation", "dev", "testing"}
 
 
@@ -37,7 +37,7 @@ class FolderClass:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds, told without opening a picture."""
+    """The content of a folder, found without opening a picture."""
 
     classes: tuple[FolderClass, ...]
     account: Account
@@ -45,32 +45,30 @@ class Listing:
     @property
     def parts(self) -> tuple[str, ...] | None:
         """Part of each class, if the folder is split."""
-        parts = tuple(found.part for found in self.classes if found.part is not None)
+        parts = tuple(one.part for one in self.classes if one.part is not None)
         return parts or None
 
 
 @dataclass(frozen=True)
 class ImageFolder(CachedSource):
     """Data source: `folder/<class>/…` or `folder/<group>/<class>/…`, the same depth everywhere, pictures of all usual
-    formats (`genmeta.data.decode.FORMATS`), by the suffix of their names.
+    formats (`genmeta.data.decode.FORMATS`), known by their suffix.
 
-    If `folder` holds `train`, `val` and `test`, each of these holds such folders and they are the data set's own split
-    (`split: own`); otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
-    `<group>/<class>`, in Unicode's composed form, whatever the file system makes of them. Files of other kinds, hidden
-    pictures, broken links and links to a folder that is read anyway are passed over; the table's `account` counts them
-    by reason. What systems and archives leave (`.DS_Store`, `__MACOSX`, …) is not told. A class with one image is a
-    class, unless `min_images` leaves it out; episodes that need more images than the smallest class has are refused
-    before training.
+    If `folder` holds `train`, `val` and `test`, each holds such folders, and they are the data set's own split
+    (`split: own`). Otherwise `split` names a JSON file, or `{seed: 0}` draws one. Class names are `<class>` or
+    `<group>/<class>`, always in Unicode's composed form. Files of other kinds, hidden pictures, broken links and links
+    to a folder that is read anyway are passed over; the table's `account` counts them by reason. Files of systems and
+    archives (`.DS_Store`, `__MACOSX`, …) are not shown. A class with one image is a class, unless `min_images` leaves
+    it out. Episodes that need more images than the smallest class has are refused before training.
 
-    What becomes of a picture is told by `genmeta.data.decode.decode`: rotated by its EXIF orientation, 16 bits and CMYK
-    converted, cut to the largest centred square and scaled. A broken, empty or animated picture stops the preparation
-    with its name; nothing is passed over in silence.
+    `genmeta.data.decode.decode` converts a picture: rotated by its EXIF orientation, 16 bits and CMYK converted, cut to
+    the largest centred square and scaled. A broken, empty or animated picture stops the preparation with its name.
 
     Args:
         folder: of the pictures.
         size: side of the images in pixels.
         channels: 3 for colour, 1 for grey.
-        min_images: classes of fewer pictures are left out; the account names the first and counts their pictures.
+        min_images: classes with fewer pictures are left out; the account names the first and counts their pictures.
     """
 
     folder: str
@@ -95,14 +93,14 @@ class ImageFolder(CachedSource):
 
     def listed(self) -> ImageTable:
         listing = self._listing()
-        classes = [(found.name, found.group, len(found.files)) for found in listing.classes]
+        classes = [(one.name, one.group, len(one.files)) for one in listing.classes]
         return ImageTable.outline(self.table_name, self.image_shape, classes, listing.parts)
 
     def load(self) -> ImageTable:
         listing = self._listing()
         table = cached_table(self.table_name, self._recipe(listing.classes), lambda: self._stream(listing))
-        # what is passed over now, which may be other than when the table was made: it is not made again for that
-        files = [file for found in listing.classes for file in found.files]
+        # the account of now: other files may be passed over than when the table was made
+        files = [file for one in listing.classes for file in one.files]
         return replace(table, account=listing.account, files=files)
 
     def _recipe(self, classes: Sequence[FolderClass]) -> dict[str, object]:
@@ -110,8 +108,8 @@ class ImageFolder(CachedSource):
             "recipe": 1,
             "size": self.size,
             "channels": self.channels,
-            "classes": [(found.part, found.name, len(found.files)) for found in classes],
-            "files": fingerprint(file for found in classes for file in found.files),
+            "classes": [(one.part, one.name, len(one.files)) for one in classes],
+            "files": fingerprint(file for one in classes for file in one.files),
         }
 
     def _stream(self, listing: Listing) -> TableStream:
@@ -121,16 +119,16 @@ class ImageFolder(CachedSource):
     def _listing(self) -> Listing:
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
-            found = "is a file; unpack it and give its folder," if folder.is_file() else "no such folder; expected"
-            raise UserError(f"{folder}: {found} one with a folder of pictures for each class")
+            problem = "is a file; unpack it and give its folder," if folder.is_file() else "no such folder; expected"
+            raise UserError(f"{folder}: {problem} one with a folder of pictures for each class")
         return list_folder(folder, self.min_images)
 
     def _blocks(self, classes: Sequence[FolderClass]) -> Iterator[Block]:
         bad: list[tuple[Path, BadImageError]] = []
-        for found in classes:
-            for first in range(0, len(found.files), _BLOCK):
+        for one in classes:
+            for first in range(0, len(one.files), _BLOCK):
                 images = []
-                for file in found.files[first : first + _BLOCK]:
+                for file in one.files[first : first + _BLOCK]:
                     try:
                         images.append(decode(file, self.size, self.channels))
                     except BadImageError as error:
@@ -138,7 +136,7 @@ class ImageFolder(CachedSource):
                 if len(bad) >= _NAMED:
                     raise _refusal(bad)
                 if not bad:
-                    yield Block(found.name, found.group, torch.stack(images), found.part)
+                    yield Block(one.name, one.group, torch.stack(images), one.part)
         if bad:
             raise _refusal(bad)
 
@@ -154,11 +152,11 @@ def _refusal(bad: list[tuple[Path, BadImageError]]) -> UserError:
 def list_folder(folder: Path, min_images: int = 1) -> Listing:
     """Return the class folders below a folder, sorted by part, group and class, and the account of all files below it.
 
-    Classes of fewer than `min_images` pictures are passed over.
+    Classes with fewer than `min_images` pictures are passed over.
 
     Raises:
-        UserError: there is no picture, one lies in no class folder or too deep, a class folder is empty, only some of
-            `train`, `val` and `test` are there, or under other names, a class is there twice, or no class has
+        UserError: there is no picture, a picture is in no class folder or too deep, a class folder is empty, some of
+            `train`, `val` and `test` are missing or have other names, a class is there twice, or no class has
             `min_images`.
     """
     tally = Tally(folder)
@@ -174,32 +172,32 @@ def list_folder(folder: Path, min_images: int = 1) -> Listing:
     if parts and inside.pictures:
         raise UserError(f"{inside.pictures[0]}: lies beside train, val and test; pictures must lie in class folders")
     roots: list[tuple[Path, str | None, _Inside]] = [*parts] or [(folder, None, inside)]
-    classes = [found for root, part, its in roots for found in _classes_of_part(root, part, its, tally)]
+    classes = [one for root, part, its in roots for one in _classes_of_part(root, part, its, tally)]
     if not classes:
         raise UserError(f"{folder}: holds no class folder with pictures ({_READ}); found {tally.account()}")
     where: dict[str, FolderClass] = {}
-    for found in classes:
-        if found.name in where:
-            first, second = where[found.name].files[0].parent, found.files[0].parent
-            raise UserError(f"{second}: is class '{found.name}', as is {first}; a class must be one folder")
-        where[found.name] = found
-    small = [found for found in classes if len(found.files) < min_images]
-    for found in small:
-        tally.pass_over(f"in a class of fewer than {min_images}", found.name, len(found.files))
+    for one in classes:
+        if one.name in where:
+            first, second = where[one.name].files[0].parent, one.files[0].parent
+            raise UserError(f"{second}: is class '{one.name}', as is {first}; a class must be one folder")
+        where[one.name] = one
+    small = [one for one in classes if len(one.files) < min_images]
+    for one in small:
+        tally.pass_over(f"in a class of fewer than {min_images}", one.name, len(one.files))
     if len(small) == len(classes):
-        most = max(classes, key=lambda found: len(found.files))
+        most = max(classes, key=lambda one: len(one.files))
         raise UserError(
             f"{folder}: no class has min_images = {min_images} pictures; the largest, '{most.name}', has "
             f"{len(most.files)}"
         )
-    classes = [found for found in classes if len(found.files) >= min_images]
-    tally.used = sum(len(found.files) for found in classes)
+    classes = [one for one in classes if len(one.files) >= min_images]
+    tally.used = sum(len(one.files) for one in classes)
     return Listing(tuple(classes), tally.account())
 
 
 @dataclass(frozen=True)
 class _Inside:
-    """What a folder holds: names of folders, and pictures, both sorted."""
+    """The content of a folder: names of folders, and pictures, both sorted."""
 
     folders: list[str]
     pictures: list[Path]
@@ -229,9 +227,9 @@ def _classes_of_part(root: Path, part: str | None, inside: _Inside, tally: Tally
             else:
                 empty.append(path)
     if empty:
-        found = f"holds no picture ({_READ}){_first_file(empty[0])}"
+        problem = f"holds no picture ({_READ}){_first_file(empty[0])}"
         others = f" ({len(empty) - 1} more hold none)" if len(empty) > 1 else ""
-        raise UserError(f"{empty[0]}: {found}; put some there or remove the folder{others}")
+        raise UserError(f"{empty[0]}: {problem}; put some there or remove the folder{others}")
     if len(depths) > 1:
         raise UserError(
             f"{depths[1]}: holds pictures, but {depths[2]} holds folders; expected <class>/ everywhere or "
@@ -241,7 +239,7 @@ def _classes_of_part(root: Path, part: str | None, inside: _Inside, tally: Tally
 
 
 def _look(path: Path, tally: Tally) -> _Inside:
-    """Return what a folder holds; all that is neither a folder nor a picture is counted, with its reason."""
+    """Return the content of a folder; files that are no pictures are counted, with the reason."""
     inside = _Inside([], [])
     for entry in _entries(path):
         name = entry.name
@@ -283,7 +281,7 @@ def _composed(path: Path, name: str) -> str:
 
 
 def _count_passed_over(folder: Path, tally: Tally) -> None:
-    """Count what lies in a folder that is passed over; a link to one is not followed."""
+    """Count the files in a folder that is passed over; a link is not followed."""
     if folder.is_symlink():
         tally.litter += 1
         return

@@ -1,7 +1,7 @@
-"""Few-shot data sets of colour pictures, read by learn2learn's data set classes, with their published splits.
+"""Few-shot data sets of colour pictures with their published splits, read by learn2learn's data set classes.
 
-Only those classes are used, never learn2learn's benchmark tasksets. What they read as pickles is read without running
-anything in it (`plain_pickle`).
+Only these classes are used, never learn2learn's benchmark tasksets. Pickles are read without running code in them
+(`plain_pickle`).
 """
 
 import os
@@ -38,24 +38,24 @@ Picture = Path | bytes | np.ndarray
 
 _MODES = {"train": "train", "val": "validation", "test": "test"}  # learn2learn's names of the parts
 
-_LARGEST_LABELS = 2**16  # bytes of imagelabels.mat, which is compressed: it may unpack to a thousand times as much
+_LARGEST_LABELS = 2**16  # bytes of imagelabels.mat, which is compressed and may unpack to a thousand times as much
 
 
 @dataclass(frozen=True)
 class Learn2learnSource(CachedSource):
-    """A data set that learn2learn can read. Classes have no groups: all of a data set are in one.
+    """A data set that learn2learn can read. All classes are in one group.
 
     Args:
-        folder: learn2learn's `root`; by default a folder of the table's name in `$GENMETA_DATA`, or in `data`.
+        folder: learn2learn's `root`; by default a folder with the table's name in `$GENMETA_DATA`, or in `data`.
         size: side of the images in pixels; the published one by default. Other pictures are cut to the largest centred
             square and scaled.
-        download: let learn2learn fetch the files if they are not there.
+        download: let learn2learn fetch missing files.
 
     Attributes:
         class_name: of learn2learn's class, in `learn2learn.vision.datasets`.
-        files: what it reads, below `folder`.
-        origin: where to get them.
-        picture_folder: where its pictures lie, below `folder`, if they are files.
+        files: that it reads, below `folder`.
+        origin: where to get the files.
+        picture_folder: folder of the pictures, below `folder`, if they are files.
     """
 
     folder: str | None = None
@@ -112,7 +112,7 @@ class Learn2learnSource(CachedSource):
                     tally.pass_over(suffix_reason(file.name), file)
 
     def _find(self) -> list[Path]:
-        """Return the files, fetching them first if that is wanted."""
+        """Return the files; fetch them first if `download` is set."""
         paths = [self.path / name for name in self.files]
         missing = [path for path in paths if not path.exists()]
         if missing and self.download:
@@ -126,13 +126,13 @@ class Learn2learnSource(CachedSource):
         return paths
 
     def _fetch(self) -> None:
-        """Let learn2learn download into a folder beside, and move what came when all of it is there."""
+        """Let learn2learn download into a folder beside; move the files when all are there."""
         folder = self.path
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with (
                 tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as beside,
-                # what is unpacked stays in its folder; Python does so by itself from 3.14 on
+                # unpacked files must stay in the folder; from 3.14 on this is Python's default
                 patch.object(tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter), create=True),
             ):
                 for mode in _MODES.values():
@@ -154,7 +154,9 @@ class Learn2learnSource(CachedSource):
         with ExitStack() as stack:
             if hasattr(module, "pickle"):
                 stack.enter_context(plain_pickles_only(module))
-            if hasattr(module, "default_loader"):  # else all pictures are held decoded, in an order of the file system
+            if hasattr(
+                module, "default_loader"
+            ):  # else all decoded pictures are kept in memory, in the file system's order
                 stack.enter_context(patch.object(module, "default_loader", Path))
             return self._make(its_class, folder, mode, download), module
 
@@ -175,19 +177,19 @@ class Learn2learnSource(CachedSource):
                     f"{', '.join(self.files)} as published ({self.origin})"
                 ) from error
             del dataset  # it may hold all images a second time
-            of_class: dict[str, list[Picture]] = {}
+            by_class: dict[str, list[Picture]] = {}
             for name, picture in pictures:
                 if isinstance(picture, Path):
-                    if is_litter(picture.name):  # counted where the folder is looked through
+                    if is_litter(picture.name):  # `_count_unused` counts it
                         continue
                     used.add((picture.parent.name, picture.name))
                 tally.used += 1
-                of_class.setdefault(name, []).append(picture)
+                by_class.setdefault(name, []).append(picture)
             del pictures
-            if not of_class:
+            if not by_class:
                 raise UserError(f"{self.path}: {self.table_name} has no {part} images; expected {self.origin}")
-            for name in sorted(of_class):
-                images = torch.stack([self._decode(name, picture) for picture in of_class.pop(name)])
+            for name in sorted(by_class):
+                images = torch.stack([self._decode(name, picture) for picture in by_class.pop(name)])
                 yield Block(name, self.table_name, images, part)
 
     def _decode(self, name: str, picture: Picture) -> Tensor:
@@ -213,7 +215,7 @@ class MiniImagenet(Learn2learnSource):
         names = {number: name for name, number in dataset.class_idx.items()}
         images = dataset.data["image_data"]
         listed = sorted(int(i) for its in dataset.data["class_dict"].values() for i in its)
-        if listed != list(range(len(images))):  # learn2learn gives the second class all that no class has
+        if listed != list(range(len(images))):  # learn2learn would give unlisted pictures to the second class
             raise UserError(
                 f"{self.folder}: mini-imagenet-cache-{mode}.pkl has {len(images)} pictures, but its classes list "
                 f"{len(set(listed))} of them, {len(listed) - len(set(listed))} twice; expected each once "
@@ -236,7 +238,7 @@ class CifarFS(Learn2learnSource):
 
     def _make(self, its_class: Any, folder: Path, mode: str, download: bool) -> Any:
         class Whole(its_class):  # type: ignore[misc,valid-type]
-            """Copies the classes of the parts beside their place, so that a killed run leaves no half-filled part."""
+            """Copies each part to a folder beside its place first, so that a killed run leaves no half-filled part."""
 
             processed_root: str
 
@@ -343,7 +345,7 @@ class FGVCAircraft(Learn2learnSource):
     )
 
     def _find(self) -> list[Path]:
-        """Also write the list of labels that learn2learn makes after its download, if the files came another way."""
+        """Return the files. Also write the list of labels that learn2learn would make after its own download."""
         images, *lists = paths = super()._find()
         labels = images.with_name("labels.pkl")
         if not labels.exists():

@@ -1,4 +1,4 @@
-"""Accuracy of an evaluation with its interval."""
+"""Accuracy over episodes, with its interval."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -14,8 +14,8 @@ Z95 = NormalDist().inv_cdf(0.975)  # 1.96
 def mean_and_ci95(values: Sequence[float] | Tensor) -> tuple[float, float]:
     """Return the mean and the half width of its 95 % interval, `1.96 · s / sqrt(n)` with the unbiased `s`.
 
-    The interval is over the values given: over episodes, it says how well this many episodes measure one trained
-    learner, not how much training runs differ. One value has an infinite interval.
+    The interval is over the given values. Over episodes it says how well they measure one trained learner, not how much
+    trainings differ. For one value the interval is infinite.
     """
     values = torch.as_tensor(values, dtype=torch.float64)
     half = Z95 * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("inf")
@@ -23,9 +23,9 @@ def mean_and_ci95(values: Sequence[float] | Tensor) -> tuple[float, float]:
 
 
 class EpisodeAccuracy(Metric):
-    """Collects the accuracy of each episode, in the order of the episodes also over several processes.
+    """Collects the accuracy of each episode in order, also over several processes.
 
-    A process must have evaluated a contiguous block of the episodes, blocks in the order of ranks.
+    Each process must evaluate a contiguous block of the episodes, with the blocks in the order of ranks.
     """
 
     full_state_update = False

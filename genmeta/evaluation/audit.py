@@ -1,6 +1,6 @@
-"""Are generated classes fit to learn from? Numbers on their images and features, and plain verdicts.
+"""Are generated classes good enough to learn from? Numbers on their images and features, and flags.
 
-Nothing here knows where images or features come from.
+This code does not know where images or features come from.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,13 +20,13 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """When a flag is raised: a number of the audit is below (or above) a threshold.
+    """Raises a flag if a number of the audit is below (or above) a threshold.
 
     Attributes:
-        number: its name among the numbers.
-        threshold: see `RULES` for where each comes from.
-        below: whether the flag is raised below it, or above it.
-        verdict: what it says then.
+        number: name of the number.
+        threshold: see `RULES` for its source.
+        below: True: the flag is raised below the threshold; False: above it.
+        verdict: text of the flag.
     """
 
     number: str
@@ -35,11 +35,11 @@ class Rule:
     verdict: str
 
     def holds(self, numbers: Mapping[str, float]) -> bool:
-        """Whether the flag is raised; a number that is not there raises none."""
+        """Whether the flag is raised; a missing number raises no flag."""
         if self.number not in numbers:
             return False
         value = numbers[self.number]
-        # a NaN is no number to trust: it raises the flag
+        # NaN raises the flag
         return not (value >= self.threshold if self.below else value <= self.threshold)
 
 
@@ -76,7 +76,7 @@ def within_and_between(x: Tensor, classes: Tensor) -> tuple[float, float]:
         classes: number of each one's class, int64 `[n]`.
 
     Returns:
-        NaN for a kind of pair that there is none of.
+        NaN where there is no such pair.
     """
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     same = classes[:, None] == classes
@@ -85,9 +85,9 @@ def within_and_between(x: Tensor, classes: Tensor) -> tuple[float, float]:
 
 
 def label_agreement(features: Tensor, centres: Tensor) -> float:
-    """Return how often two images of one class are nearest to the same of some known classes' prototypes, in [0, 1].
+    """Return how often two images of one class are nearest to the same known class's prototype, in [0, 1].
 
-    The label consistency of generated classes under a frozen classifier of real ones.
+    This is the label consistency of generated classes under a frozen classifier of real classes.
 
     Args:
         features: `[n_classes, n_images, d]`, two or more images a class.
@@ -110,11 +110,11 @@ def duplicate_share(images: Tensor) -> float:
 def copies(generated: Tensor, training: Tensor, usual: float) -> float:
     """Return the share of generated images that are copies of a training image, in [0, 1].
 
-    A copy is nearer to it, by the root mean squared difference of pixels, than `COPY` of the usual distance.
+    A copy is nearer to a training image than `COPY` times the usual distance (root mean squared difference of pixels).
 
     Args:
         generated: `[n, C, H, W]` in [0, 1].
-        training: `[m, C, H, W]`, turned ones too if turned copies count.
+        training: `[m, C, H, W]`, with turned images if turned copies count.
         usual: distance of a real image to the nearest other one (median).
     """
     return (nearest_distance(generated, training) < COPY * usual).float().mean().item()
@@ -122,13 +122,13 @@ def copies(generated: Tensor, training: Tensor, usual: float) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images of the meta-train classes, and what generated ones are held to.
+    """Real images of the meta-train classes, and numbers on them, to compare generated classes with.
 
     Attributes:
-        classes: `[n_classes, n_images, C, H, W]` in [0, 1], of as many images as the generated classes have where there
-            are enough; held-out images, if some were held out from generator and features.
+        classes: `[n_classes, n_images, C, H, W]` in [0, 1], if possible with as many images as generated classes have;
+            images held out from generator and features, if there are any.
         centres: feature prototypes of the meta-train classes, `[k, d]`.
-        training: images that the generator may have learnt by heart, `[m, C, H, W]`, with their quarter turns.
+        training: images that the generator may have memorised, `[m, C, H, W]`, with their quarter turns.
         accuracy: of prototypes in real episodes of about the same shape, in [0, 1].
         chance: accuracy of guessing in these episodes.
     """
@@ -161,7 +161,7 @@ def audit_numbers(
     Args:
         generated: `[n_classes, n_images, C, H, W]` in [0, 1].
         accuracy, chance: of the generated queries in their episodes, and of guessing in them.
-        real: what they are held to.
+        real: real classes to compare with.
         embed: a frozen feature network.
         encode: images to codes, or None.
     """
@@ -178,7 +178,7 @@ def audit_numbers(
     agreement, agreement_real = label_agreement(by_class, real.centres), label_agreement(real_by_class, real.centres)
     usual = nearest_distance(real_images, real.training).median().item()
     codes, real_codes = (features, real_features) if encode is None else (encode(images), encode(real_images))
-    # every other image of each class stands for "generated" ones of a perfect generator
+    # every other image of each class stands for the images of a perfect generator
     n = real.classes.shape[1] // 2 * 2
     halves = real_codes.unflatten(0, real.classes.shape[:2])[:, :n]
     covered, covered_real = (
@@ -216,7 +216,7 @@ def _at_most(x: Tensor, n: int) -> Tensor:
 
 
 COPY = 0.25
-"""See `copies`. A guess with room on both sides; see the measured range beside `RULES`."""
+"""See `copies`. A guess."""
 
 # the thresholds of diversity and precision come from docs/generators.md; the others are guesses that the measured
 # rows of docs/latent_tasks.md do not contradict
@@ -235,7 +235,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def verdicts(numbers: Mapping[str, float]) -> list[str]:
-    """Return a line for each flag that is raised, with its number and threshold; none for classes fit to learn from."""
+    """Return a line for each raised flag, with its number and threshold."""
     return [
         f"{rule.verdict} ({rule.number} {numbers[rule.number]:.2f}, expected at "
         f"{'least' if rule.below else 'most'} {rule.threshold:g})"

@@ -25,12 +25,12 @@ PUBLISHED = (
     ("38.8", "nothing", "modified Hausdorff distance"),
     ("6.75", "nothing", "distortable canvas (Yu et al.)"),
 )
-OFFICIAL_HAUSDORFF = 0.388  # error on the official runs: whoever gets another figure has other runs
+OFFICIAL_HAUSDORFF = 0.388  # error on the official runs; another figure means other runs
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: what it is, what it was trained on, its error on each run in [0, 1]."""
+    """A row of the table: method, training data, error on each run in [0, 1]."""
 
     method: str
     trained_on: str
@@ -82,12 +82,12 @@ def overall(entries: Sequence[Entry]) -> str:
 
 
 def remark(runs: Sequence[ChallengeRun], hausdorff: Entry) -> str:
-    """Return a sentence on whether the runs are the official ones: the Hausdorff distance tells."""
-    found = sum(hausdorff.errors) / len(runs)
-    official = len(runs) == 20 and all(len(run.test) == 20 for run in runs) and abs(found - OFFICIAL_HAUSDORFF) < 1e-3
+    """Return a sentence on whether the runs are the official ones, by the error of the Hausdorff distance."""
+    error = sum(hausdorff.errors) / len(runs)
+    official = len(runs) == 20 and all(len(run.test) == 20 for run in runs) and abs(error - OFFICIAL_HAUSDORFF) < 1e-3
     if official:
         return "The modified Hausdorff distance comes out at 38.8 %, as published: the runs compare with those rows."
     return (
-        f"The modified Hausdorff distance comes out at {100 * found:.1f} % on {len(runs)} runs, not at the published "
+        f"The modified Hausdorff distance comes out at {100 * error:.1f} % on {len(runs)} runs, not at the published "
         f"38.8 % on 20: these are not the official runs, and do not compare with the published rows."
     )

@@ -1,4 +1,4 @@
-"""How well each test class is told, and which classes are taken for which."""
+"""Accuracy of each test class, and which classes are mistaken for which."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from genmeta.evaluation.accuracy import Z95
 class ClassConfusion(Metric):
     """Counts by class: exact sums, over batches and processes.
 
-    An episode offers a few of all classes, so a query of class a can be taken for class b only in episodes that have
-    both. That is why two numbers are kept, `offered[a, b]`, queries of a in episodes with b, and `chosen[a, b]`, those
-    that were answered b: see `Confusion`.
+    A query of class a can be answered b only in episodes with both classes. So two numbers are counted:
+    `offered[a, b]`, queries of a in episodes with b, and `chosen[a, b]`, those of them that were answered b. See
+    `Confusion`.
 
     Args:
-        n_classes: of the part that is tested; the memory is two int64 `[n_classes, n_classes]`.
+        n_classes: of the tested part; the memory is two int64 `[n_classes, n_classes]`.
     """
 
     full_state_update = False
@@ -49,10 +49,10 @@ class ClassConfusion(Metric):
 
 @dataclass(frozen=True)
 class Pair:
-    """A class whose queries were taken for another one.
+    """A class whose queries were mistaken for another class.
 
     Attributes:
-        truth, given: names of the classes.
+        truth, given: names of the right class and of the answer.
         offered: queries of `truth` in episodes that have `given`.
         chosen: those of them that were answered `given`.
     """
@@ -69,8 +69,9 @@ class Pair:
 
     @property
     def at_least(self) -> float:
-        """Lower end of the rate's 95 % interval (Wilson, "Probable Inference", 1927, as if queries were independent):
-        one mistake in two queries is less than fifty in a hundred.
+        """Lower end of the rate's 95 % interval (Wilson, "Probable Inference", 1927, as if queries were independent).
+
+        By it, one mistake in two queries counts less than fifty in a hundred.
         """
         n, p, z = self.offered, self.rate, Z95
         return (p + z**2 / (2 * n) - z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5) / (1 + z**2 / n)
@@ -78,11 +79,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What `ClassConfusion` has counted.
+    """The counts of `ClassConfusion`.
 
-    The rate of a pair is that of co-occurrence: of the queries of a in episodes that offer b, the share that is
-    answered b. It does not depend on how often the two meet. The rates of a class do not add up to 1, since each is
-    over other episodes; among n_way classes that look alike each would be 1 / n_way.
+    The rate of a pair (a, b) is the share of answers b among the queries of a in episodes that offer b. It does not
+    depend on how often the two meet. The rates of a class do not add up to 1, since each is over different episodes;
+    among n_way identical classes each rate is 1 / n_way.
 
     Attributes:
         names, groups: of each class.
@@ -101,22 +102,24 @@ class Confusion:
 
     @property
     def right(self) -> list[int]:
-        """Those that were answered right."""
+        """Right answers for each class."""
         return self.chosen.diagonal().tolist()
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Pairs of classes of which one was taken for the other, the most confused first (`Pair.at_least`)."""
+        """Pairs of classes with mistakes, the most confused pair first (`Pair.at_least`)."""
         wrong = self.chosen.clone()
         wrong.fill_diagonal_(0)
-        found = [
+        pairs = [
             Pair(self.names[a], self.names[b], int(self.offered[a, b]), int(self.chosen[a, b]))
             for a, b in wrong.nonzero().tolist()
         ]
-        return sorted(found, key=lambda pair: (-pair.at_least, pair.truth, pair.given))
+        return sorted(pairs, key=lambda pair: (-pair.at_least, pair.truth, pair.given))
 
     def lowest(self, n: int) -> list[tuple[str, float]]:
-        """Return the `n` classes of the lowest accuracies, and these; classes without a query are none of them."""
+        """Return the `n` classes with the lowest accuracies, and these accuracies; classes without queries are left
+        out.
+        """
         known = [
             (name, right / queries)
             for name, right, queries in zip(self.names, self.right, self.queries, strict=True)
@@ -125,7 +128,7 @@ class Confusion:
         return sorted(known, key=lambda entry: (entry[1], entry[0]))[:n]
 
     def most_confused(self, n: int) -> list[int]:
-        """Return the numbers of at most `n` classes, in their order: all, or those of the most confused pairs."""
+        """Return the numbers of at most `n` classes, in order: all classes, or those of the most confused pairs."""
         if len(self.names) <= n:
             return list(range(len(self.names)))
         number = {name: i for i, name in enumerate(self.names)}
@@ -145,8 +148,11 @@ PAIRS = ("episodes", "class", "taken_for", "offered", "chosen", "rate")
 
 
 def per_class_rows(episodes: str, confusion: Confusion) -> list[Sequence[object]]:
-    """Return a row for each class, with the class that it was most often taken for; `episodes` is what they are called,
-    such as `5w1s`.
+    """Return a row for each class, with the class that it was most often mistaken for.
+
+    Args:
+        episodes: name of the episodes, such as `5w1s`.
+        confusion: the counts.
     """
     worst: dict[str, Pair] = {}
     for pair in confusion.pairs:
@@ -165,5 +171,5 @@ def per_class_rows(episodes: str, confusion: Confusion) -> list[Sequence[object]
 
 
 def pair_rows(episodes: str, confusion: Confusion) -> list[Sequence[object]]:
-    """Return a row for each pair of which one was taken for the other, the most confused first."""
+    """Return a row for each pair with mistakes, the most confused pair first."""
     return [(episodes, p.truth, p.given, p.offered, p.chosen, f"{p.rate:.6f}") for p in confusion.pairs]

@@ -1,6 +1,6 @@
-"""How good generated images are: pure functions of features of real and of generated images, `[n, d]` and `[m, d]`.
+"""Metrics of generated images: pure functions of the features of real and generated images, `[n, d]` and `[m, d]`.
 
-Nothing here knows where features come from; `genmeta.evaluation.features` trains the network.
+`genmeta.evaluation.features` trains the feature network.
 """
 
 import warnings
@@ -18,7 +18,7 @@ NEIGHBOURS = 5
 
 
 class _AsGiven(nn.Module):
-    """What torchmetrics takes for a feature extractor: it is given features."""
+    """A feature extractor for torchmetrics that returns its input, since the input is features already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class _AsGiven(nn.Module):
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
     """Return FID on these features: the Fréchet distance of two Gaussians fitted to them, at least 0.
 
-    Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017. It is biased: small samples give more.
+    Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017. It is higher for small samples.
     """
     return float(_torchmetric(FrechetInceptionDistance(feature=_AsGiven(real.shape[1])), real, generated))
 
@@ -39,7 +39,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """Return KID on these features: squared maximum mean discrepancy with a cubic kernel, mean over 20 subsets.
 
-    Bińkowski et al., "Demystifying MMD GANs", ICLR 2018. Unbiased, so that it can be slightly negative.
+    Bińkowski et al., "Demystifying MMD GANs", ICLR 2018. It is unbiased, so it can be slightly negative.
     """
     size = min(len(real), len(generated), 200)
     with warnings.catch_warnings():  # torchmetrics warns that it keeps all features: there are few
@@ -59,10 +59,10 @@ def _torchmetric(metric: Any, real: Tensor, generated: Tensor) -> Any:
 def precision_recall_density_coverage(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> tuple[float, ...]:
     """Return precision, recall, density and coverage.
 
-    With a ball around each image that reaches to its k-th nearest neighbour of the same kind: precision is the share of
-    generated images in some real ball, recall the share of real ones in some generated ball (Kynkäänniemi et al.,
-    "Improved Precision and Recall Metric", NeurIPS 2019); density is the mean number of real balls around a generated
-    image, divided by k, and coverage the share of real balls with a generated image in them (Naeem et al., "Reliable
+    Each image has a ball that reaches to its k-th nearest neighbour of the same kind. Precision is the share of
+    generated images in some real ball, recall the share of real images in some generated ball (Kynkäänniemi et al.,
+    "Improved Precision and Recall Metric", NeurIPS 2019). Density is the mean number of real balls around a generated
+    image, divided by k; coverage is the share of real balls with a generated image in them (Naeem et al., "Reliable
     Fidelity and Diversity Metrics", ICML 2020).
     """
     across = torch.cdist(real, generated)
@@ -88,7 +88,7 @@ def mean_distance(x: Tensor) -> float:
 
 
 def sample_metrics(real: Tensor, generated: Tensor) -> dict[str, float]:
-    """Return all metrics of samples by name; `diversity` is the samples' mean distance over that of real images."""
+    """Return all metrics of samples by name; `diversity` is their mean distance divided by that of real images."""
     precision, recall, density, coverage = precision_recall_density_coverage(real, generated)
     return {
         "fid": frechet_distance(real, generated),
@@ -102,7 +102,7 @@ def sample_metrics(real: Tensor, generated: Tensor) -> dict[str, float]:
 
 
 def recognisability(features: Tensor, n_way: int, rng: torch.Generator, n_episodes: int = 100) -> float:
-    """Return how often the first image of a class tells its other images from those of `n_way - 1` other classes.
+    """Return how often the first image of a class identifies the others among images of `n_way - 1` other classes.
 
     The prototype classifier's accuracy in one-shot episodes, as in Boutin et al., "Diversity vs. Recognizability:
     Human-like generalization in one-shot generative models", NeurIPS 2022, who use 20 ways.
@@ -110,8 +110,8 @@ def recognisability(features: Tensor, n_way: int, rng: torch.Generator, n_episod
     Args:
         features: `[n_classes, n_images, d]`; the first image of each class is its exemplar.
         n_way: classes an episode.
-        rng: chooses the classes of each episode.
-        n_episodes: how many.
+        rng: draws the classes of each episode.
+        n_episodes: number of episodes.
     """
     n_way = min(n_way, len(features))
     right = []
@@ -126,8 +126,8 @@ def recognisability(features: Tensor, n_way: int, rng: torch.Generator, n_episod
 def spread_within(features: Tensor) -> float:
     """Return the root mean squared distance of images to their class's mean, from `[n_classes, n_images, d]`.
 
-    Boutin et al. 2022 call it diversity; divided by that of real classes it is 1 where generated instances of a class
-    vary as much as real ones.
+    Boutin et al. 2022 call it diversity. Divided by that of real classes, it is 1 if generated images of a class vary
+    as much as real ones.
     """
     centred = features - features.mean(1, keepdim=True)
     n = features.shape[1]

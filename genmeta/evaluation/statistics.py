@@ -12,14 +12,14 @@ from torch import Tensor
 
 from genmeta.errors import UserError
 
-ALPHA = 0.05  # a p-value below this, corrected if it is one of several, is called a difference
-_CHUNK = 2**22  # resampled values at a time, for the memory's sake
+ALPHA = 0.05  # a (corrected) p-value below this is called a difference
+_CHUNK = 2**22  # resampled values at a time, to limit memory
 
 
 def mean_and_t95(values: Sequence[float] | Tensor) -> tuple[float, float]:
     """Return the mean and the half width of its 95 % interval by Student's t, `t(0.975, n - 1) · s / sqrt(n)`.
 
-    For few values, such as one a seed. One value has an infinite interval.
+    For few values, such as one for each seed. For one value the interval is infinite.
     """
     from scipy.special import stdtrit  # here: it takes half as long as torch to import
 
@@ -32,7 +32,7 @@ def mean_and_t95(values: Sequence[float] | Tensor) -> tuple[float, float]:
 def paired_t_test(differences: Sequence[float] | Tensor) -> float:
     """Return the two-sided p-value of a mean difference of 0 by Student's t, 1 if all differences are 0.
 
-    A single difference tells nothing: its p-value is 1.
+    The p-value of a single difference is 1.
     """
     from scipy.special import stdtr
 
@@ -47,8 +47,8 @@ def paired_t_test(differences: Sequence[float] | Tensor) -> float:
 def paired_bootstrap(differences: Sequence[float] | Tensor, rng: torch.Generator, n_resamples: int = 10_000) -> float:
     """Return the two-sided p-value of a mean difference of 0 by the paired bootstrap, 1 if all differences are 0.
 
-    The differences are centred, which is the hypothesis, and drawn again with replacement; the p-value is the share of
-    resamples whose mean is as far from 0 as the one found, the one found among them, so that it is never 0.
+    The differences are centred, as the hypothesis says, and drawn with replacement. The p-value is the share of
+    resamples whose mean is as far from 0 as the measured one. The measured one is counted too, so it is never 0.
     """
     values = torch.as_tensor(differences, dtype=torch.float64)
     n, mean = len(values), values.mean()
@@ -56,7 +56,7 @@ def paired_bootstrap(differences: Sequence[float] | Tensor, rng: torch.Generator
     as_far = 1
     for first in range(0, n_resamples, rows := max(1, _CHUNK // n)):
         drawn = torch.randint(n, (min(rows, n_resamples - first), n), generator=rng)
-        # a hair of tolerance: sums in another order differ in the last digit
+        # tolerance, since sums in another order differ in the last digit
         as_far += int((centred[drawn].mean(1).abs() >= mean.abs() - 1e-12).sum())
     return as_far / (n_resamples + 1)
 
@@ -69,10 +69,10 @@ def effect_size(differences: Sequence[float] | Tensor) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm), in the order given.
+    """Return p-values corrected for their number (Holm), in the given order.
 
-    The smallest of n is multiplied by n, the next by n - 1, and so on; none may be below a smaller one, or above 1.
-    Those below ALPHA then hold together with at most 5 % chance that any of them is an accident.
+    The smallest of n is multiplied by n, the next by n - 1, and so on; the order is kept, and none is above 1. If there
+    are no differences, the chance that any of them is below ALPHA is at most 5 %.
     """
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -87,7 +87,7 @@ def over_episodes(accuracies: Sequence[Sequence[float]]) -> Tensor:
     Raises:
         UserError: the seeds were not tested on the same number of episodes.
     """
-    if len({len(of_seed) for of_seed in accuracies}) != 1:
+    if len({len(values) for values in accuracies}) != 1:
         raise UserError(f"seeds were tested on different numbers of episodes: {[len(a) for a in accuracies]}")
     return torch.tensor(accuracies, dtype=torch.float64).mean(0)
 

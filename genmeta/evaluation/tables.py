@@ -1,4 +1,4 @@
-"""How numbers are written: one Markdown table, one form of means with their intervals and of p-values."""
+"""The form of numbers: one Markdown table, one form of means with their intervals, one of p-values."""
 
 import re
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ def shape_title(name: str) -> str:
 
 
 def accuracy_title(name: str) -> str:
-    """Return the heading of a column of accuracies, `20-way 1-shot (%) ↑`: the arrow points to what is better."""
+    """Return the heading of a column of accuracies, `20-way 1-shot (%) ↑`; the arrow shows which values are better."""
     return f"{shape_title(name)} (%) ↑"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the first of which is the head, as a Markdown table that is aligned for a terminal."""
+    """Return rows as a Markdown table, aligned for a terminal; the first row is the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
@@ -29,7 +29,7 @@ def percent(middle: float, *halves: float | None, digits: int = 2, sign: str = "
 
     Args:
         middle: the mean, in [-1, 1].
-        halves: over seeds, then over episodes, where there are both.
+        halves: over seeds, then over episodes.
         digits: after the point.
         sign: `+` for a difference.
     """
@@ -42,7 +42,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p-value with no more digits than it has: `< 0.001`, `0.243`; `–` if it is not known."""
+    """Return a p-value with three digits: `< 0.001`, `0.243`; `–` if it is not known."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -53,5 +53,5 @@ def p_text(p: float) -> str:
 
 
 def half_range(values: Sequence[float], digits: int) -> str:
-    """Return the mean of few values ± half their range, for what has no interval; nothing if there are none."""
+    """Return the mean of few values ± half their range; "" if there are none."""
     return f"{mean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}" if values else ""

@@ -1,4 +1,4 @@
-"""Clusters of codes, and how well they agree with what the images are known to be."""
+"""Clusters of codes, and how well they agree with the known classes or groups of the images."""
 
 import warnings
 from typing import Literal
@@ -8,18 +8,17 @@ from torch import Tensor
 
 Method = Literal["k-means", "Gaussian mixture"]
 METHODS: tuple[Method, ...] = ("k-means", "Gaussian mixture")
-_STARTS = 4  # of k-means, the best is kept
-_FLOOR = (
-    1e-3  # of the variances of a mixture, as a share of all codes' mean variance: or a component shrinks to a point
-)
+_STARTS = 4  # of k-means; the best is kept
+# smallest variance in a mixture, as a share of the codes' mean variance: else a component shrinks to a point
+_FLOOR = 1e-3
 
 
 def cluster(codes: Tensor, n_clusters: int, method: Method, seed: int = 0) -> Tensor:
     """Return the number of each code's cluster, int64 `[n]` in `[0, n_clusters)`, for codes `[n, d]`.
 
-    k-means with k-means++ starts, or the likeliest component of a Gaussian mixture with diagonal covariances (full ones
-    would have more weights than there are codes of a class). Computed in float64; the same codes and seed give the same
-    clusters.
+    k-means with k-means++ starts, or the likeliest component of a Gaussian mixture with diagonal covariances (full
+    covariances would have more weights than a class has codes). Computed in float64; the same codes and seed give the
+    same clusters.
 
     Raises:
         ValueError: there are fewer codes than clusters.
@@ -31,22 +30,22 @@ def cluster(codes: Tensor, n_clusters: int, method: Method, seed: int = 0) -> Te
 
     x = codes.double().cpu().numpy()
     with warnings.catch_warnings():
-        # fewer different codes than clusters, or a mixture that still creeps: clusters all the same
+        # fewer different codes than clusters, or a mixture that has not converged: the clusters are still used
         warnings.simplefilter("ignore", ConvergenceWarning)
         if method == "k-means":
-            found = KMeans(n_clusters, n_init=_STARTS, random_state=seed).fit_predict(x)
+            numbers = KMeans(n_clusters, n_init=_STARTS, random_state=seed).fit_predict(x)
         else:
             floor = max(_FLOOR * float(x.var(0).mean()), 1e-12)
             mixture = GaussianMixture(n_clusters, covariance_type="diag", reg_covar=floor, random_state=seed)
-            found = mixture.fit_predict(x)
-    return torch.as_tensor(found, dtype=torch.long)
+            numbers = mixture.fit_predict(x)
+    return torch.as_tensor(numbers, dtype=torch.long)
 
 
 def purity(clusters: Tensor, truth: Tensor) -> float:
-    """Return the share of images that are of the commonest kind of their cluster, in (0, 1].
+    """Return the share of images that have the commonest kind of their cluster, in (0, 1].
 
     Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, eq. 16.1. It rises with the number of
-    clusters and is 1 if every image is one: compare it at one number of clusters only.
+    clusters, up to 1 if every image is a cluster: compare only equal numbers of clusters.
     """
     _, rows = clusters.unique(return_inverse=True)
     _, columns = truth.unique(return_inverse=True)

@@ -15,9 +15,9 @@ _SIDE = 48  # smaller images are enlarged, by a whole number, to about this
 
 
 def colour(number: int) -> tuple[float, float, float]:
-    """Return the RGB colour, each in [0, 1], of the number-th kind; the page has the same ones.
+    """Return the RGB colour of the number-th kind, in [0, 1]; the page uses the same colours.
 
-    Hues a golden angle apart, so that neighbours in number differ however many there are.
+    Hues are a golden angle apart, so that neighbours always differ.
     """
     import colorsys
 
@@ -27,7 +27,7 @@ def colour(number: int) -> tuple[float, float, float]:
 def sheet(
     images: Tensor, row_names: Sequence[str], column_names: Sequence[str], marked: Collection[int] = ()
 ) -> Image.Image:
-    """Return images `[row, column, C, H, W]` in [0, 1] as a table with names; marked columns are framed."""
+    """Return images `[row, column, C, H, W]` in [0, 1] as a table with names; marked columns have a frame."""
     n_rows, n_columns, _, h, w = images.shape
     factor = max(1, round(_SIDE / h))
     tile_h, tile_w = h * factor, w * factor
@@ -66,7 +66,7 @@ def atlas(images: Tensor, n_columns: int = 64, side: int = 32) -> tuple[Image.Im
     """Return all images `[n, C, H, W]` in [0, 1] in one picture, row by row, for a page's thumbnails.
 
     Returns:
-        The picture, and height and width of a thumbnail: those of the images, but at most `side`.
+        The picture, and height and width of a thumbnail: those of the images, at most `side`.
     """
     shrink = min(1.0, side / max(images.shape[2:]))
     if shrink < 1:
@@ -86,7 +86,7 @@ def scatter(title: str, points: Tensor, kinds: Mapping[str, tuple[Sequence[str],
     Args:
         title: of the map.
         points: coordinates.
-        kinds: by title of the panel: the names of its kinds and the kind of each point, int64 `[n]`. Up to 16 names
+        kinds: by title of the panel, the names of its kinds and the kind of each point, int64 `[n]`. Up to 16 names
             get a legend.
     """
     from matplotlib.figure import Figure  # here: matplotlib is slow to import
@@ -104,11 +104,11 @@ def scatter(title: str, points: Tensor, kinds: Mapping[str, tuple[Sequence[str],
 
 
 def bars(panels: dict[str, Tensor], lines: dict[str, float]) -> Image.Image:
-    """Return numbers of latent dimensions as bars, a panel for each: from the largest of the first panel down.
+    """Return values of latent dimensions as bars, a panel for each kind of value, sorted by the first panel.
 
     Args:
-        panels: by title, one value a dimension, `[d]`, at least 0.
-        lines: by a panel's title: where a dashed line is drawn.
+        panels: by title, one value for each dimension, `[d]`, at least 0.
+        lines: by a panel's title, the height of a dashed line.
     """
     from matplotlib.figure import Figure
 

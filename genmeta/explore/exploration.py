@@ -1,4 +1,4 @@
-"""What there is to see in a trained generator: all numbers and pictures of an exploration, nothing written."""
+"""All numbers and pictures of an exploration of a trained generator. Writes nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ _MOST_DIMENSIONS = 1024  # beyond it is not measured: it takes two images for ea
 
 @dataclass(frozen=True)
 class ExploredImages:
-    """The real images that are looked at.
+    """The real images of an exploration.
 
     Attributes:
         images: float32 `[n, C, H, W]` in [0, 1].
@@ -46,12 +46,12 @@ class ExploredImages:
     def kinds(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
         """Return by title (class, group, part, seen) the names of the kinds, and the kind of each image `[n]`."""
         seen = tuple("seen by the generator" if one else "not seen" for one in self.seen)
-        found = {"class": (self.class_names, self.classes)}
-        for title, of_class in (("group", self.groups), ("part", self.parts), ("seen", seen)):
-            names = tuple(dict.fromkeys(of_class))
-            numbers = torch.tensor([names.index(name) for name in of_class])
-            found[title] = (names, numbers[self.classes])
-        return found
+        kinds = {"class": (self.class_names, self.classes)}
+        for title, kind_of_class in (("group", self.groups), ("part", self.parts), ("seen", seen)):
+            names = tuple(dict.fromkeys(kind_of_class))
+            numbers = torch.tensor([names.index(name) for name in kind_of_class])
+            kinds[title] = (names, numbers[self.classes])
+        return kinds
 
     def first_of(self, classes: Sequence[int]) -> Tensor:
         """Return the first image of each of some classes, `[k, C, H, W]`."""
@@ -60,14 +60,14 @@ class ExploredImages:
 
 @dataclass
 class Findings:
-    """What came out.
+    """The results of an exploration.
 
     Attributes:
-        numbers: for `report.json`: plain values only.
-        pictures: by name, with the sentence that explains it.
-        maps: coordinates `[n, 2]` of the images looked at.
-        clusters: by name, number of each image's cluster, int64 `[n]`.
-        skipped: what does not apply to this generator, and why.
+        numbers: plain values, for `report.json`.
+        pictures: by name, with a sentence that explains the picture.
+        maps: coordinates `[n, 2]` of the images.
+        clusters: by name, the number of each image's cluster, int64 `[n]`.
+        skipped: parts that this generator cannot have, and why.
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -96,13 +96,12 @@ def explore(model: LatentModel, explored: ExploredImages, with_tsne: bool = Fals
             _traversals(findings, model, mean)
         change, n = None, _n_probes(model)
         if "decoder" in model.networks and n:
-            change = _change(model, mean[:: max(1, len(mean) // n)][:n])
+            change = change_of_image(model.decode, mean[:: max(1, len(mean) // n)][:n])
         elif "decoder" in model.networks:
             findings.skipped.append(f"the change of a pixel per unit: {_too_many(model)}")
         _units(findings, mean, log_var, change)
     elif "decoder" in model.networks:
-        why = "the generator has no encoder"
-        findings.skipped += [f"maps, clusters, active units, strips between real images: {why}"]
+        findings.skipped += ["maps, clusters, active units, strips between real images: the generator has no encoder"]
         _without_encoder(findings, model)
     else:
         findings.skipped += [
@@ -194,7 +193,7 @@ def _pairs(n: int) -> list[tuple[int, int]]:
 def _traversals(findings: Findings, model: LatentModel, mean: Tensor) -> None:
     axes = PrincipalAxes.of(mean)
     n = min(N_DIRECTIONS, mean.shape[1])
-    # the image nearest to the mean: decoded means are blurred, a code of an image is not
+    # the image nearest to the mean: a decoded mean is blurred, a decoded image is not
     nearest = (mean - axes.mean).norm(dim=1).argmin()
     names = [f"{number + 1}: {100 * float(axes.shares[number]):.0f} %" for number in range(n)]
     for name, start, what in (
@@ -216,10 +215,6 @@ def _n_probes(model: LatentModel) -> int:
 
 def _too_many(model: LatentModel) -> str:
     return f"codes have {model.latent_dim} dimensions, more than {_MOST_DIMENSIONS}"
-
-
-def _change(model: LatentModel, codes: Tensor) -> Tensor:
-    return change_of_image(model.decode, codes)
 
 
 def _units(findings: Findings, mean: Tensor, log_var: Tensor, change: Tensor | None) -> None:
@@ -260,7 +255,7 @@ def _without_encoder(findings: Findings, model: LatentModel) -> None:
     if not _n_probes(model):
         findings.skipped.append(f"the directions that change the image most: {_too_many(model)}")
         return
-    metric = _change(model, model.prior.sample(_n_probes(model), rng=rng))
+    metric = change_of_image(model.decode, model.prior.sample(_n_probes(model), rng=rng))
     directions, changes = principal_changes(metric)
     n = min(N_DIRECTIONS, len(directions))
     start, spread = model.prior.sample(1, rng=rng)[0], torch.full((n,), model.prior.spread)
@@ -276,8 +271,8 @@ def _without_encoder(findings: Findings, model: LatentModel) -> None:
 def _redrawn(findings: Findings, model: LatentModel, explored: ExploredImages) -> None:
     rng = make_rng("explore", "codes")
     unseen = [number for number, seen in enumerate(explored.seen) if not seen]
-    of = unseen or list(range(len(explored.seen)))
-    chosen = [of[i] for i in torch.linspace(0, len(of) - 1, min(12, len(of))).round().long().tolist()]
+    usable = unseen or list(range(len(explored.seen)))
+    chosen = [usable[i] for i in torch.linspace(0, len(usable) - 1, min(12, len(usable))).round().long().tolist()]
     images = explored.first_of(chosen)
     codes = model.prior.sample(8, len(chosen), rng=rng)
     drawn = torch.stack([images, *(model.redraw(images, z) for z in codes)])

@@ -9,11 +9,11 @@ from genmeta.explore.maps import signed
 from genmeta.tasks.space import move
 
 SHARES = tuple(number / 4 for number in range(-4, 9))
-"""Places on a strip: -1 to 2, of which 0 and 1 are its ends and the others between or beyond them."""
+"""Places on a strip, -1 to 2: 0 and 1 are its ends, the others are between or beyond them."""
 
 
 def strips(starts: Tensor, ends: Tensor, shares: Tensor, spherical: bool = False) -> Tensor:
-    """Return codes `[n, m, d]` at the shares `[m]` of the way from each start to its end, `[n, d]` both."""
+    """Return codes `[n, m, d]` at the shares `[m]` of the way from each start `[n, d]` to its end `[n, d]`."""
     return move(starts[:, None], ends[:, None], shares[None, :, None], spherical)
 
 
@@ -33,7 +33,7 @@ def change_of_image(draw: Callable[[Tensor], Tensor], codes: Tensor, step: float
     Args:
         draw: codes `[n · d, d]`, d variants of the first code first, to images `[n · d, C, H, W]` in [0, 1].
         codes: `[n, d]`.
-        step: half the distance of the two codes of a difference, large enough to be seen.
+        step: half the distance of the two codes of a difference, large enough to change the image.
     """
     n, d = codes.shape
     offset = step * torch.eye(d, device=codes.device)

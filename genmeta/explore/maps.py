@@ -52,13 +52,13 @@ def tsne(codes: Tensor, seed: int = 0) -> Tensor:
     """Return t-SNE coordinates `[n, 2]` of codes `[n, d]`.
 
     Van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008; perplexity 30 (less for few codes), started
-    from the principal axes. Distances between far points, and the sizes of clusters, mean nothing in it.
+    from the principal axes. Distances between far points and sizes of clusters have no meaning.
     """
     from sklearn.manifold import TSNE  # here: scikit-learn is slow to import
 
     perplexity = min(30.0, (len(codes) - 1) / 3)
-    found = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(codes.float().cpu().numpy())
-    return torch.as_tensor(found)
+    map_of = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    return torch.as_tensor(map_of.fit_transform(codes.float().cpu().numpy()))
 
 
 def umap(codes: Tensor, seed: int = 0) -> Tensor:
@@ -74,8 +74,8 @@ def umap(codes: Tensor, seed: int = 0) -> Tensor:
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        found = UMAP(n_neighbors=min(15, len(codes) - 1), random_state=seed).fit_transform(codes.float().cpu().numpy())
-    return torch.as_tensor(found)
+        map_of = UMAP(n_neighbors=min(15, len(codes) - 1), random_state=seed)
+        return torch.as_tensor(map_of.fit_transform(codes.float().cpu().numpy()))
 
 
 def check_umap() -> None:

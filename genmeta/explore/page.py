@@ -48,7 +48,7 @@ def page(
 
 
 def _map(explored: ExploredImages, findings: Findings) -> dict[str, Any]:
-    """Return what the page's script draws: coordinates, and for each way of colouring the kind of each point."""
+    """Return the data of the page's script: coordinates, and the kind of each point for each way of colouring."""
     kinds = {title: {"names": names, "of": of.tolist()} for title, (names, of) in explored.kinds().items()}
     for name, clusters in findings.clusters.items():
         numbers = [f"cluster {number}" for number in range(int(clusters.max()) + 1)]

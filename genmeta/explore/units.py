@@ -12,7 +12,7 @@ def activity(means: Tensor) -> Tensor:
     """Return the variance over images of the posterior mean of each dimension, `[d]`, from `[n, d]`.
 
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, section 5.2: a unit is active if it
-    is above 0.01; a dimension that the decoder ignores stays at the prior for every image, so its mean does not vary.
+    is above 0.01. A dimension that the decoder ignores stays at the prior for every image, so its mean does not vary.
     """
     return means.var(0)
 

@@ -113,7 +113,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
         if not isinstance(redrawer, DeformationRedrawer) or not isinstance(encoder, PairEncoder):
             raise UserError(
                 f"LatentLikelihood: checkpoint: {checkpoint} has no redrawer by deformation with its encoder of pairs; "
-                f"expected the checkpoint of make train-vae VAE=vae_deformation"
+                f"expected one of genmeta fit --config generator/vae_deformation.yaml"
             )
         # in training mode as any new network; they work alike in both
         self.redrawer, self.encoder = redrawer.requires_grad_(False).train(), encoder.requires_grad_(False).train()

@@ -1,4 +1,4 @@
-"""What a page is made of. Everything here is text and numbers; `render` escapes it."""
+"""The blocks of a page. They hold text and numbers only, and `render` escapes them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ _NUMBER = re.compile(r"[+\-−<]? ?\d[\d.,]*(e[+-]?\d+)?( (±|to|\(step) .*)?")
 
 @dataclass(frozen=True)
 class Strip:
-    """A small picture beside a number: where it lies and how far its interval reaches.
+    """A small picture of a number and its interval; places are in [0, 1] from the left end of the scale to the right.
 
     Attributes:
-        at: the value, in [0, 1] from the left end of the scale to the right one, as everything here.
+        at: the number.
         low, high: ends of the interval.
-        dots: single values, such as those of seeds.
+        dots: single values, for example of seeds.
         zero: where a line marks zero, or None.
     """
 
@@ -32,7 +32,7 @@ class Strip:
 
     @property
     def beyond(self) -> str:
-        """The end that the value lies beyond, `left` or `right`, or nothing: an arrow is drawn there."""
+        """The end, `left` or `right`, beyond which the number is: an arrow is drawn there; "" within the scale."""
         return "left" if self.at < 0 else "right" if self.at > 1 else ""
 
 
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is aligned as numbers are."""
+        """Whether it is aligned like a number."""
         return bool(_NUMBER.fullmatch(self.text))
 
 
@@ -57,9 +57,9 @@ class Table:
         columns: headings.
         rows: cells; a plain text is a cell too.
         caption: what the table shows, and what its intervals are over.
-        names: whether first cells are dotted names of options, which may break at the dots.
-        folded: a title under which the table is folded away, or nothing.
-        scales: by heading, what the strips of that column reach from and to.
+        names: whether first cells are dotted names of options, where a line may break at the dots.
+        folded: a title under which the table is folded away, or "".
+        scales: by heading, the scale of the strips in that column.
     """
 
     columns: Sequence[str]
@@ -121,12 +121,12 @@ class DotRow:
     """A row of a plot of dots; places are shares of the width, in [0, 1].
 
     Attributes:
-        title: what stands before it.
-        value: what stands after it.
+        title: text before the plot.
+        value: text after the plot.
         at, low, high: place of the dot, and of the ends of its interval.
-        hollow: whether the dot is a ring, which marks what others are held to.
-        beyond: the side on which it lies beyond the scale, `left` or `right`; "" within it.
-        small: places of small dots, such as one a seed.
+        hollow: whether the dot is a ring, which marks a control.
+        beyond: the side on which the dot is beyond the scale, `left` or `right`; "" within the scale.
+        small: places of small dots, for example one for each seed.
     """
 
     title: str
@@ -141,7 +141,7 @@ class DotRow:
 
 @dataclass(frozen=True)
 class Dots:
-    """A plot of dots: a row each, one scale, one line that they are read against."""
+    """A plot of dots: a row for each, one scale, and one line to compare with."""
 
     title: str
     rows: Sequence[DotRow]
@@ -158,7 +158,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `strong` where it says the most important thing of its part."""
+    """A paragraph; `strong` for the most important one of its part."""
 
     text: str
     strong: bool = False
@@ -167,7 +167,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a tree, with what follows from it."""
+    """A node of a tree, with its children."""
 
     text: str
     note: str = ""
@@ -176,7 +176,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Tree:
-    """What follows from what."""
+    """A tree of nodes."""
 
     roots: Sequence[Node]
     caption: str = ""
@@ -188,7 +188,7 @@ Block = Table | Figures | Charts | Dots | Text | Tree
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: a heading and what stands under it."""
+    """A part of a section: a heading and its blocks."""
 
     title: str
     blocks: Sequence[Block]
@@ -196,13 +196,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page: a heading, what it is of, parts.
+    """A section of a page: a heading, a subtitle, parts.
 
     Attributes:
         title: heading.
-        subtitle: under it.
+        subtitle: under the heading.
         parts: those without blocks are left out.
-        warning: what must be known before reading on, such as that a run is not finished.
+        warning: for example that a run is not finished.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Line charts as SVG: where everything lies; `macros.html` writes it, `charts.js` shows values under the pointer."""
+"""Line charts as SVG: the places of all parts. `macros.html` writes them, `charts.js` shows values at the pointer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ N_COLOURS = 8  # in style.css; further lines are dashed
 WIDTH, HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 34
 _MOST_POINTS = 400  # a line has about as many pixels
-_SMOOTHED_FROM = 40  # values from which on a line is a running mean
+_SMOOTHED_FROM = 40  # a line of so many values is drawn as a running mean
 
 Point = tuple[float, float]
 
@@ -21,10 +21,10 @@ class Series:
 
     Attributes:
         name: of the line.
-        points: x and y; what is not finite is left out.
+        points: x and y; points that are not finite are left out.
         colour: its number; the lines of one arm share it.
-        halves: half widths of an interval around each point, drawn as a band, or nothing.
-        group: what the legend calls it, where several lines belong together; its name by default.
+        halves: half widths of an interval around each point, drawn as a band; or empty.
+        group: name in the legend, for lines that belong together; its name by default.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Line:
-    """A series as it is drawn: SVG paths, and the points that the pointer finds."""
+    """A series as SVG paths, and the points for the pointer."""
 
     name: str
     group: str
@@ -59,7 +59,7 @@ class Chart:
         lines: drawn series.
         x_ticks, y_ticks: places in pixels of the viewBox, with labels.
         data: for the script: the scale and the values.
-        alt: what it shows in a sentence.
+        alt: a sentence on what it shows.
         smoothed: whether a line is a running mean.
     """
 
@@ -85,7 +85,7 @@ class Chart:
 
 
 def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart | None:
-    """Return a chart of lines over steps (or what `x_label` says), or None where there is no finite point."""
+    """Return a chart of lines over steps (or over `x_label`), or None if there is no finite point."""
     kept = [(s, _finite(s)) for s in series]
     kept = [(s, points) for s, points in kept if points]
     if not kept:
@@ -141,9 +141,9 @@ def chart(title: str, series: Sequence[Series], x_label: str = "step") -> Chart 
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:
-    """Return the mean of each value and of those around it, a twentieth of the values in all; fewer at the ends."""
+    """Return the mean of each value and its neighbours, a twentieth of all values; fewer at the ends."""
     reach = max(1, len(points) // 40)
-    sums = [0.0, *accumulate(y for _, y in points)]  # not a sum for each value: runs log a hundred thousand of them
+    sums = [0.0, *accumulate(y for _, y in points)]  # cumulative sums: runs log a hundred thousand values
     means = []
     for i, (x, _) in enumerate(points):
         near = min(reach, i, len(points) - 1 - i)
@@ -157,10 +157,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[tuple[float, str]]:
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     digits = max(0, -floor(log10(step) + 1e-9))
-    found = [number * step for number in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
+    values = [number * step for number in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
     largest = max(abs(low), abs(high))
     short = largest >= 1e6 or (largest < 1e-3 and largest > 0)
-    return [(value, f"{value:.3g}" if short else f"{value:,.{digits}f}") for value in (v + 0.0 for v in found)]
+    return [(value, f"{value:.3g}" if short else f"{value:,.{digits}f}") for value in (v + 0.0 for v in values)]
 
 
 def _finite(series: Series) -> list[tuple[float, float, float]]:

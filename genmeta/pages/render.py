@@ -1,4 +1,4 @@
-"""From blocks to a page: one file, with nothing in it that a file from elsewhere could have put there."""
+"""Renders blocks as a page: one file. Text from other files cannot add scripts or requests to it."""
 
 import base64
 import hashlib
@@ -20,13 +20,13 @@ _HERE = Path(__file__).parent
 def render(template: str, scripts: tuple[str, ...], **values: Any) -> str:
     """Return a page.
 
-    Every text is escaped, and keys in it are hidden. The page allows its browser no request at all, and no script
-    but these (Content-Security-Policy).
+    Every text is escaped, and keys in it are hidden. The page allows no requests, and no scripts but these
+    (Content-Security-Policy).
 
     Args:
         template: a file of this folder.
         scripts: files of this folder that run in the page.
-        values: what the template shows.
+        values: for the template.
     """
     texts = [Markup(_read(name)) for name in scripts]
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
@@ -40,7 +40,7 @@ def data_uri(picture: Image.Image) -> Markup:
     """Return a picture as PNG in a `data:` address."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    # no text of a file is in it, and looking for keys in it would find chance ones
+    # Markup: it holds no text of a file, and a search for keys would find chance matches
     return Markup(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
@@ -60,7 +60,7 @@ def _environment() -> Environment:
 
 
 def _json(value: Any) -> Markup:
-    """Return plain values as JSON for a `<script type="application/json">`, which no text in them can end."""
+    """Return plain values as JSON for a `<script type="application/json">`; no text in them can end the script."""
     text = json.dumps(hide_all(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 

@@ -1,4 +1,4 @@
-"""What must not get into a page that may be sent to others: keys and passwords."""
+"""Keeps keys and passwords out of pages, which may be sent to others."""
 
 import os
 import re
@@ -16,12 +16,12 @@ _IN_TEXT = (
 
 
 def is_secret_name(option: str) -> bool:
-    """Whether the value of an option of this name (dotted, or a part of it) is to be hidden."""
+    """Whether the value of an option with this (dotted) name must be hidden."""
     return any(_NAME.search(part) for part in option.split("."))
 
 
 def hide(text: str) -> str:
-    """Return a text without the values of the environment's keys and tokens, nor what has the form of one."""
+    """Return a text without keys and tokens: those of the environment, and those with a known form."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and _ENVIRONMENT.search(name):
             text = text.replace(value, HIDDEN)

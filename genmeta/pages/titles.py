@@ -1,4 +1,4 @@
-"""What pictures of run folders are called on pages: titles for the names of their files."""
+"""Titles on pages for the pictures of run folders, by file name."""
 
 import re
 
@@ -23,9 +23,9 @@ _TITLES = {
 
 
 def title_of(name: str) -> str:
-    """Return the title of a picture or a table by its name, `map-pca` for one; a name that nobody knows stays."""
-    if found := re.fullmatch(r"map-(.+)", name):
-        return f"Map of the encodings ({found[1]})"
-    if found := re.fullmatch(r"directions-(\d+)", name):
-        return f"Directions of the code, image {found[1]}"
+    """Return the title of a picture or a table by its name, such as `map-pca`; an unknown name is its own title."""
+    if match := re.fullmatch(r"map-(.+)", name):
+        return f"Map of the encodings ({match[1]})"
+    if match := re.fullmatch(r"directions-(\d+)", name):
+        return f"Directions of the code, image {match[1]}"
     return _TITLES.get(name, name)

@@ -49,10 +49,10 @@ def test_the_record_of_a_checkpoint_says_what_it_is(runs):
     assert newest({"generator"}) == best("new-vae")
     assert newest({"redrawer"}) == newest({"generator", "redrawer"}) == best("redrawer")
     assert newest({"generator"}, "glyphs_minimal") == best("new-vae")
-    with pytest.raises(UserError, match=r"no generator \(make train-vae\) of split 'glyphs_full' under runs"):
+    with pytest.raises(UserError, match=r"no generator \(genmeta fit .*/vae.yaml\) of split 'glyphs_full' under runs"):
         newest({"generator"}, "glyphs_full")
     shutil.rmtree("runs/redrawer")
-    with pytest.raises(UserError, match=r"no redrawer \(make train-vae VAE=vae_deformation\) under runs, debug"):
+    with pytest.raises(UserError, match=r"no redrawer \(genmeta fit .*/vae_deformation.yaml\) under runs, debug"):
         newest({"redrawer"})
 
 

@@ -321,7 +321,7 @@ def test_fused_puts_its_weight_on_the_member_that_is_right():
         (lambda: AlignedRelation(Conv4(), candidates=1), "candidates must be at least 2"),
         (lambda: Registration(reach=0.0), "reach must be in"),
         (lambda: BendingRegistration(stiffness=-1.0), "stiffness"),
-        (lambda: LatentLikelihood(None), "expected the checkpoint of make train-vae"),
+        (lambda: LatentLikelihood(None), "expected one of genmeta fit --config generator/vae_deformation.yaml"),
         (lambda: LatentLikelihood("nowhere.ckpt"), "no such file"),
         (
             lambda: LatentLikelihood(None, coarse=[0]),

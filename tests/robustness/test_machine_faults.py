@@ -369,7 +369,7 @@ def test_the_server_of_wandb_goes_away(tmp_path, monkeypatch, artifacts):
     run = tmp_path / "run" / "001"
     (folder,) = run.glob("wandb/run-*")
     *before, last = error.splitlines()
-    assert last == f"genmeta: W&B takes no more of this run; make sync sends it ({folder})"
+    assert last == f"genmeta: W&B takes no more of this run; send it later: wandb sync {folder}"
     told = " ".join(before)
     assert re.fullmatch(
         r"genmeta: W&B fails \(.*\); going on, metrics\.csv has all numbers" * (artifacts == "true"), told

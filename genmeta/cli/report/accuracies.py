@@ -23,12 +23,12 @@ EPISODES = "mean ± 95 % interval over test episodes"
 
 
 def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: str) -> Table:
-    """Return a table of accuracies in percent, an arm a row, a shape a column; each column's strips have one scale."""
-    shapes = list(dict.fromkeys(shape for of_arm in accuracies.values() for shape in of_arm))
-    scales = {s: _scale([mean_and_ci95(of_arm[s]) for of_arm in accuracies.values() if s in of_arm]) for s in shapes}
+    """Return a table of accuracies in percent: a row for each arm, a column with one scale for each shape."""
+    shapes = list(dict.fromkeys(shape for by_shape in accuracies.values() for shape in by_shape))
+    scales = {s: _scale([mean_and_ci95(by[s]) for by in accuracies.values() if s in by]) for s in shapes}
     rows: Rows = [
-        [titles.get(arm, arm), *[_accuracy_cell(of_arm.get(shape), scales[shape]) for shape in shapes]]
-        for arm, of_arm in accuracies.items()
+        [titles.get(arm, arm), *[_accuracy_cell(by_shape.get(shape), scales[shape]) for shape in shapes]]
+        for arm, by_shape in accuracies.items()
     ]
     columns = ["", *map(accuracy_title, shapes)]
     return Table(columns, rows, caption, scales=_in_words(scales))
@@ -37,8 +37,7 @@ def accuracy_table(titles: Mapping[str, str], accuracies: Accuracies, caption: s
 def seeds_table(arms: Mapping[str, Arm]) -> Table:
     """Return the accuracies of arms that were trained with several seeds: the mean, and each seed's as a dot."""
     shapes = list(dict.fromkeys(shape for arm in arms.values() for shape in arm.shapes))
-    found = {shape: [arm.over_episodes(shape) for arm in arms.values() if shape in arm.shapes] for shape in shapes}
-    scales = {shape: _scale(intervals) for shape, intervals in found.items()}
+    scales = {s: _scale([arm.over_episodes(s) for arm in arms.values() if s in arm.shapes]) for s in shapes}
     rows: Rows = []
     for arm in arms.values():
         row: list[Cell | str] = [arm.title]
@@ -69,10 +68,10 @@ def axis_blocks(title: str, points: Mapping[Value, Mapping[str, Arm]]) -> list[B
         lines = []
         for place, name in enumerate(names):
             here = {value: arms[name] for value, arms in points.items() if name in arms and shape in arms[name].shapes}
-            found = {float(value or 0): arm.over_episodes(shape) for value, arm in here.items()}
-            values = [(value, 100 * mean) for value, (mean, _) in found.items()]
+            intervals = {float(value or 0): arm.over_episodes(shape) for value, arm in here.items()}
+            values = [(value, 100 * mean) for value, (mean, _) in intervals.items()]
             label = next((arm.title for arm in here.values()), name)
-            lines.append(Series(label, values, place, [100 * _half(half) for _, half in found.values()]))
+            lines.append(Series(label, values, place, [100 * _half(half) for _, half in intervals.values()]))
         charts.append(chart(f"{shape_title(shape)}, %", lines, x_label=title))
     drawn = [one for one in charts if one]
     caption = f"Mean accuracy of the seeds against {title}; bands: 95 % interval over test episodes."
@@ -81,7 +80,7 @@ def axis_blocks(title: str, points: Mapping[Value, Mapping[str, Arm]]) -> list[B
 
 
 def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Return the comparisons of arms with the control, as `genmeta compare` computed them."""
+    """Return the comparisons of arms with the control, from results.json."""
     if not comparisons:
         return []
     scale = _around_zero([(one["difference"], _half(one.get("ci95_episodes"))) for one in comparisons])
@@ -107,7 +106,7 @@ def comparisons_table(titles: Mapping[str, str], comparisons: Sequence[Mapping[s
         "p (Holm)": "p corrected for several arms by Holm",
         "effect size": "Cohen's d of the paired differences",
     }
-    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]  # an experiment has no p, nor the others
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]  # an experiment has no p-values
     caption = "; ".join(
         [
             f"points (of 100) on the same episodes, {EPISODES}",
@@ -159,5 +158,5 @@ def _half(half: Any) -> float:
 
 
 def _known(value: Any, form: Callable[[float], str]) -> str:
-    """Return a number in its form, nothing if there is none."""
+    """Return a number in its form, "" if there is none."""
     return form(value) if isinstance(value, int | float) else ""

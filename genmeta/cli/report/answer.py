@@ -1,4 +1,4 @@
-"""What a report opens with: the answer of a comparison, a sentence and a plot of dots."""
+"""The top of a report: the answer of a comparison, a sentence and a plot of dots."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ def answer_blocks(results: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[B
 
     Args:
         results: `results.json`.
-        arms: of it, by name.
+        arms: its arms, by name.
     """
     sentence, controls = results.get("answer"), [name for name in results.get("controls") or [] if name in arms]
     if not sentence or not controls:

@@ -13,13 +13,13 @@ from genmeta.errors import UserError
 from genmeta.pages.blocks import Section
 from genmeta.pages.render import render
 
-_MARK = "genmeta report"  # in the page's head: a file with it may be overwritten
-_PICTURES = 7_000_000  # bytes of the page for all pictures, so that it stays below 10 MB
+_MARK = "genmeta report"  # in the page's head: only a file with this mark is overwritten
+_PICTURES = 7_000_000  # bytes of all pictures, so that the page stays below 10 MB
 
 
 def report(args: Sequence[str]) -> None:
-    """Write run folders, experiments, comparisons and explorations as one HTML file: tables, curves, pictures,
-    what the configurations differ in, environment, hashes, lineage.
+    """Write runs, experiments, comparisons and explorations as one HTML file: tables, curves, pictures, differences of
+    the configurations, environment, hashes, lineage.
 
     Raises:
         UserError: a folder is no run, or the file cannot be written.
@@ -70,7 +70,7 @@ def _open_section(path: Path, title: str, album: Album) -> OpenSection:
     """Return the section of a folder.
 
     Raises:
-        UserError: it is no run, or the JSON in it has other kinds of values than genmeta writes.
+        UserError: it is no run, or genmeta did not write the JSON in it.
     """
     try:
         return open_section(read_folder(path), title, album)
@@ -80,7 +80,7 @@ def _open_section(path: Path, title: str, album: Album) -> OpenSection:
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of paths, as many as it takes to tell them apart; at least two."""
+    """Return the last parts of paths, at least two, and as many as tell the paths apart."""
     parts = [path.absolute().parts for path in paths]
     for n in range(2, max(len(p) for p in parts) + 1):
         titles = ["/".join(p[-n:]) for p in parts]

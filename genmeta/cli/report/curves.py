@@ -9,7 +9,7 @@ from genmeta.pages.blocks import Block, Charts, Table
 from genmeta.pages.charts import Chart, Series, chart
 
 _INTERVAL = "_ci95"
-_MOST_BANDS = 6  # more of them on each other are a blot
+_MOST_BANDS = 6  # more would hide each other
 _BY_PROVENANCE = (
     "train/acc_real",
     "train/acc_redrawn",
@@ -23,11 +23,11 @@ _FIRST = ("val/acc", "train/loss", "train/acc", *_BY_PROVENANCE, "train/made_up_
 def curves(runs: Sequence[Run]) -> list[Block]:
     """Return charts and a table of the values.
 
-    Of one run, what measures the same thing (`train/loss`, `val/loss`) is in one chart; of several runs every metric
-    has a chart, with a line for each run.
+    For one run, metrics of the same kind (`train/loss`, `val/loss`) share a chart. For several runs every metric has a
+    chart, with a line for each run.
 
     Args:
-        runs: that were trained; of those without metrics nothing is shown. Those of one arm have one colour.
+        runs: trainings; those without metrics are left out. Runs of one arm have one colour.
     """
     runs = [run for run in runs if any(len(points) > 1 for points in run.metrics.values())]
     if not runs:
@@ -54,18 +54,18 @@ def _of_one(run: Run) -> list[Chart | None]:
 
 
 def _of_several(runs: Sequence[Run]) -> list[Chart | None]:
-    of = {run.label: run.arm or run.label for run in runs}
-    colours = {group: number for number, group in enumerate(dict.fromkeys(of.values()))}
+    group_of = {run.label: run.arm or run.label for run in runs}
+    colours = {group: number for number, group in enumerate(dict.fromkeys(group_of.values()))}
 
     def line(run: Run, name: str) -> Series:
-        series = _series(run, name, run.label, colours[of[run.label]])
-        return replace(series, group=of[run.label], halves=series.halves if len(runs) <= _MOST_BANDS else ())
+        series = _series(run, name, run.label, colours[group_of[run.label]])
+        return replace(series, group=group_of[run.label], halves=series.halves if len(runs) <= _MOST_BANDS else ())
 
     return [chart(name, [line(run, name) for run in runs if name in run.metrics]) for name in _names(runs)]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the metrics that are drawn, those first that one looks at first."""
+    """Return the metrics to draw, the most important first."""
     names = dict.fromkeys(name for run in runs for name in sorted(run.metrics) if not name.endswith(_INTERVAL))
     return sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
 

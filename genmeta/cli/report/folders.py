@@ -1,4 +1,4 @@
-"""What lies in the folders that a report is of. Nothing is written, and no checkpoint is opened."""
+"""Reads the folders of a report. Writes nothing and opens no checkpoint."""
 
 import csv
 import json
@@ -29,12 +29,12 @@ class Run:
 
     Attributes:
         path: of the folder.
-        label: what it is called on the page.
-        arm: whose run it is, in a comparison.
-        column: what stands above it where one seed stands for all: the arm, with the axis's value if there is one.
+        label: its name on the page.
         config: the resolved configuration.
         summary: `run.json`; empty if the run is not finished.
-        lightning: version of Lightning, if the configuration says it.
+        lightning: version of Lightning, if the configuration names it.
+        arm: of the run, in a comparison.
+        column: heading where one seed stands for all: the arm, with the value of the axis.
     """
 
     path: Path
@@ -52,40 +52,40 @@ class Run:
 
     @property
     def recorded(self) -> Path:
-        """Where it was when it ran, which is what other runs call it."""
+        """Its folder when it ran, by which other runs name it."""
         run = self.config.get("run") or {}
         return Path(str(run.get("folder")), str(run.get("name")), str(run.get("version") or self.path.name))
 
     @cached_property
     def metrics(self) -> dict[str, list[tuple[float, float]]]:
-        """By column of `metrics.csv`, steps and values; of an unfinished run the last line may be cut off."""
-        found: dict[str, list[tuple[float, float]]] = {}
+        """Steps and values of each column of `metrics.csv`. In an unfinished run the last line may be cut off."""
+        columns: dict[str, list[tuple[float, float]]] = {}
         path = self.path / "metrics.csv"
         if not path.is_file():
-            return found
+            return columns
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             for row in csv.DictReader(file):
                 for name, text in row.items():
                     step, value = _number(row.get("step")), _number(text)
                     if name not in (None, "epoch", "step") and step is not None and value is not None:
-                        found.setdefault(name, []).append((step, value))
-        return found
+                        columns.setdefault(name, []).append((step, value))
+        return columns
 
     @cached_property
     def classes(self) -> dict[str, list[dict[str, str]]]:
-        """Rows of `per_class.csv`, by kind of test episodes; none if it is not there or of another form."""
-        found: dict[str, list[dict[str, str]]] = {}
+        """Rows of `per_class.csv`, by kind of test episodes; none if the file is missing or has another form."""
+        rows: dict[str, list[dict[str, str]]] = {}
         path = self.path / PER_CLASS_FILE
         if path.is_file():
             with path.open(newline="", encoding="utf-8", errors="replace") as file:
                 for row in csv.DictReader(file):
                     if set(PER_CLASS) <= row.keys() and _number(row["accuracy"]) is not None:
-                        found.setdefault(row["episodes"], []).append(row)
-        return found
+                        rows.setdefault(row["episodes"], []).append(row)
+        return rows
 
     @property
     def pictures(self) -> list[Path]:
-        """Its pictures but for the curves, which the page draws itself."""
+        """Its pictures, without the curves, which the page draws itself."""
         return [path for path in pictures_in(self.path / "pictures") if path.stem != "curves"]
 
 
@@ -96,8 +96,8 @@ class Experiment:
     Attributes:
         path: of the folder.
         results: `results.json`; empty if it is not finished.
-        points: arms by name, by value of the axis (None without one); none if it is not finished.
-        fits, tests: runs by label (`mixed-seed0`, or `mixed, seed 0`); those that are still there.
+        points: arms by name, by value of the axis (None without an axis); empty if it is not finished.
+        fits, tests: the runs that still exist, by label (`mixed-seed0`, or `mixed, seed 0`).
     """
 
     path: Path
@@ -108,7 +108,7 @@ class Experiment:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether there are results, of arms by seeds; else there are single runs."""
+        """Whether there are results of arms by seeds, or only single runs."""
         return bool(self.results)
 
     @property
@@ -129,7 +129,7 @@ Folder = Run | Experiment | Exploration
 
 
 def read_folder(path: Path) -> Folder:
-    """Return what lies in a folder.
+    """Return the content of a folder.
 
     Raises:
         UserError: it is no folder of a run, or a file in it cannot be read.
@@ -187,7 +187,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def explorations_in(path: Path) -> Iterator[Exploration]:
-    """Yield the explorations that lie in a folder (`genmeta explore --out RUN/explore`)."""
+    """Yield the explorations in a folder (`genmeta explore --out RUN/explore`)."""
     for file in sorted(path.glob(f"*/{EXPLORE_FILE}")):
         yield Exploration(file.parent, read_json(file))
 
@@ -198,28 +198,28 @@ def pictures_in(path: Path) -> list[Path]:
 
 
 def _finished(path: Path, results: dict[str, Any]) -> Experiment:
-    """Return an experiment or a comparison that has its results, with the runs that still lie where they say."""
+    """Return a finished experiment or comparison, with those of its runs that still exist."""
     entries = results.get("points") if results.get("kind") == "curves" else [results]
     if not isinstance(entries, list) or not all(_has_arms(entry) for entry in entries):
         raise UserError(f"RUN: {path / RESULTS_FILE} has no arms with accuracies; is it of another program?")
     points: dict[Value, dict[str, Arm]] = {}
-    found: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
+    runs_of: dict[str, dict[str, Run]] = {"fits": {}, "tests": {}}
     for entry in entries:
         value = entry.get("value")
         arms = points[value] = {name: arm_of_json(content) for name, content in entry["arms"].items()}
         for name, arm in arms.items():
             column = name if value is None else f"{name} at {value}"
-            for kind, runs in found.items():
+            for kind, runs in runs_of.items():
                 folders = getattr(arm, kind)
                 if not _is_texts(folders):
                     raise UserError(f"RUN: {path / RESULTS_FILE} does not name the runs of arm {name} by their seeds")
                 for seed, folder in folders.items():
                     if not (path / folder).resolve().is_relative_to(path.resolve()):
                         raise UserError(f"RUN: {path / RESULTS_FILE} names a run outside of its folder: {folder}")
-                    if (path / folder / CONFIG_FILE).is_file():  # they may have been removed, to save space
+                    if (path / folder / CONFIG_FILE).is_file():  # runs may have been removed to save space
                         label = f"{column}, seed {seed}"
                         runs[label] = replace(read_run(path / folder, label), arm=name, column=column)
-    return Experiment(path, results, points, **found)
+    return Experiment(path, results, points, **runs_of)
 
 
 def _has_arms(point: Any) -> bool:
@@ -234,18 +234,15 @@ def _is_texts(value: Any) -> bool:
 
 
 def _unfinished(path: Path) -> Experiment:
-    """Return the runs that lie two folders down, as those of experiments and comparisons do."""
+    """Return the runs two folders down, where experiments and comparisons have them."""
     fits: dict[str, Run] = {}
     tests: dict[str, Run] = {}
     for arm in sorted(file for file in path.iterdir() if file.is_dir()):
         for config in sorted(arm.glob(f"*/{CONFIG_FILE}")):
             folder, version = config.parent, config.parent.name
-            is_test = version.startswith("test")
-            if version == "fit" or is_test:  # of an experiment
-                label = arm.name + version.removeprefix("fit").removeprefix("test").replace("_", " with ")
-            else:  # of a comparison: the version is a hash
-                label, is_test = arm.name, arm.name.endswith("-test")
-            runs = tests if is_test else fits
+            # in an experiment the version is `fit` or `test`, in a comparison a hash
+            runs = tests if version == "test" or arm.name.endswith("-test") else fits
+            label = arm.name
             runs[label if label not in runs else f"{label} {version}"] = read_run(folder, label)
     return Experiment(path, {}, {}, fits, tests)
 

@@ -1,4 +1,4 @@
-"""Which checkpoint went into which run, as far as the configurations in the folders say it."""
+"""Which checkpoint went into which run, from the configurations in the folders."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +12,9 @@ from genmeta.pages.blocks import Block, Node, Tree
 
 
 def lineage(runs: Sequence[Run]) -> list[Block]:
-    """Return runs and the checkpoints that they began with as a tree, from the generator to the test.
+    """Return runs and the checkpoints that they used as a tree, from the generator to the test.
 
-    A run that needs several checkpoints stands under the one whose weights it goes on with (`ckpt_path`), else under
-    the first, and names the others.
+    A run with several checkpoints stands under that of `ckpt_path`, else under the first, and names the others.
     """
     known = {run.recorded: run for run in runs}
     nodes: dict[Path, _Origin] = {}
@@ -31,7 +30,7 @@ def lineage(runs: Sequence[Run]) -> list[Block]:
         _node(path, nodes, children) for path, origin in nodes.items() if origin.parent is None and path in children
     ]
     alone = [_node(path, nodes, {}) for path, o in nodes.items() if o.parent is None and path not in children]
-    return [Tree([*roots, *alone], "From the checkpoint that a run began with to the runs that began with its own.")]
+    return [Tree([*roots, *alone], "Each run stands under the run whose checkpoint it used.")]
 
 
 class _Origin:
@@ -54,7 +53,7 @@ def _add(path: Path, run: Run | None, known: Mapping[Path, Run], nodes: dict[Pat
     nodes[path] = _Origin(run, sources)
     for folder in sources.values():
         _add(folder, known.get(folder) or _on_disk(folder), known, nodes)
-    # a run that was moved may seem to descend from itself
+    # a run that was moved may seem to be its own ancestor
     seen, at = {path}, nodes[path].parent
     while at is not None and at in nodes:
         if at in seen:
@@ -75,7 +74,7 @@ def _on_disk(folder: Path) -> Run | None:
     try:
         return read_run(folder, f"{folder.parent.name}/{folder.name}") if (folder / CONFIG_FILE).is_file() else None
     except (UserError, OSError):
-        return None  # it is not asked for; its name is enough
+        return None  # only its name is shown
 
 
 def _node(path: Path, nodes: Mapping[Path, _Origin], children: Mapping[Path, list[Path]]) -> Node:

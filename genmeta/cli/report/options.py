@@ -1,4 +1,4 @@
-"""Configurations as dotted options, and how those of several runs differ."""
+"""Configurations as dotted options, and the differences between several of them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,9 +11,9 @@ ABSENT = "–"
 def flat(config: Any) -> dict[str, str]:
     """Return a configuration as dotted options, named as on the command line, with their values as text.
 
-    A class's path is the value of the option that it is given to, and its arguments are options of that one, without
-    `class_path` and `init_args` in their names. Where a run lies and how it is watched (`run`) is left out, and the
-    values of keys and passwords are.
+    For a class, the option's value is the class's path, and its arguments are options below it, without `class_path`
+    and `init_args` in their names. The options of `run` (folder, tracking) are left out. Values of keys and passwords
+    are hidden.
     """
     return {name: HIDDEN if is_secret_name(name) and value != "null" else value for name, value in _flat(config, "")}
 
@@ -47,9 +47,9 @@ def _text(value: Any) -> str:
 
 
 def differences(configs: list[dict[str, str]]) -> list[list[str]]:
-    """Return a row for each option that is not the same in all flat configurations: its name, then each one's value.
+    """Return a row for each option that differs between flat configurations: its name, then the value in each.
 
-    In the order in which the options come in them; `ABSENT` where a configuration does not have it.
+    The options are in their order; `ABSENT` stands for a configuration without the option.
     """
     names = dict.fromkeys(name for config in configs for name in config)
     rows = [[name, *(config.get(name, ABSENT) for config in configs)] for name in names]

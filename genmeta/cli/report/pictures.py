@@ -1,4 +1,4 @@
-"""Pictures of run folders as figures of the page, small enough for it."""
+"""Pictures of run folders as figures of the page, shrunk to fit."""
 
 import io
 import re
@@ -23,9 +23,9 @@ CAPTIONS = {
     "interpolation": "from code to code on straight lines, a row each",
     "redrawn": "images of validation classes, and below each how it is drawn again",
     "stages": "decisions of the test, a row each: support image, moved onto the query after each stage, the query, "
-    "what is left (red: only the moved image has ink, blue: only the query); framed green: right; red: wrong, below it "
-    "in grey the class that it should have been",
-    "confusion": "what test queries were taken for: a row for each class, a column for each answer, dark where it is "
+    "what is left (red: only the moved image has ink, blue: only the query); framed green: right; red: wrong, with the "
+    "right class below it in grey",
+    "confusion": "answers to test queries: a row for each class, a column for each answer, dark where the answer is "
     "given often when it is offered (blue: right, red: wrong, grey: never in one episode); of many classes the most "
     "confused ones",
     "results": "accuracies with their intervals, as the comparison drew them",
@@ -35,25 +35,25 @@ _EPOCH = re.compile(r"-epoch-(\d+)$")
 
 
 def chosen(paths: Iterable[Path], label: str = "") -> list[Shown]:
-    """Return which pictures are shown, with captions: of those drawn every few epochs the first and the last."""
+    """Return the pictures to show, with captions; of pictures drawn every few epochs, the first and the last."""
     kinds: dict[str, list[Path]] = {}
     for path in paths:
         kinds.setdefault(_EPOCH.sub("", path.stem), []).append(path)
-    found = []
-    for kind, of_kind in kinds.items():
-        for path in dict.fromkeys((of_kind[0], of_kind[-1])):
+    shown = []
+    for kind, same_kind in kinds.items():
+        for path in dict.fromkeys((same_kind[0], same_kind[-1])):
             epoch = _EPOCH.search(path.stem)
             when = f" (epoch {int(epoch[1])})" if epoch else ""
             caption = f"{label}{title_of(kind)}{when}"
-            found.append((path, f"{caption}: {CAPTIONS[kind]}" if kind in CAPTIONS else caption))
-    return found
+            shown.append((path, f"{caption}: {CAPTIONS[kind]}" if kind in CAPTIONS else caption))
+    return shown
 
 
 class Album:
-    """Collects the pictures of a page; once all are known, makes figures of them that fit into a budget together.
+    """Collects the pictures of a page; once all are known, makes figures that together fit into a budget.
 
     Args:
-        budget: bytes of the page for all pictures.
+        budget: bytes for all pictures.
     """
 
     def __init__(self, budget: int) -> None:
@@ -65,7 +65,7 @@ class Album:
         self.paths |= dict.fromkeys(path for path, _ in shown)
 
     def figures(self) -> Callable[[Shown], Figure | str]:
-        """Return what makes a figure of a picture that was asked for, or says in a sentence why there is none."""
+        """Return a function from an added picture to its figure, or to a sentence that says why there is none."""
         made: dict[Path, Figure | str] = {}
         for side in _SIDES:
             made = {path: _figure(path, side) for path in self.paths}
@@ -93,9 +93,9 @@ def _figure(path: Path, side: int) -> Figure | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # as in data.decode: of the other formats' decoders one starts a program
+            # as in data.decode: the decoder of another format starts a program
             with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG")) as file:
-                picture = file.convert("RGB")  # text in the file's header stays behind
+                picture = file.convert("RGB")  # drops text in the file's header
     except Exception as error:  # damaged files make PIL raise a dozen types
         return f"{path.name} cannot be shown ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     width, height = picture.size
@@ -103,7 +103,7 @@ def _figure(path: Path, side: int) -> Figure | str:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     if _is_grey(picture):
         picture = picture.convert("L")
-    # our grids are drawn with two pixels for one, so that they show at a good size on a page
+    # our grids have two pixels for one, which is a good size on a page
     return Figure(data_uri(picture), min(width, 1000), round(height * min(width, 1000) / width), "", "")
 
 

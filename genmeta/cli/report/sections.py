@@ -1,4 +1,4 @@
-"""From what lies in a folder to a section of the page."""
+"""From the content of a folder to a section of the page."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ _MOST_ROWS = 8  # of the environment; more are folded away
 
 
 class OpenSection:
-    """A section whose pictures are not made yet: `finish` makes it, once the pictures of all sections are known."""
+    """A section without its pictures. Once the pictures of all sections are known, `finish` makes the section."""
 
     def __init__(self, title: str, subtitle: str, album: Album, warning: str = "") -> None:
         self.title, self.subtitle, self.warning, self.album = title, subtitle, warning, album
@@ -145,9 +145,9 @@ def _experiment(experiment: Experiment, title: str, album: Album) -> OpenSection
     section.add_pictures(
         "Pictures", [shown for arm, run in one_each.items() for shown in chosen(run.pictures, f"{arm}, ")]
     )
-    of_tests = _one_seed(experiment.tests) if experiment.is_comparison else {}
+    tests = _one_seed(experiment.tests) if experiment.is_comparison else {}
     section.add_pictures(
-        "Pictures of tests", [shown for arm, run in of_tests.items() for shown in chosen(run.pictures, f"{arm}, ")]
+        "Pictures of tests", [shown for arm, run in tests.items() for shown in chosen(run.pictures, f"{arm}, ")]
     )
     section.add("What the arms differ in", _differences(section.configs))
     _add_origin(section, experiment.runs)
@@ -180,7 +180,7 @@ def _add_comparison(section: OpenSection, experiment: Experiment) -> None:
 
 
 def _add_tests(section: OpenSection, experiment: Experiment) -> None:
-    """Add what the tests say that are there."""
+    """Add the results of the tests."""
     tested = {label: run.summary.get("episode_accuracies") for label, run in experiment.tests.items()}
     accuracies = {label: values for label, values in tested.items() if values}
     if accuracies:
@@ -236,7 +236,7 @@ def _unfinished(runs: Iterable[Run]) -> str:
 
 
 def _debug(runs: Sequence[Run]) -> str:
-    """Return what is said of debug runs, nothing if there are none."""
+    """Return the note on debug runs, "" if there are none."""
     return DEBUG_NOTE if any((run.config.get("run") or {}).get("debug") for run in runs) else ""
 
 
@@ -258,7 +258,7 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 
 
 def differences_between(sections: Sequence[OpenSection]) -> list[Part]:
-    """Return what the runs of several sections differ in: arms of one name with each other, then what is left."""
+    """Return the differences between the runs of several sections: of arms with the same name, then of the others."""
     by_label: dict[str, dict[str, Mapping[str, Any]]] = {}
     for section in sections:
         for label, config in section.configs.items():
@@ -284,27 +284,27 @@ def _add_origin(section: OpenSection, runs: Sequence[Run]) -> None:
 
 
 def _pictures(runs: Sequence[Run]) -> list[Block]:
-    """Return what was used of the files that the data sets were read from, and what was passed over."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    """Return how many files of the data sets were used and passed over."""
+    labels_of: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         account = run.summary.get("pictures")
         if isinstance(account, Mapping):
             passed_over = account.get("passed_over") or {}
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in passed_over.items()) or "nothing"
             row = (*(f"{account.get(key, 0):,}" for key in ("found", "used")), reasons, f"{account.get('litter', 0):,}")
-            found.setdefault((str(account.get("what")), *row), []).append(run.label)
-    rows = [[*row, _listed(labels)] for row, labels in found.items()]
+            labels_of.setdefault((str(account.get("what")), *row), []).append(run.label)
+    rows = [[*row, _listed(labels)] for row, labels in labels_of.items()]
     caption = "litter: files that systems and archives leave in folders"
     return [Table(["of", "found", "used", "passed over", "litter", "runs"], rows, caption)] if rows else []
 
 
 def _notes(runs: Sequence[Run]) -> list[Block]:
-    """Return what runs have changed of their settings to be able to run."""
-    found: dict[str, list[str]] = {}
+    """Return the settings that runs changed to be able to run."""
+    labels_of: dict[str, list[str]] = {}
     for run in runs:
         for note in run.summary.get("notes") or []:
-            found.setdefault(str(note), []).append(run.label)
-    rows = [[note, _listed(labels)] for note, labels in found.items()]
+            labels_of.setdefault(str(note), []).append(run.label)
+    rows = [[note, _listed(labels)] for note, labels in labels_of.items()]
     return [Table(["note", "runs"], rows)] if rows else []
 
 
@@ -340,17 +340,17 @@ def _environment(runs: Sequence[Run]) -> list[Block]:
 
 
 def _hashes(runs: Sequence[Run]) -> list[Block]:
-    found: dict[tuple[str, str], list[str]] = {}
+    labels_of: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         split = run.summary.get("split") or {}
         if split:
-            found.setdefault((f"split {split.get('name')}", str(split.get("hash"))), []).append(run.label)
+            labels_of.setdefault((f"split {split.get('name')}", str(split.get("hash"))), []).append(run.label)
         for name, digest in (run.summary.get("episodes") or {}).items():
             stage, _, shape = str(name).partition("/")
             what = f"episodes: {stage}{f' {shape_title(shape)}' if shape else ''}"
-            found.setdefault((what, str(digest)), []).append(run.label)
-    rows = [[what, digest, _listed(list(dict.fromkeys(labels)))] for (what, digest), labels in found.items()]
-    several = sorted({what for what, _ in found if sum(what == other for other, _ in found) > 1})
+            labels_of.setdefault((what, str(digest)), []).append(run.label)
+    rows = [[what, digest, _listed(list(dict.fromkeys(labels)))] for (what, digest), labels in labels_of.items()]
+    several = sorted({what for what, _ in labels_of if sum(what == other for other, _ in labels_of) > 1})
     blocks: list[Block] = [Table(["of", "content hash", "runs"], rows)] if rows else []
     if several:
         what = f"Not the same in all runs: {', '.join(several)}. Accuracies on different episodes do not compare."
