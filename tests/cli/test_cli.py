@@ -61,8 +61,9 @@ def test_every_shipped_yaml_is_run_by_a_test():
 @pytest.mark.parametrize("path", slow_but(["gan", "vae"], [p for p in YAMLS if "/generator/" in p]))
 def test_generators_train(tmp_path, path):
     text = (ROOT / path).read_text(encoding="utf-8")
-    few = ["--model.importance_samples=2"] if "vae_module" in text else []
+    few = ["--model.importance_samples=2"] if "vae_module" in text or "latent_flow_module" in text else []
     few += ["--model.ode.steps=2"] if "ode_module" in text else []
+    few += ["--model.ode.encoding_steps=2"] if "FlowMatching" in text else []
     assert run(tmp_path, "fit", "--config", path, "--config", DEBUG, QUICK, *few) == 0
     (folder,) = tmp_path.glob("*/001")
     assert (folder / "checkpoints" / "last.ckpt").is_file()
