@@ -1,4 +1,4 @@
-"""What is done to images of a plan after they were gathered: the class that every such effect derives from."""
+"""The base class of effects: changes of a plan's images after they were gathered."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ class Movable:
 
 @dataclass(frozen=True)
 class Sources:
-    """What effects may render from, on the device.
+    """Sources that effects may render from, on the device.
 
     Attributes:
         table: rows of the table, int64 `[task, way, n]`, and turns of them, int64 `[task, way]`, to images, float32
             `[task, way, n, C, H, W]` in [0, 1].
-        redraw: frozen redrawer; None if there is none.
+        redraw: frozen redrawer, or None.
     """
 
     table: Callable[[Tensor, Tensor], Tensor]
@@ -40,16 +40,16 @@ class Sources:
 
 @dataclass(frozen=True)
 class Effect(Movable, ABC):
-    """An effect on some images of a plan. All that is to be said of one stands in its class, a frozen dataclass.
+    """An effect on some images of a plan: a frozen dataclass that defines everything about the effect.
 
-    Its fields are tensors `[task, way, …]`, or `[task, way, shot + query, …]` where they are of images. A plan has them
-    under their names too: `plan.elastic`, None where it has no such effect. The metadata of a field say its `fill`:
-    what stands for tasks without the effect where they are joined to tasks with it; and `hashed_as`, its name in hashes
-    of plans, if it is called something else there.
+    Its fields are tensors `[task, way, …]`, or `[task, way, shot + query, …]` for images. A plan has them as attributes
+    too, such as `plan.elastic`, which is None without the effect. Metadata of a field: `fill`, the value for tasks
+    without the effect when they are joined to tasks with it; and `hashed_as`, its name in hashes of plans, if that
+    differs.
 
     Attributes:
-        rendered_at: its place among the effects when images are rendered, the smallest first.
-        hashed_at: its place among them in hashes of plans; a new one comes after those that there are.
+        rendered_at: its place in the order of rendering, the smallest first.
+        hashed_at: its place in hashes of plans; a new effect comes last.
     """
 
     rendered_at: ClassVar[int]
@@ -65,12 +65,12 @@ class Effect(Movable, ABC):
         """Return images `[task, way, shot + query, C, H, W]` with the effect; may write on `x`.
 
         Raises:
-            ValueError: a source that is needed is missing.
+            ValueError: a needed source is missing.
         """
 
     def provenance(self, before: Tensor) -> Tensor:
-        """Return where images come from (`genmeta.episode.PROVENANCE`), int8 `[task, way, shot + query]`, from where
-        they came before: the same unless overridden.
+        """Return where images come from (`genmeta.episode.PROVENANCE`), int8 `[task, way, shot + query]`, given their
+        provenance before the effect; by default it does not change.
         """
         return before
 
@@ -80,12 +80,12 @@ class Effect(Movable, ABC):
 
     @property
     def hashed(self) -> list[tuple[str, Tensor]]:
-        """Its tensors by what they are called in hashes."""
+        """Its tensors by their names in hashes."""
         return [(f.metadata.get("hashed_as", f.name), getattr(self, f.name)) for f in fields(self)]
 
     @classmethod
     def joined(cls, effects: Sequence[Self | None], sizes: Sequence[int]) -> Self:
-        """Join effects along the task axis; where one is None, so many tasks have none."""
+        """Join effects along the task axis. None stands for tasks without the effect; `sizes` are numbers of tasks."""
         tensors = {
             f.name: joined([None if e is None else getattr(e, f.name) for e in effects], sizes, f.metadata["fill"])
             for f in fields(cls)
@@ -94,14 +94,12 @@ class Effect(Movable, ABC):
 
     @classmethod
     def known(cls) -> frozenset[str]:
-        """Names of the tensors of all effects that there are."""
+        """Names of the tensors of all effects."""
         return frozenset(f.name for kind in cls.__subclasses__() for f in fields(kind))
 
 
 def joined(tensors: Sequence[Tensor | None], sizes: Sequence[int], fill: float) -> Tensor | None:
-    """Join tensors along the task axis, with `fill` for so many tasks where there is none; None if there is none at
-    all.
-    """
+    """Join tensors along the task axis, with `fill` for the tasks of a None; return None if all are None."""
     some = next((x for x in tensors if x is not None), None)
     if some is None:
         return None

@@ -1,4 +1,4 @@
-"""What a user is told: the one exception for everything that a user can put right, and lines that stop nothing."""
+"""Messages to the user: the exception for errors that a user can fix, and lines that stop nothing."""
 
 import difflib
 import sys
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Wrong input. The message names the file or the dotted option, what was found and what would work.
 
-    The command line prints the message alone, without a traceback, and exits with 2. It is no ValueError, which
-    a parser would take for a wrong type.
+    The command line prints only the message, without a traceback, and exits with 2. It is not a ValueError, because a
+    parser takes a ValueError for a wrong type.
     """
 
     def __str__(self) -> str:
@@ -18,17 +18,17 @@ class UserError(Exception):
 
 
 def tell(line: str) -> None:
-    """Print a line on standard error: what a user should know, and what stops nothing."""
+    """Print a line on standard error that the user should know, and go on."""
     print(f"genmeta: {line}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, without codes that change a terminal: names from files may hold both."""
+    """Return a text on one line, without terminal codes: names from files may contain both."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def require_positive(owner: str, **sizes: int) -> None:
-    """Raise UserError if a size is below 1, naming its owner and all sizes."""
+    """Raise UserError with the owner and all sizes if a size is below 1."""
     if min(sizes.values()) < 1:
         found = ", ".join(f"{name}={value}" for name, value in sizes.items())
         raise UserError(f"{owner}: sizes must be at least 1, found {found}")
@@ -44,8 +44,8 @@ def begun_with(word: str, known: Iterable[str]) -> str | None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known word most like `word`, or `""` if none is close.
 
-    A word that somebody has cut short is the beginning of the known one, whatever else has letters like it. Of a dotted
-    word the first part that nothing known has is the slip, and what stands in the same group is looked at first.
+    If the word is the beginning of a known word, that one is nearest. In a dotted word the first unknown part is the
+    mistake, and words of the same group are compared first.
     """
     known = sorted(set(known))
     if begun := begun_with(word, known):
@@ -56,7 +56,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
         if (head := ".".join(parts[:n])) in heads:
             continue
         in_group = [h for h in heads if h.startswith("".join(f"{part}." for part in parts[: n - 1]))]
-        # only the last part may differ: letters that are right anyway would count for likeness
+        # compare only the last part: the parts before it are right and would make all words alike
         last = {h.rsplit(".", 1)[-1]: h for h in in_group if h.count(".") == n - 1}
         found = begun_with(head, last.values()) or next(
             (last[m] for m in difflib.get_close_matches(parts[n - 1], last, n=1, cutoff=0.6)), None

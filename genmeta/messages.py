@@ -1,4 +1,4 @@
-"""From the parser's messages, a tree of alternatives over many lines, to one line that says what would work."""
+"""Turns the parser's messages, trees of alternatives over many lines, into one line that says what would work."""
 
 import contextlib
 import difflib
@@ -49,7 +49,7 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         if text:
             leaves.append((".".join(name for _, name in path), text))
             class_of[leaves[-1]] = class_path
-    # "or nothing" is an alternative of every optional option, and never what the user wanted
+    # "or nothing" is an alternative of every optional option, but users never mean it
     leaves = [leaf for leaf in leaves if "NoneType" not in leaf[1]] or leaves
     if not leaves:
         return " ".join(message.split())

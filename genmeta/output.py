@@ -1,4 +1,4 @@
-"""Standard output that somebody may stop reading: `| head`, a `tee` that died."""
+"""Standard output, whose reader may stop: `| head`, a `tee` that died."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def say(line: str) -> None:
-    """Print a line of a training, which goes on where nobody reads it any more."""
+    """Print a line of a training. The training goes on if nobody reads its output any more."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -16,8 +16,8 @@ def say(line: str) -> None:
 
 
 def command_line(*args: object) -> str:
-    """Return a `genmeta` command that runs when it is pasted into the shell that this one came from: `genmeta` may
-    not be on its path (`make` runs the one of `.venv`).
+    """Return a `genmeta` command to paste into a shell. `genmeta` may not be on its path (`make` runs the one of
+    `.venv`).
     """
     beside = Path(sys.executable).with_name("genmeta")  # of this Python
     if shutil.which("genmeta") == str(beside):
@@ -30,7 +30,7 @@ def command_line(*args: object) -> str:
 
 
 def discard_stdout() -> None:
-    """Send the rest of standard output nowhere, also what Python flushes when it exits."""
+    """Discard the rest of standard output, also what Python flushes when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

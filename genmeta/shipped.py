@@ -1,4 +1,4 @@
-"""The YAMLs that come with the package, and where a name or a path of one leads."""
+"""The YAMLs of the package, and how names and paths of YAMLs are resolved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,53 +13,57 @@ SHIPPED = Path(genmeta.__file__).with_name(CONFIGS)  # in a checkout, a link
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the file that a path of a YAML means: one's own, or else the package's of that name.
+    """Return the file for a path of a YAML: the user's own, or else the package's.
 
-    `configs/learner/protonet.yaml`, and `learner/protonet.yaml` for short, are found from any folder; files of the
-    current folder, and of `configs` in it, come first. What is nowhere is returned as it is: whoever reads it says so.
+    `configs/learner/protonet.yaml`, or `learner/protonet.yaml` for short, is found from any folder. Files of the
+    current folder, and of `configs` in it, come first. A path that does not exist is returned as it is: its reader says
+    so.
     """
     path = Path(path)
     below = path.relative_to(CONFIGS) if path.parts[:1] == (CONFIGS,) else path
-    return next((found for found in (path, CONFIGS / below, SHIPPED / below) if found.is_file()), path)
+    return next((file for file in (path, CONFIGS / below, SHIPPED / below) if file.is_file()), path)
 
 
 def with_config_files(options: Sequence[str]) -> list[str]:
-    """Return the options of a command with the file that each `--config` means (`config_file`), after the YAML of
-    `configs/tasks` that it is laid over, if it names one (`tasks: NAME`). `--tasks NAME` takes that one's place.
+    """Return the options of a command with the file of each `--config` (`config_file`).
+
+    If a YAML names tasks (`tasks: NAME`), the YAML of `configs/tasks` stands before it. `--tasks NAME` replaces that
+    name.
 
     Raises:
-        UserError: there are no such tasks, or none whose place they could take.
+        UserError: there are no such tasks, or no YAML names tasks that they could replace.
     """
     options = _in_one_word(options)
     in_place = [option.removeprefix("--tasks=") for option in options if option.startswith("--tasks=")]
-    found, is_over = [], False
+    resolved, is_over = [], False
     for option in options:
         if option.startswith("--config="):
             config = config_file(option.removeprefix("--config="))
             if name := tasks_of(config):
                 is_over = True
-                found.append(f"--config={find_config('tasks', in_place[-1] if in_place else name)}")
+                resolved.append(f"--config={find_config('tasks', in_place[-1] if in_place else name)}")
             option = f"--config={config}"
-        found.append(option)
+        resolved.append(option)
     if in_place and not is_over:
         raise UserError(f"--tasks: {in_place[-1]}: no YAML of this command is laid over tasks, as configs/learner are")
-    return found
+    return resolved
 
 
 def _in_one_word(options: Sequence[str]) -> list[str]:
     """Return options with `--config FILE` and `--tasks NAME` written as one word each."""
-    found: list[str] = []
+    words: list[str] = []
     for option in options:
-        if found and found[-1] in ("--config", "--tasks"):
-            found[-1] += f"={option}"
+        if words and words[-1] in ("--config", "--tasks"):
+            words[-1] += f"={option}"
         else:
-            found.append(option)
-    return found
+            words.append(option)
+    return words
 
 
 def tasks_of(config: Path) -> str:
-    """Return what a YAML says under `tasks`: the name, or path, of the YAML that it is laid over; "" for none, or if it
-    cannot be read, which is told by who reads all of it.
+    """Return the entry `tasks` of a YAML: the name or path of the YAML that it is laid over.
+
+    "" if it has none, or if it cannot be read: its reader tells the error.
     """
     try:
         root = yaml.compose(config.read_text(encoding="utf-8"), yaml.SafeLoader)
@@ -74,17 +78,17 @@ def configs_of(kind: str) -> dict[str, Path]:
     """Return the YAMLs of a kind (`data`, `learner`, …) by name: those of `configs` in the current folder, and the
     package's.
     """
-    found = {path.stem: path for folder in (SHIPPED, Path(CONFIGS)) for path in (folder / kind).glob("*.yaml")}
-    return dict(sorted(found.items()))
+    paths = {path.stem: path for folder in (SHIPPED, Path(CONFIGS)) for path in (folder / kind).glob("*.yaml")}
+    return dict(sorted(paths.items()))
 
 
 def find_config(option: str, name: str) -> Path:
-    """Return the YAML that an option names: one of its kind (`configs_of`) without its ending, or a path.
+    """Return the YAML that an option names: the name of one of its kind (`configs_of`), or a path.
 
-    The kind has the option's name, but `redrawer` is one of the generators.
+    The kind has the option's name; a `redrawer` is a generator.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such YAML.
     """
     known = configs_of("generator" if option == "redrawer" else option)
     path = known.get(name) or config_file(name)

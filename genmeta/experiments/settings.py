@@ -226,7 +226,11 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
     for name, content in settings.steps.items():
         step = typed(StepSettings, content or {}, f"steps.{name}.")
         _check_references(f"steps.{name}", step.options, list(steps), settings.seeds)
-        steps[name] = _step_with_paths(name, step, paths["learner"])
+        if step.generator and step.learner:
+            raise UserError(
+                f"steps.{name}: a learner and a generator are given, '{step.learner}', '{step.generator}'; use one"
+            )
+        steps[name] = _with_paths(f"steps.{name}", step, paths["learner"])
     # an arm can test the learner of a step
     learners_of: dict[str, ArmSettings] = {
         name: ArmSettings(learner=step.learner, policy=step.policy, options=step.options)
@@ -240,17 +244,12 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
         _check_references(f"arms.{name}", arm.options, [*steps, *trained], settings.seeds)
         if arm.of and arm.learner:
             raise UserError(f"arms.{name}.learner: '{arm.learner}' is given, but its learners are those of '{arm.of}'")
-        try:
-            learner = str(find_config("learner", arm.learner)) if arm.learner else paths["learner"]
-            policy = [str(find_config("policy", one)) for one in arm.policy]
-        except UserError as error:
-            raise UserError(f"arms.{name}.{str(error).removeprefix('--')}") from error
+        arm = _with_paths(f"arms.{name}", replace(arm, title=arm.title or name), paths["learner"])
         if arm.support and not settings.subject:
             raise UserError(
                 f"arms.{name}.support: these tests lack episodes that others have; expected a subject, or support in "
                 f"an entry of tests"
             )
-        arm = replace(arm, title=arm.title or name, learner=learner, policy=policy)
         arms[name] = _laid_over(name, arm, {**learners_of, **arms}) if arm.of else arm
     if settings.subject and settings.over is not None:
         raise UserError("over: a comparison with a subject has no axis")
@@ -264,20 +263,14 @@ def _parsed(settings: CompareSettings) -> CompareSettings:
     return replace(settings, **paths, steps=steps, arms=arms, controls=controls, over=axis)
 
 
-def _step_with_paths(name: str, step: StepSettings, learner: str) -> StepSettings:
-    if step.generator and step.learner:
-        raise UserError(
-            f"steps.{name}: a learner and a generator are given, '{step.learner}', '{step.generator}'; use one"
-        )
+def _with_paths(option: str, part: Any, learner: str) -> Any:
+    """Return an arm or a step with paths in place of the names of YAMLs; the learner is the given one by default."""
     try:
-        policy = [str(find_config("policy", one)) for one in step.policy]
-        if step.generator:
-            return replace(step, generator=str(find_config("generator", step.generator)), policy=policy)
-        return replace(
-            step, learner=str(find_config("learner", step.learner)) if step.learner else learner, policy=policy
-        )
+        kind = "generator" if getattr(part, "generator", "") else "learner"
+        path = str(find_config(kind, getattr(part, kind))) if getattr(part, kind) else learner
+        return replace(part, **{kind: path}, policy=[str(find_config("policy", one)) for one in part.policy])
     except UserError as error:
-        raise UserError(f"steps.{name}.{str(error).removeprefix('--')}") from error
+        raise UserError(f"{option}.{str(error).removeprefix('--')}") from error
 
 
 def _default_controls(settings: CompareSettings, arms: Mapping[str, ArmSettings]) -> list[str]:

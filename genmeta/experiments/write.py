@@ -32,25 +32,20 @@ def write_comparison(settings: CompareSettings, plan: Plan, folder: Path) -> tup
     facts_of_runs = facts(list(plan.tests.values()), plan.runs)
     points = {value: _arms(settings, plan, value, folder) for value in settings.values}
     if settings.subject:
-        arms = points[None]
-        differences = differences_of(settings.subject, arms)
-        words = credit([one for one in differences if one.arm == settings.subject], arms)
-        results = _results(settings, plan, points, differences) | facts_of_runs | {"sentence": words}
-        results |= _answer(settings, arms)
-        text = (
-            banner(results)
-            + _opening(results, arms)
-            + page_of(settings, results, differences, arms, bool(plan.generators))
-        )
-        draw_arms(arms, settings.controls, folder / "results.png")
+        differences = differences_of(settings.subject, points[None])
+        words = credit([one for one in differences if one.arm == settings.subject], points[None])
+    else:
+        uncorrected = [d for value, arms in points.items() for d in against_control(arms, settings.control, value)]
+        differences = corrected(uncorrected)
+        words = "" if settings.over else verdict(differences, points[None], len(settings.seeds), settings.part)
+    results = _results(settings, plan, points, differences) | facts_of_runs
+    results |= {"sentence": words, **({} if settings.over else _answer(settings, points[None]))}
+    if settings.subject:
+        page = page_of(settings, results, differences, points[None], bool(plan.generators))
+        text = banner(results) + _opening(results, points[None]) + page
+        draw_arms(points[None], settings.controls, folder / "results.png")
         write_whole(folder / "results.md", f"{text}\n![accuracies](results.png)\n")
     else:
-        differences = corrected(
-            [one for value, arms in points.items() for one in against_control(arms, settings.control, value)]
-        )
-        words = "" if settings.over else verdict(differences, points[None], len(settings.seeds), settings.part)
-        results = _results(settings, plan, points, differences) | facts_of_runs | {"sentence": words}
-        results |= {} if settings.over else _answer(settings, points[None])
         text = _write_tables(settings, results, points, differences, folder)
     # last: a folder with results.json is finished
     write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""A learner rebuilt from its checkpoint alone, without running code in it."""
+"""Rebuilds a learner from its checkpoint alone, without running code in it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PREFIX = "learner."  # of a learner's weights in the checkpoint of the module th
 
 @dataclass(frozen=True)
 class LoadedLearner:
-    """A learner in evaluation mode, the `(C, H, W)` of its images, and what it was trained on."""
+    """A learner in evaluation mode, the `(C, H, W)` of its images, and its training classes."""
 
     learner: Learner
     image_shape: tuple[int, int, int]
@@ -27,7 +27,7 @@ class LoadedLearner:
 
 
 def load_learner(path: str) -> LoadedLearner:
-    """Build the learner of a checkpoint of `genmeta fit` again.
+    """Rebuild the learner of a checkpoint of `genmeta fit`.
 
     Raises:
         UserError: the file is missing or damaged, is no learner's checkpoint, or does not say how to build it.
@@ -55,14 +55,14 @@ def load_learner(path: str) -> LoadedLearner:
 
 
 def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
-    """Return how to build a learner again from its own checkpoint alone.
+    """Return how to rebuild a learner from its own checkpoint alone.
 
-    That is its configuration, with the description of the network in place of each file that a part began with
-    (`without_file`): the weights are among the learner's.
+    That is its configuration. Where a part began with a file, the network's description replaces the file
+    (`without_file`), since the learner has the weights.
 
     Args:
         config: `{class_path, init_args}` of the learner, or None if it was made in Python.
-        learner: made of it.
+        learner: made from it.
     """
     read: dict[tuple[Any, Any], Mapping[str, Any]] = {
         (f"{type(part).__module__}.{type(part).__qualname__}", part.checkpoint): part.without_file  # type: ignore[misc]
@@ -85,8 +85,8 @@ def describe_learner(config: Mapping[str, Any] | None, learner: Learner) -> Any:
 
 
 def differences(old: Any, new: Any, option: str) -> Iterator[tuple[str, Any, Any, bool]]:
-    """Yield what two descriptions of a learner say differently, where both say something: the option, the old value,
-    the new one, and whether learned parameters only begin with it (`Learner.begins_with`).
+    """Yield the options that differ between two descriptions of a learner: the option, the old value, the new one, and
+    whether it is only a start value of learned parameters (`Learner.begins_with`).
     """
     if isinstance(old, list) and isinstance(new, list):
         for number, (one, other) in enumerate(zip(old, new, strict=False)):
@@ -118,34 +118,34 @@ class LearnerBackbone(PretrainedBackbone):
 
 
 def _build(config: Mapping[str, Any], expected: type[nn.Module], path: str) -> nn.Module:
-    """Build `{class_path, init_args}` and what is nested in it; only networks, so that a file can run nothing else."""
+    """Build `{class_path, init_args}` and all parts in it. It builds only networks, so a file can run nothing else."""
     class_path, init_args = config.get("class_path"), config.get("init_args", {})
     leave_out_gym()
-    found = class_named(class_path, path)
-    if not (_is_of_torchvision(found) or (isinstance(found, type) and issubclass(found, expected))):
+    named = class_named(class_path, path)
+    if not (_is_of_torchvision(named) or (isinstance(named, type) and issubclass(named, expected))):
         raise UserError(f"checkpoint {path}: {class_path} is not a {expected.__name__}")
     if not isinstance(init_args, Mapping):
         raise UserError(f"checkpoint {path}: the arguments of its {class_path} are damaged")
     args = {key: _built_parts(value, path) for key, value in init_args.items()}
     try:
-        return found(**args)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # arguments that it was not made with
+        return named(**args)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # wrong arguments
         raise UserError(
             f"checkpoint {path}: {class_path} cannot be built ({' '.join(str(error).split())[:120]})"
         ) from error
 
 
 def _built_parts(value: Any, path: str) -> Any:
-    """Return an argument with the networks in it built."""
+    """Return an argument, with the networks in it built."""
     if isinstance(value, list):
         return [_built_parts(item, path) for item in value]
     return _build(value, nn.Module, path) if isinstance(value, Mapping) and "class_path" in value else value
 
 
-def _is_of_torchvision(found: Any) -> bool:
-    """Whether it is a function such as `torchvision.models.resnet18`, which returns a network."""
-    if not getattr(found, "__module__", "").startswith("torchvision.models."):
+def _is_of_torchvision(named: Any) -> bool:
+    """Whether this is a function such as `torchvision.models.resnet18`, which returns a network."""
+    if not getattr(named, "__module__", "").startswith("torchvision.models."):
         return False
     from torchvision.models import get_model_builder, list_models
 
-    return any(found is get_model_builder(name) for name in list_models())
+    return any(named is get_model_builder(name) for name in list_models())

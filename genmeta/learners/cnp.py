@@ -14,9 +14,9 @@ class CNP(Learner):
     """Conditional neural process: a query is classified from the mean encoding of each class's support images.
 
     Garnelo et al., "Conditional Neural Processes", ICML 2018, eq. 1 to 3 and, for classification, sec. 4.3: encodings
-    `h(x)` are averaged by class, the classes' means stand side by side in the order of the labels, and a network `g` of
-    them and the query's features gives the logits. Since `g` has an input and an output a class, the way is fixed, and
-    permuted labels permute the logits only as far as `g` has learned it. `support_weight` weighs the mean.
+    `h(x)` are averaged by class, the means are concatenated in the order of the labels, and a network `g` computes the
+    logits from them and the query's features. `g` has an input and an output for each class, so the way is fixed, and
+    permuted labels permute the logits only as far as `g` has learned it. `support_weight` weights the mean.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.

@@ -10,9 +10,9 @@ from genmeta.rng import make_rng
 class Draws(nn.Module):
     """Makes a generator for each task of each training step.
 
-    It follows from a count of the steps, a buffer that a checkpoint keeps, so that a resumed run draws what the whole
-    run would have drawn, from the task's place in the meta-batch, so that it does not matter how many processes share
-    the meta-batch, and from its labels, which follow from the run's seed.
+    Its seed follows from three things. The number of steps is a buffer in the checkpoint, so a resumed run draws what
+    the whole run would have drawn. The task's place in the meta-batch makes the number of processes irrelevant. The
+    task's labels follow from the run's seed.
     """
 
     count: Tensor
@@ -34,8 +34,9 @@ class Draws(nn.Module):
 def support_order(draws: Draws, batch: EpisodeBatch, training: bool) -> Tensor:
     """Return an order of the support images of each task, int64 `[task, n]`.
 
-    In training, a new one for each task and step. In evaluation, one that depends on `n` alone: an evaluation repeats
-    exactly, no task depends on another, and shots do not come class by class, as training has never shown them.
+    In training each task and step has a new order. In evaluation the order depends only on `n`: an evaluation repeats
+    exactly, and no task depends on another. The order is random there too, since training never has shots class by
+    class.
     """
     n_tasks, n = batch.support_y.shape
     if training:

@@ -1,7 +1,7 @@
-"""Few-shot classes as Gaussians over frozen features, with what the base (meta-train) classes say of their spread.
+"""Few-shot classes as Gaussians over frozen features, with a spread from the base (meta-train) classes.
 
-Nothing is trained by episodes: the features' network is a generative model's encoder, or any other that was trained
-before, and the base classes' statistics are computed once.
+Nothing is trained on episodes. The features come from a network that was trained before, such as a generative model's
+encoder, and the base classes' statistics are computed once.
 """
 
 from abc import abstractmethod
@@ -23,7 +23,7 @@ def within_class_covariance(features: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         features: `[n, d]`.
-        labels: int64 `[n]`, values `0 … n_classes - 1`, each of them there.
+        labels: int64 `[n]`, with all values `0 … n_classes - 1`.
 
     Raises:
         UserError: no class has two images.
@@ -124,7 +124,7 @@ class _GaussianLearner(Learner):
         return logits.to(query.dtype)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name, buffer in self._buffers.items():  # their sizes follow from the base classes
+        for name, buffer in self._buffers.items():  # the base classes decide their sizes
             if prefix + name in state_dict:
                 assert buffer is not None
                 setattr(self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device))
@@ -135,8 +135,8 @@ class GaussianDiscriminant(_GaussianLearner):
     """Linear discriminant analysis of few-shot classes: means from the support, one covariance from the base classes.
 
     Logits are `-½ (q - μ_c)ᵀ Σ⁻¹ (q - μ_c)`, μ_c the class's prototype and Σ the base classes' pooled covariance within
-    classes, shrunk towards a multiple of I (Friedman 1989): the log densities of Gaussians, but for a constant. With
-    shrinkage 1 the nearest prototype.
+    classes, shrunk towards a multiple of I (Friedman 1989). These are log densities of Gaussians up to a constant. With
+    shrinkage 1 it is the nearest prototype.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, frozen.
@@ -162,7 +162,7 @@ class GaussianDiscriminant(_GaussianLearner):
 
 
 class DistributionCalibration(_GaussianLearner):
-    """Few-shot classes as Gaussians whose means and covariances are completed by those of the nearest base classes.
+    """Few-shot classes as Gaussians, with means and covariances calibrated by the nearest base classes.
 
     Yang, Liu and Xu, "Free Lunch for Few-shot Learning: Distribution Calibration", ICLR 2021. Features are transformed
     by Tukey's ladder of powers (eq. 3); each support feature x̃ finds the k base classes with the nearest means (eq. 4,
@@ -170,13 +170,12 @@ class DistributionCalibration(_GaussianLearner):
 
     Departures:
     - The paper draws hundreds of features from these Gaussians and trains a logistic regression on them. Here the
-      Gaussians themselves classify: exact, without draws, and one product of matrices. With one covariance for all
-      classes of the task, the mean of theirs, the log odds are linear in the features, as logistic regression's are:
-      the limit of a linear discriminant fitted to ever more draws. A class with several support images has the mean
-      of their means.
-    - α adds to every entry of the covariance in the paper, also to those between dimensions, in units of its features.
-      Here the covariance is shrunk towards a multiple of I, as `GaussianDiscriminant`'s, which knows no units.
-    - Base statistics are of transformed features too, so that like is compared with like.
+      Gaussians themselves classify: exactly, without draws, by one product of matrices. All classes of the task share
+      the mean of their covariances, so the log odds are linear in the features, as in logistic regression: the limit
+      of a linear discriminant for ever more draws. A class with several support images has the mean of their means.
+    - In the paper α is added to every entry of the covariance, in units of its features. Here the covariance is shrunk
+      towards a multiple of I, as in `GaussianDiscriminant`, which does not depend on units.
+    - Base statistics are of transformed features too.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, frozen.
@@ -225,7 +224,7 @@ class DistributionCalibration(_GaussianLearner):
                 f"DistributionCalibration: power {self.power} needs features of at least 0, but those of "
                 f"{type(self.backbone).__name__} are negative too; set power: 1"
             )
-        within_class_covariance(features, labels)  # says if there is none
+        within_class_covariance(features, labels)  # raises the error if there is none
         self.means, self.covariances = class_means(features, labels), class_covariances(features, labels)
         if len(self.means) < self.k:
             raise UserError(

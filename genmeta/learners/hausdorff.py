@@ -1,4 +1,4 @@
-"""Baseline without training that looks at shapes: the modified Hausdorff distance."""
+"""Baseline without training that compares shapes: the modified Hausdorff distance."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def modified_hausdorff(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tens
 
     Dubuisson and Jain, "A modified Hausdorff distance for object matching", ICPR 1994 (their no. 22): the mean distance
     of a point to the nearest point of the other set, in the direction where it is larger. Unlike the Hausdorff
-    distance, it does not hang on the one point that lies farthest out.
+    distance, it does not depend on a single outlier.
 
     Args:
         ones, others: sets of points `[n, 2]`, in pixels; an empty set is infinitely far from any.
@@ -49,7 +49,7 @@ class ModifiedHausdorff(Learner):
     """Baseline without training: the class of the support image at the smallest modified Hausdorff distance.
 
     As in the demo of the Omniglot Challenge (github.com/brendenlake/omniglot, demo_classification.py), on coordinates
-    of inked pixels minus their mean. There it has 38.8 % error on the official runs, in their own size of 105 pixels.
+    of inked pixels minus their mean. There it has 38.8 % error on the official runs at their size of 105 pixels.
     """
 
     def forward(self, batch: EpisodeBatch) -> Tensor:

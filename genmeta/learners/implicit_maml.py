@@ -1,4 +1,4 @@
-"""Implicit MAML: the meta-gradient from where adaptation ended, not from the path that it took."""
+"""Implicit MAML: the meta-gradient depends only on the end of adaptation, not on its path."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ from genmeta.learners.maml import MAML
 def conjugate_gradient(product: Callable[[Parameters], Parameters], b: Parameters, steps: int) -> Parameters:
     """Return x with `product(x) = b` for a symmetric linear `product`, after some steps from x = 0.
 
-    Hestenes and Stiefel 1952. After as many steps as there are unknowns x is exact but for rounding. Where `product`
-    turns out not to be positive definite it ends (Steihaug 1983, algorithm 2.1), at b itself if that is at once.
+    Hestenes and Stiefel 1952. After as many steps as there are unknowns, x is exact up to rounding. It stops where
+    `product` is not positive definite (Steihaug 1983, algorithm 2.1), with b itself if this is in the first step.
     """
 
     def dot(one: Parameters, other: Parameters) -> Tensor:
@@ -30,7 +30,9 @@ def conjugate_gradient(product: Callable[[Parameters], Parameters], b: Parameter
     x = {name: torch.zeros_like(value) for name, value in b.items()}
     residual = direction = b
     squared = dot(b, b)
-    positive = torch.ones_like(squared, dtype=torch.bool)  # a mask and no break: under vmap tasks end one by one
+    positive = torch.ones_like(
+        squared, dtype=torch.bool
+    )  # a mask instead of a break: under vmap tasks stop at different steps
     for step in range(steps):
         image = product(direction)
         curvature = dot(direction, image)
@@ -43,7 +45,7 @@ def conjugate_gradient(product: Callable[[Parameters], Parameters], b: Parameter
 
 
 class ImplicitMAML(MAML):
-    """Implicit MAML (iMAML): adaptation is held near the initialisation, and its end alone decides the meta-gradient.
+    """Implicit MAML (iMAML): adaptation stays near the initialisation, and only its end decides the meta-gradient.
 
     Rajeswaran, Finn, Kakade and Levine, "Meta-Learning with Implicit Gradients", NeurIPS 2019, algorithms 1 and 2.
     Reference code: github.com/aravindr93/imaml_dev. Adaptation minimises support loss + proximity / 2 · |φ - θ|²
@@ -51,9 +53,9 @@ class ImplicitMAML(MAML):
     loss's gradient g at φ (eq. 6), by conjugate gradients. Memory does not grow with the number of steps.
 
     Args:
-        args, kwargs: those of `MAML`; `first_order` and `checkpoint` change nothing and are refused.
-        proximity: λ of the paper; larger keeps adaptation nearer to the initialisation.
-        cg_steps: steps of conjugate gradients; 0 would be g itself, which is FOMAML's, and is refused.
+        args, kwargs: those of `MAML`; `first_order` and `checkpoint` would change nothing and are refused.
+        proximity: λ of the paper; a larger value keeps adaptation nearer to the initialisation.
+        cg_steps: steps of conjugate gradients; 0 would give g itself, as in FOMAML, and is refused.
 
     Raises:
         UserError: as in `MAML`; or `proximity` or `cg_steps` is out of range.
@@ -66,7 +68,9 @@ class ImplicitMAML(MAML):
                 f"ImplicitMAML needs proximity > 0 and cg_steps >= 1; found proximity={proximity}, cg_steps={cg_steps}"
             )
         if self.first_order or self.checkpoint:
-            raise UserError("ImplicitMAML keeps no steps to go back through: leave first_order and checkpoint at false")
+            raise UserError(
+                "ImplicitMAML does not differentiate through steps: leave first_order and checkpoint at false"
+            )
         self.proximity, self.cg_steps = proximity, cg_steps
 
     def adapt(self, parameters: Parameters, support: tuple[Tensor, Tensor, Tensor]) -> Parameters:

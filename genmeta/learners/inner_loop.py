@@ -1,4 +1,4 @@
-"""What learners that adapt by gradient descent share: the steps, the tasks of a meta-batch, given meta-gradients."""
+"""Common code of learners that adapt by gradient descent: steps, tasks of a meta-batch, given meta-gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -27,18 +27,18 @@ def adapt(
 ) -> Parameters:
     """Return the parameters after some steps of gradient descent on `loss(parameters, *data)`.
 
-    Gradients of the result flow back to `parameters`, to `lr` and to `data`: through the steps (second order), or past
-    the gradients of `loss` (first order). `torch.func.grad` works with gradients on, under `no_grad` and in inference
-    mode. Steps are computed in the parameters' own precision even under autocast: with an inner loop in bfloat16 the
-    second-order gradient points elsewhere (measured on a Conv4: cosine 0.92).
+    Gradients of the result flow back to `parameters`, `lr` and `data`: through the steps (second order), or without the
+    second derivatives of `loss` (first order). `torch.func.grad` works with gradients on, under `no_grad` and in
+    inference mode. Steps are computed in the parameters' own precision even under autocast: with an inner loop in
+    bfloat16 the second-order gradient has another direction (measured on a Conv4: cosine 0.92).
 
     Args:
         loss: of parameters and data, a scalar.
         parameters: the start.
         lr: learning rate, or one for each parameter that broadcasts to it.
-        steps: how many.
+        steps: number of steps.
         first_order: leave out the second derivatives.
-        data: what else gradients should flow to; with `checkpoint`, all tensors that `loss` uses.
+        data: more tensors to which gradients should flow; with `checkpoint`, all tensors that `loss` uses.
         checkpoint: keep only the parameters of each step, and compute the step again in the backward pass: memory no
             longer grows by a network's activations with every step (Chen et al., "Training deep nets with sublinear
             memory cost", arXiv:1604.06174).
@@ -52,7 +52,7 @@ def adapt(
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         values, rates, rest = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
         at = dict(zip(names, values, strict=True))
-        if first_order:  # so that nothing is recorded for gradients that would be thrown away
+        if first_order:  # record nothing: these gradients are not used
             at, rest = {name: v.detach() for name, v in at.items()}, tuple(x.detach() for x in rest)
         with torch.autocast(device, enabled=False):
             gradients = torch.func.grad(loss)(at, *rest)
@@ -62,15 +62,15 @@ def adapt(
 
     for _ in range(steps):
         tensors = (*values, *rates, *data)
-        # in first order a step keeps nothing that would be worth computing again
+        # in first order a step keeps almost nothing, so a checkpoint saves nothing
         values = _Recomputed.apply(step, *tensors) if checkpoint and not first_order else step(*tensors)  # type: ignore
     return dict(zip(names, values, strict=True))
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function of tensors to a tuple of tensors that keeps nothing but its inputs for the backward pass.
+    """A function from tensors to a tuple of tensors that keeps only its inputs for the backward pass.
 
-    `torch.utils.checkpoint` does not go with `torch.func`: it needs hooks that `torch.func.grad` refuses.
+    `torch.utils.checkpoint` does not work with `torch.func`: it needs hooks that `torch.func.grad` refuses.
     """
 
     generate_vmap_rule = True
@@ -96,14 +96,14 @@ class _Recomputed(torch.autograd.Function):
             return ctx.function(*everything)
 
         _, pull_back = torch.func.vjp(of_needed, *(tensors[i] for i in places))  # type: ignore[misc]
-        found: list[Tensor | None] = [None] * (len(tensors) + 1)
+        of_inputs: list[Tensor | None] = [None] * (len(tensors) + 1)
         for place, gradient in zip(places, pull_back(gradients), strict=True):
-            found[place + 1] = gradient
-        return tuple(found)
+            of_inputs[place + 1] = gradient
+        return tuple(of_inputs)
 
 
 def chosen_engine(engine: Engine, device: torch.device) -> Literal["loop", "vmap"]:
-    """Return what `auto` stands for on a device: a loop on the CPU (measured there: faster), `vmap` elsewhere."""
+    """Return the engine that `auto` means on a device: a loop on the CPU (measured: faster), `vmap` elsewhere."""
     if engine == "auto":
         return "loop" if device.type == "cpu" else "vmap"
     return engine
@@ -112,13 +112,13 @@ def chosen_engine(engine: Engine, device: torch.device) -> Literal["loop", "vmap
 def over_tasks(
     task: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor], engine: Literal["loop", "vmap"], chunk: int
 ) -> tuple[Tensor, ...]:
-    """Return what `task` returns for each task of a meta-batch, stacked.
+    """Call `task` for each task of a meta-batch and stack the results.
 
     Args:
-        task: tensors of one task to a tuple of tensors.
+        task: function from the tensors of one task to a tuple of tensors.
         tensors: each with the task axis in front.
         engine: one task after the other, or `torch.func.vmap`.
-        chunk: how many tasks `vmap` computes together.
+        chunk: number of tasks that `vmap` computes together.
     """
     if engine == "loop":
         results = [task(*one) for one in zip(*tensors, strict=True)]
@@ -129,7 +129,7 @@ def over_tasks(
 def with_gradient(value: Tensor, parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> Tensor:
     """Return a scalar that equals `value` and whose gradient with respect to `parameters` is `gradient`.
 
-    For learners whose meta-gradient is no derivative of what they compute (Reptile, implicit MAML), and for gradients
+    For learners whose meta-gradient is not the derivative of their output (Reptile, implicit MAML), and for gradients
     that were computed in parts.
     """
     pairing = torch.stack([(parameters[name] * gradient[name].detach()).sum() for name in parameters]).sum()

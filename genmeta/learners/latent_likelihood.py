@@ -1,10 +1,10 @@
 """Analysis by synthesis: how likely is the query as another drawing of the support image's character?
 
-A VAE conditioned on an image (`genmeta.models.redraw`) says how two drawings of one character differ. Here its latent
-space is *inferred* in, for classes that nothing has been trained on: the code that draws the query from the support
-image is sought, and what it cannot explain, plus how unusual it is, is the distance. Lake, Salakhutdinov and Tenenbaum,
-"Human-level concept learning through probabilistic program induction", Science 2015, classify in this way with a model
-of pen strokes; section "One-shot classification" of the supplement has the score in both directions and its background.
+A VAE conditioned on an image (`genmeta.models.redraw`) describes how two drawings of one character differ. Here it is
+used for *inference* on new classes: a search finds the code that draws the query from the support image. The distance
+is the error that remains, plus how unusual the code is. Lake, Salakhutdinov and Tenenbaum, "Human-level concept
+learning through probabilistic program induction", Science 2015, classify in this way with a model of pen strokes;
+section "One-shot classification" of the supplement has the score in both directions and its background.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,33 +28,33 @@ Role = Literal["source", "target"]
 
 
 class LatentLikelihood(FromCheckpoint, Learner):
-    """Logits are `ℓ(q|s) + ℓ(s|q)`, with `ℓ(x'|x) = max_z log p(x' | x, z) + log p(z)`, less what any image would get.
+    """Logits are `ℓ(q|s) + ℓ(s|q)`, with `ℓ(x'|x) = max_z log p(x' | x, z) + log p(z)`, minus a background likelihood.
 
-    The search begins at the mean of q(z | x, x') (amortised) and goes on with `steps` steps, all pairs at once, for the
-    `candidates` support images that are best so far; the likelihood of the others stays the amortised one, a lower
-    bound of it. `-log p(x' | x, z)` is the error that the VAE was trained with, `ERROR_WEIGHT` times the squared error
-    of blurred images. That is a Gaussian's, so the curvature of Gauss and Newton is at hand: the prior's identity plus
-    the products of the drawn image's derivatives. Constants that do not depend on the pair are left out. From the sum
-    the log of the mean likelihood of `n_background` training images and the support image is taken away, by amortised
-    codes, as Bayesian program learning takes log p(s). Each query is judged alone (inductive).
+    The search begins at the mean of q(z | x, x') (the amortised code). It goes on for `steps` steps, all pairs at once,
+    for the `candidates` support images that are best so far; the others keep their amortised likelihood, a lower bound.
+    `-log p(x' | x, z)` is the error that the VAE was trained with, `ERROR_WEIGHT` times the squared error of blurred
+    images. This is a Gaussian likelihood, so the Gauss-Newton curvature is the prior's identity plus the products of
+    the drawn image's derivatives. Constants that do not depend on the pair are left out. The background is the log of
+    the mean likelihood of `n_background` training images and the support image, by amortised codes; it stands for
+    Bayesian program learning's log p(s). Each query is classified alone (inductive).
 
     Args:
         checkpoint: of a `vae_deformation`, of the same split. A learner's checkpoint carries the networks; then
             `checkpoint` is None, and `redrawer` and `encoder` are given.
-        steps: of the search; 0 uses the amortised code as it is.
-        candidates: support images that the search goes on with, for each query.
+        steps: of the search; 0 uses the amortised code.
+        candidates: support images for which the search goes on, for each query.
         step_size: of Adam, in units of the prior's standard deviation.
         n_background: training images in the normaliser; 0 for none.
-        chunk: pairs at a time, for the cache's sake.
-        redrawer, encoder: in place of `checkpoint`, its networks.
-        search: two steps of `gauss_newton` explain more than twenty of `adam`, at the price of three.
-        laplace: whether ℓ integrates over codes instead of taking the best, by Laplace's approximation: minus half the
-            log determinant of the curvature. At amortised codes it is that of the inverse of q's variances.
-        background_role: `source` draws the support image from background images; `target` draws these from the support
-            image, so that an image which explains everything, such as an empty one, explains nothing.
-        coarse: blurs that the search begins with, one after the other, each with `steps` steps of its own, in passes of
-            a 3×3 mean: 18 adds a standard deviation of 3.5 pixels. The search at full sharpness begins where this led,
-            or at the amortised code if that is the better one.
+        chunk: pairs at a time, to fit into the cache.
+        redrawer, encoder: the networks, instead of `checkpoint`.
+        search: two steps of `gauss_newton` explain more than twenty of `adam`, and take the time of three.
+        laplace: integrate over codes by Laplace's approximation instead of taking the best code: subtract half the log
+            determinant of the curvature. At amortised codes the curvature is the inverse of q's variances.
+        background_role: `source` draws the support image from background images; `target` draws background images from
+            the support image, so that an image that explains everything, such as an empty one, gains nothing.
+        coarse: blurs of the search before the one at full sharpness, one after the other, each with `steps` steps, in
+            passes of a 3×3 mean: 18 adds a standard deviation of 3.5 pixels. The last search begins at their result, or
+            at the amortised code if that is better.
 
     Attributes:
         without_file: arguments that build it again without the file.
@@ -115,7 +115,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
                 f"LatentLikelihood: checkpoint: {checkpoint} has no redrawer by deformation with its encoder of pairs; "
                 f"expected one of genmeta fit --config generator/vae_deformation.yaml"
             )
-        # in training mode as any new network; they work alike in both
+        # in training mode like any new network; it makes no difference to them
         self.redrawer, self.encoder = redrawer.requires_grad_(False).train(), encoder.requires_grad_(False).train()
         self.steps, self.candidates, self.step_size = steps, candidates, step_size
         self.n_background, self.chunk, self.coarse = n_background, chunk, tuple(coarse)
@@ -131,7 +131,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
         check_image_shape(self, image_shape)
 
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
-        """Choose the background images, at random but the same for everyone."""
+        """Choose the background images at random, always the same ones."""
         if self.n_background > len(images):
             raise UserError(
                 f"LatentLikelihood: n_background is {self.n_background}, but there are {len(images)} training images"
@@ -150,8 +150,8 @@ class LatentLikelihood(FromCheckpoint, Learner):
             score = self._both_ways(s[first], q[second], 0).view(n_query, n_support)
             if self.steps:
                 best = score.topk(min(self.candidates, n_support), 1).indices
-                found = self._both_ways(s[best.flatten()], q.repeat_interleave(best.shape[1], 0), self.steps)
-                score = score.scatter(1, best, found.view(best.shape))
+                searched = self._both_ways(s[best.flatten()], q.repeat_interleave(best.shape[1], 0), self.steps)
+                score = score.scatter(1, best, searched.view(best.shape))
             score = score - self._background_likelihood(s)
             of_class = torch.full((n_query, batch.n_way, n_support), -torch.inf, device=s.device, dtype=score.dtype)
             member = batch.support_y[task][None, None].expand(n_query, batch.n_way, -1)
@@ -198,7 +198,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
         return z, lowest
 
     def _energy(self, x: Tensor, other: Tensor, z: Tensor, blur: int = 0) -> Tensor:
-        """Return `-log p(other | x, z) - log p(z)` less constants, `[n]`; of images blurred by `blur` passes."""
+        """Return `-log p(other | x, z) - log p(z)` up to a constant, `[n]`, for images blurred by `blur` passes."""
         left = self.redrawer.redraw(x, z) - other
         error = (left * twice_blurred(left, blur)).flatten(1).sum(1)  # `blurred_error`, at a fifth of its time
         return ERROR_WEIGHT * error + 0.5 * z.square().sum(1)
@@ -227,7 +227,7 @@ class LatentLikelihood(FromCheckpoint, Learner):
 
 
 def _adam(energy: Callable[[Tensor], Tensor], start: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
-    """Return the best of the places that Adam visits, `[n, k]`, and their energies `[n]`."""
+    """Return the best codes that Adam visits, `[n, k]`, and their energies `[n]`."""
 
     def total(z: Tensor) -> tuple[Tensor, Tensor]:
         each = energy(z)
@@ -248,6 +248,6 @@ def _better(z: Tensor, energy: Tensor, best: Tensor, lowest: Tensor) -> tuple[Te
 
 
 def _description(network: nn.Module) -> dict[str, Any]:
-    """Return what builds a network again, without its weights."""
+    """Return the description that rebuilds a network, without its weights."""
     class_path = f"{type(network).__module__}.{type(network).__qualname__}"
     return {"class_path": class_path, "init_args": network.init_args}

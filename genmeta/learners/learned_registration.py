@@ -1,8 +1,8 @@
-"""Registration judged by a learned prior: which deformations are usual between two drawings of one character?
+"""Registration with a learned prior: which deformations are usual between two drawings of one character?
 
-The search is that of `BendingRegistration`. What it finds for pairs of training images, of one class and of two,
-teaches what it means: a density of displacements for each kind of pairs, and how much these, the bending energy and the
-remaining error each count. Zhao et al., "Data augmentation using learned transformations for one-shot medical image
+The search is that of `BendingRegistration`. It registers pairs of training images, of one class and of two classes.
+From these are learned a density of displacements for each kind of pairs, and the weights of densities, bending energy
+and remaining error. Zhao et al., "Data augmentation using learned transformations for one-shot medical image
 segmentation", CVPR 2019, learn from registered pairs as well.
 """
 
@@ -24,14 +24,15 @@ N_FEATURES = 3 + 1 + 2  # errors at three blurs, bending energy, two densities
 class LearnedRegistration(BendingRegistration):
     """Logits are those of a logistic regression: are support image and query of one class?
 
-    For `n_pairs` pairs of training images of one class and as many of two classes (the nearest of `n_rivals` random
-    ones, by blurred pixels) both ways are registered. Displacements at 7 × 7 places give a density of each kind of
-    pairs. The regression's features, each summed over both ways: remaining errors at three blurs, `log(1 + bending
-    energy)`, and minus twice the two log densities (of Gaussians: squared Mahalanobis distances and a constant).
+    `n_pairs` pairs of training images of one class and as many of two classes (the nearest of `n_rivals` random
+    images, by blurred pixels) are registered both ways. A density of each kind of pairs is fitted to displacements at
+    7 × 7 places. The regression's features, each summed over both ways, are the remaining errors at three blurs,
+    `log(1 + bending energy)`, and minus twice the two log densities (for Gaussians: squared Mahalanobis distances and a
+    constant).
 
     Args:
-        n_pairs: of each kind.
-        n_rivals: images of other classes, among which the nearest is taken.
+        n_pairs: pairs of each kind.
+        n_rivals: random images of other classes, of which the nearest is taken.
         prior: of displacements, fitted once for each kind of pairs; a `GaussianPrior` by default.
         steps, candidates, stiffness, affine_cost, step_size, chunk: as of `BendingRegistration`.
 
@@ -64,14 +65,14 @@ class LearnedRegistration(BendingRegistration):
         self.register_buffer("middle", torch.zeros(N_FEATURES))
 
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
-        from sklearn.linear_model import LogisticRegression  # here: scikit-learn takes long to import
+        from sklearn.linear_model import LogisticRegression  # here: scikit-learn is slow to import
 
         first, second, rivals = pairs_of_images(images, labels, self.n_pairs, self.n_rivals)
         x = [images[rows].float().div(255).to(self.weight) for rows in (first, second, rivals)]
-        found = [self.registered(x[0], other) for other in (x[1], x[2])]
-        for prior, displacements in zip(self.priors, found, strict=True):
+        registered = [self.registered(x[0], other) for other in (x[1], x[2])]
+        for prior, displacements in zip(self.priors, registered, strict=True):
             prior.fit(described(displacements.transpose(0, 1).flatten(0, 1)))  # type: ignore[operator]
-        features = torch.cat([self.features(x[0], x[1], found[0]), self.features(x[0], x[2], found[1])])
+        features = torch.cat([self.features(x[0], x[1], registered[0]), self.features(x[0], x[2], registered[1])])
         middle, size = features.mean(0), features.std(0).clamp(min=1e-6)
         target = [0] * self.n_pairs + [1] * self.n_pairs
         regression = LogisticRegression(max_iter=1000).fit(((features - middle) / size).double().cpu().numpy(), target)
@@ -82,7 +83,9 @@ class LearnedRegistration(BendingRegistration):
         return (self.features(a, b, displacements) - self.middle) @ self.weight
 
     def features(self, a: Tensor, b: Tensor, displacements: Tensor) -> Tensor:
-        """Return what a pair of images `[n, C, H, W]` is judged by, `[n, 6]`; displacements are `[2, n, H, W, 2]`."""
+        """Return the regression's features `[n, 6]` of pairs of images `[n, C, H, W]`, from displacements
+        `[2, n, H, W, 2]`.
+        """
         images = scales(a), scales(b)
         total = a.new_zeros(len(a), N_FEATURES)
         for moving, fixed, d in ((*images, displacements[0]), (*images[::-1], displacements[1])):
@@ -94,15 +97,17 @@ class LearnedRegistration(BendingRegistration):
 
     def registered(self, a: Tensor, b: Tensor) -> Tensor:
         """Return displacements of both ways after all levels, `[2, n, H, W, 2]`."""
-        found: Tensor | None = None
+        displacements: Tensor | None = None
         for cells, sigma in LEVELS:
-            _, found = self._both_ways(a, b, cells, sigma, found)
-        assert found is not None
-        return found
+            _, displacements = self._both_ways(a, b, cells, sigma, displacements)
+        assert displacements is not None
+        return displacements
 
 
 def pairs_of_images(images: Tensor, labels: Tensor, n_pairs: int, n_rivals: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows of images, of others of their classes, and of near ones of other classes, int64 `[n_pairs]` each."""
+    """Return rows of images, of other images of their classes, and of near images of other classes, int64 `[n_pairs]`
+    each.
+    """
     rng = make_rng("pairs of training images")
     counts = torch.bincount(labels)
     if int(counts.max()) < 2:

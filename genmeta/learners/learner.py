@@ -19,12 +19,11 @@ class Learner(MadeWith, nn.Module, ABC):
     adapt by gradients use `torch.func.grad`, which works in all three.
 
     Attributes:
-        uses_base_classes: whether it wants to see the base (meta-train) classes as a whole before a run:
-            `fit_statistics`.
-        compiles: whether `torch.compile` can take its `backbone`: it calls it as a module, and not within gradients of
-            its own.
-        begins_with: arguments that learned parameters begin with, and that nothing else uses: a training that goes on
-            has no use for others.
+        uses_base_classes: whether `fit_statistics` must see all base (meta-train) classes before a run.
+        compiles: whether its `backbone` can be compiled: the learner calls it as a module, and not inside its own
+            gradients.
+        begins_with: arguments that are only start values of learned parameters: a training that goes on refuses other
+            values.
     """
 
     begins_with: ClassVar[frozenset[str]] = frozenset()
@@ -36,12 +35,12 @@ class Learner(MadeWith, nn.Module, ABC):
         """Return logits `[task, way * query, way]`."""
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """Return what training minimises, a scalar, and the logits: the queries' cross-entropy unless overridden."""
+        """Return the training loss, a scalar, and the logits. By default the loss is the queries' cross-entropy."""
         logits = self(batch)
         return cross_entropy(logits, batch.query_y), logits
 
     def check(self, shape: EpisodeShape, image_shape: tuple[int, int, int]) -> None:
-        """Raise UserError if the learner cannot work with such episodes (any will do unless overridden)."""
+        """Raise UserError if the learner cannot work with such episodes. By default it works with all."""
 
     def moved(self, support: Tensor, query: Tensor) -> dict[str, Tensor]:
         """Return support images moved onto queries, pair by pair, after each stage, for pictures.
@@ -55,12 +54,12 @@ class Learner(MadeWith, nn.Module, ABC):
         return {}
 
     def fit_statistics(self, images: Tensor, labels: Tensor) -> None:
-        """Compute what the learner takes from the base classes, into buffers, so that checkpoints carry it.
+        """Compute the learner's statistics of the base classes as buffers, so that checkpoints have them.
 
         Called once when a run is set up, if `uses_base_classes`; a checkpoint that is loaded then overrides it.
 
         Args:
-            images: uint8 `[n, C, H, W]`, all images of the train part that the run may see (low data counts).
+            images: uint8 `[n, C, H, W]`, all training images that the run may see (with low data, only those).
             labels: int64 `[n]`, number of the class, `0 … n_classes - 1`.
 
         Raises:
@@ -75,10 +74,10 @@ def check_image_shape(backbone: nn.Module, image_shape: tuple[int, int, int]) ->
 
 
 def feature_count(backbone: nn.Module, owner: str) -> int:
-    """Return the number of features of a backbone that states it.
+    """Return the number of features of a backbone.
 
     Raises:
-        UserError: it does not.
+        UserError: the backbone does not state it.
     """
     n_features = getattr(backbone, "n_features", None)
     if not isinstance(n_features, int):

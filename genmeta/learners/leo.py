@@ -41,7 +41,7 @@ def support_loss(weights: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What one pass gives: logits `[task, query, way]`, and `[task, way, latent]` codes and their distribution."""
+    """Result of one pass: logits `[task, query, way]`, codes `[task, way, latent]` and their distribution."""
 
     logits: Tensor
     mean: Tensor
@@ -54,10 +54,10 @@ class LEO(Learner):
     """Latent embedding optimisation: adapts a latent code of each class, from which the classifier is decoded.
 
     Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero and Hadsell, "Meta-Learning with Latent Embedding Optimization",
-    ICLR 2019, algorithm 1. Reference code: github.com/google-deepmind/leo. Here the backbone is trained along, and what
-    draws on global random state (dropout of the encoder's input) is left out. The noise of codes and of decoded weights
-    is drawn once a step and kept through the adaptation; evaluation uses the means. Features are of unit length. Weight
-    decay is the optimiser's matter. Any way and shot in test. `support_weight` is ignored.
+    ICLR 2019, algorithm 1. Reference code: github.com/google-deepmind/leo. Here the backbone is trained too, without
+    dropout of the encoder's input, which uses global random state. The noise of codes and of decoded weights is
+    drawn once a step and kept during adaptation; evaluation uses the means. Features have unit length. Weight decay is
+    set in the optimiser. Tests may have any way and shot. `support_weight` is ignored.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.
@@ -66,7 +66,7 @@ class LEO(Learner):
         finetuning_steps: gradient steps on the decoded weights after them.
         latent_lr, finetuning_lr: step sizes before training; both are learned.
         kl_weight: β of the paper, of the codes' divergence from N(0, I).
-        encoder_penalty: γ, of the squared way from encoded to adapted codes, so that little is left to adapt.
+        encoder_penalty: γ, of the squared distance from encoded to adapted codes, so that little is left to adapt.
         orthogonality: λ₂, of the correlation between the decoder's rows.
 
     Raises:

@@ -29,8 +29,8 @@ class MAML(Learner):
     """Model-agnostic meta-learning: an initialisation from which a few gradient steps on the support set suffice.
 
     Finn, Abbeel and Levine, ICML 2017, algorithm 2; with `first_order`, FOMAML of section 5.2. Reference code:
-    github.com/cbfinn/maml. Support images may have weights (`EpisodeBatch.support_weight`): the inner loss is their
-    weighted mean. Under a trainer's mixed precision (`bf16-mixed`) the queries are classified in it, while adaptation
+    github.com/cbfinn/maml. Support images may have weights (`EpisodeBatch.support_weight`): the inner loss is the
+    weighted mean. With a trainer's mixed precision (`bf16-mixed`) queries are classified in bfloat16, and adaptation
     stays in float32.
 
     Args:
@@ -40,8 +40,9 @@ class MAML(Learner):
         inner_steps: steps of adaptation in training.
         eval_inner_steps: steps of adaptation in evaluation; by default as many as in training.
         first_order: leave out the second derivatives (FOMAML).
-        query_statistics: what batch norm normalises query images with: `batch`, as in the paper (transductive: the
-            query images of a task are classified together), or `support` (inductive). May be changed for a test.
+        query_statistics: statistics by which batch norm normalises query images: `batch`, as in the paper
+            (transductive: the query images of a task are classified together), or `support` (inductive). A test may
+            change it.
         engine: how the tasks of a meta-batch are computed: `loop`, `vmap`, or `auto`: a loop on a CPU, where it is
             faster, `vmap` elsewhere. Results are the same.
         chunk: tasks that `vmap` computes together; more take more memory.
@@ -120,7 +121,7 @@ class MAML(Learner):
         return self.inner_lr
 
     def support_loss(self, parameters: Parameters, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """Return what adaptation minimises, of images `[n, C, H, W]`, labels and weights `[n]`."""
+        """Return the loss of adaptation for images `[n, C, H, W]`, labels and weights `[n]`."""
         return weighted_cross_entropy(torch.func.functional_call(self.network, parameters, (x,)), y, weight)
 
     def query_logits(self, parameters: Parameters, support_x: Tensor, query_x: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class MAML(Learner):
         return self.of_queries(lambda x: torch.func.functional_call(self.network, parameters, (x,)), support_x, query_x)
 
     def of_queries(self, network: Callable[[Tensor], Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:
-        """Return what (a part of) the network makes of query images, normalised as `query_statistics` says."""
+        """Return the output of (a part of) the network for query images, normalised by `query_statistics`."""
         if self.query_statistics == "batch":
             return network(query_x)
         n_support = len(support_x)
@@ -143,7 +144,7 @@ class MAML(Learner):
     def each_task(
         self, task: Callable[..., tuple[Tensor, ...]], batch: EpisodeBatch, *more: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return what `task(support_x, support_y, weight, *more)` returns for each task of a batch, stacked."""
+        """Call `task(support_x, support_y, weight, *more)` for each task of a batch and stack the results."""
         weight = batch.support_weight
         if weight is None:
             weight = torch.ones_like(batch.support_y, dtype=batch.support_x.dtype)
@@ -153,7 +154,7 @@ class MAML(Learner):
 
 
 class ANIL(MAML):
-    """Almost no inner loop: only the head, the last layer, is adapted to a task; the features are learned for all.
+    """Almost no inner loop: only the head, the last layer, is adapted to a task; the features are the same for all.
 
     Raghu, Raghu, Bengio and Vinyals, "Rapid Learning or Feature Reuse?", ICLR 2020, section 4. Features of the support
     images are computed once, however many steps follow. Arguments are those of `MAML`.

@@ -13,30 +13,30 @@ from genmeta.learners.maml import MAML
 
 
 def step_weights(n_steps: int, progress: float) -> list[float]:
-    """Return how much the query loss after each step counts; they sum to 1.
+    """Return the weight of the query loss after each step; the sum is 1.
 
-    Antoniou et al. 2019, section 4, "multi-step loss optimization": at first all alike, then less and less for all but
-    the last step. As in the reference code (few_shot_learning_system.py), linearly, and never below 0.03 of a step.
+    Antoniou et al. 2019, section 4, "multi-step loss optimization": at first all weights are equal, then all but the
+    last fall linearly, as in the reference code (few_shot_learning_system.py), and never below 0.03 of a step.
 
     Args:
         n_steps: steps of adaptation, at least 1.
-        progress: 0 at the start of training, 1 where only the last step is to count.
+        progress: from 0 at the start of training to 1, where only the last step counts.
     """
     early = max(1 - progress, 0.03) / n_steps
     return [early] * (n_steps - 1) + [1 - early * (n_steps - 1)]
 
 
 class MAMLPlusPlus(MAML):
-    """MAML++: MAML whose training is steadied by query losses after every step, with learned learning rates.
+    """MAML++: MAML with query losses after every step, which make training stable, and learned learning rates.
 
     Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019. Reference code:
-    github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch. Of its parts: the multi-step loss and its annealing; a learned
-    learning rate for each layer and step (steps that evaluation takes beyond those of training use the last one's).
-    Annealing of the outer learning rate is `lr_scheduler` of `MetaModule`. Not: first-order steps at the start of
-    training, running statistics and weights of batch norm for each step.
+    github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch. Implemented are the multi-step loss with its annealing, and a
+    learned learning rate for each layer and step (more steps in evaluation use the last rate). For annealing of the
+    outer learning rate use `lr_scheduler` of `MetaModule`. Not implemented: first-order steps at the start of training,
+    and statistics and weights of batch norm for each step.
 
     Args:
-        args, kwargs: those of `MAML`; `inner_lr` is what all learned rates begin with.
+        args, kwargs: those of `MAML`; `inner_lr` is the start value of all learned rates.
         anneal_steps: training steps after which (almost) only the loss after the last step counts.
 
     Raises:
@@ -67,11 +67,11 @@ class MAMLPlusPlus(MAML):
 
     def adapted_after_each_step(self, support: tuple[Tensor, Tensor, Tensor]) -> list[Parameters]:
         """Return the parameters after each step of adaptation to a support set, the initial ones first."""
-        found: list[Parameters] = [dict(self.network.named_parameters())]
+        parameters: list[Parameters] = [dict(self.network.named_parameters())]
         for step in range(self.n_steps):
             options = (1, self.first_order, support, self.checkpoint)
-            found.append(adapt(self.support_loss, found[-1], self.step_rates(step), *options))
-        return found
+            parameters.append(adapt(self.support_loss, parameters[-1], self.step_rates(step), *options))
+        return parameters
 
     def adapt(self, parameters: Parameters, support: tuple[Tensor, Tensor, Tensor]) -> Parameters:
         return self.adapted_after_each_step(support)[-1]

@@ -14,7 +14,7 @@ from genmeta.learners.learner import Learner, check_image_shape
 
 
 class Memory(NamedTuple):
-    """An external memory and what its addressing remembers.
+    """An external memory and the state of its addressing.
 
     Attributes:
         cells: `[b, slot, size]`.
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
 def least_used(usage: Tensor, n: int) -> Tensor:
     """Return w^lu, 1 for the `n` least used slots and else 0, in the shape of `usage` (eq. 6).
 
-    The first of equally used slots comes first: the equation would take them all, on an empty memory every slot.
+    Of equally used slots it takes the first ones. The equation would take all, and in an empty memory every slot.
     """
     first = usage.argsort(dim=1, stable=True)[:, :n]
     return torch.zeros_like(usage).scatter(1, first, 1.0)
@@ -77,10 +77,10 @@ class MANN(Learner):
     """Memory-augmented neural network: an LSTM that writes to and reads from an external memory.
 
     Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, "Meta-Learning with Memory-Augmented Neural Networks",
-    ICML 2016, sec. 3. An image comes with the label of the one before it; the label of the last support image comes
-    with the query. Each query is classified on its own, from the state that the support set has left, and only its
-    answer is trained. The order of the support set matters (`draws.support_order`), and labels are one-hot inputs:
-    permuted labels permute the logits only as far as training has taught it. `support_weight` is ignored.
+    ICML 2016, sec. 3. Each image comes with the label of the image before it; the label of the last support image comes
+    with the query. Each query is classified on its own, from the state after the support set, and only its answer is
+    trained. The order of the support set matters (`draws.support_order`). Labels are one-hot inputs, so permuted labels
+    permute the logits only as far as the network has learned it. `support_weight` is ignored.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d` and running statistics.

@@ -11,7 +11,7 @@ from genmeta.learners.learner import Learner, check_image_shape, feature_count
 
 
 class FullContextEmbeddings(nn.Module):
-    """Features of each image in the light of the whole support set (Vinyals et al. 2016, appendix A.1 and A.2).
+    """Features of each image that depend on the whole support set (Vinyals et al. 2016, appendix A.1 and A.2).
 
     Args:
         n_features: d.
@@ -49,13 +49,13 @@ class MatchingNet(Learner):
         context_steps: processing steps K of full-context embeddings, which need `n_features` of the backbone; 0: none.
             With them the order of the support images matters, since an LSTM reads them one after the other; it is
             random in every episode.
-        scale: of the cosines; 1 in the paper. Features behind a ReLU have cosines of 0 to 1, so that with 1 no class
-            gets more than e times the probability of another, and training stops early; Chen et al., ICLR 2019, scale
-            too.
+        scale: of the cosines; 1 in the paper. Features after a ReLU have cosines from 0 to 1, so with a scale of 1 no
+            class has more than e times the probability of another, and training stops early. Chen et al., ICLR 2019,
+            use a scale too.
 
     Raises:
-        UserError: a number is out of range, the backbone uses batch statistics, or does not say its number of features
-            where it must.
+        UserError: a number is out of range, the backbone uses batch statistics, or does not state its number of
+            features when that is needed.
     """
 
     def __init__(self, backbone: nn.Module, context_steps: int = 0, scale: float = 1.0) -> None:

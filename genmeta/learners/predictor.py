@@ -1,4 +1,4 @@
-"""A trained learner that names pictures: a few examples of each class in, labels of other pictures out."""
+"""A trained learner that labels pictures, from a few examples of each class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ N_REDRAWN, WEIGHT = (
     RedrawnSupport.n,
     RedrawnSupport.weight,
 )  # generated images beside an example, their share of its class
-_CHUNK = 256  # pictures that are named together
+_CHUNK = 256  # pictures that are labelled together
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What pictures were taken for.
+    """Predictions for pictures.
 
     Attributes:
         classes: names of all classes.
@@ -49,13 +49,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A learner, ready to be used. It stays as it is: all that it knows of new classes comes with each call.
+    """A learner, ready for use. It does not change: each call gives the examples of new classes again.
 
     Attributes:
         learner: in evaluation mode.
-        image_shape: `(C, H, W)` of the images that it sees.
-        seen: what it was trained on.
-        redrawer: draws examples again, to have more of them; None: they stay alone.
+        image_shape: `(C, H, W)` of its images.
+        seen: its training classes.
+        redrawer: draws more examples from the given ones; None: no more examples.
     """
 
     learner: Learner
@@ -64,15 +64,15 @@ class Predictor:
     redrawer: LatentModel | None = None
 
     def predict(self, support: Mapping[str, Pictures], query: Pictures) -> Predictions:
-        """Name pictures.
+        """Label pictures.
 
-        Sizes and modes may be mixed: what becomes of a picture is told by `genmeta.data.decode.decode`. Classes may
-        have unlike numbers of examples; each class counts the same. Learners that look at all pictures of a task
-        together (transductive ones) see 256 of them at a time.
+        Sizes and modes may be mixed; `genmeta.data.decode.decode` says how pictures are converted. Classes may have
+        different numbers of examples; each class counts the same. A transductive learner, which uses all pictures of a
+        task together, sees 256 at a time.
 
         Args:
-            support: by class, its examples.
-            query: the pictures to name.
+            support: examples by class.
+            query: the pictures to label.
 
         Raises:
             UserError: a picture cannot be used, there are fewer than two classes, or the learner cannot work with so
@@ -101,14 +101,14 @@ class Predictor:
             support_x=support_x.flatten(0, 1)[None],
             support_y=torch.arange(n_way).repeat_interleave(n_shot)[None],
             query_x=query[None].float() / 255,
-            query_y=torch.zeros(1, len(query), dtype=torch.long),  # nobody knows
+            query_y=torch.zeros(1, len(query), dtype=torch.long),  # not known
             is_generated=torch.zeros(1, n_way, dtype=torch.bool),
             support_weight=None if weight is None else weight.flatten()[None],
         )
         return self.learner(batch)[0]
 
     def _with_redrawn(self, support: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return examples `[class, n, C, H, W]` and weights `[class, n]` with those that are drawn again behind them.
+        """Return examples `[class, n, C, H, W]` and weights `[class, n]`, followed by redrawn examples.
 
         The codes are the same at each call.
         """
@@ -125,9 +125,9 @@ class Predictor:
 
 def balanced(examples: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Return examples of classes, uint8 `[n_i, C, H, W]` each, as float32 `[class, n, C, H, W]` in [0, 1], with n the
-    largest number, and weights `[class, n]` whose sum is n in each class; None: all are 1.
+    largest number, and weights `[class, n]` with the sum n in each class; None: all are 1.
 
-    Those of smaller classes come several times, and weigh less, so that all of a class count alike.
+    Examples of smaller classes are repeated with smaller weights, so that all examples of a class count the same.
     """
     counts = torch.tensor([len(of) for of in examples])
     n = int(counts.max())
@@ -140,12 +140,12 @@ def balanced(examples: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 def load(path: str | Path, redrawer: str | Path | None = None) -> Predictor:
-    """Return the learner of a checkpoint, to name pictures of new classes with. Nothing in the file is run.
+    """Return the learner of a checkpoint, to label pictures of new classes. No code in the file is run.
 
     Args:
-        path: of a learner's checkpoint, or the folder that `genmeta export` has made of it.
-        redrawer: the same of a model that draws given images again (`vae_deformation`): 30 generated images beside each
-            example, which count 0.7 of a class.
+        path: of a learner's checkpoint, or of the folder that `genmeta export` made from it.
+        redrawer: the same for a model that draws given images again (`vae_deformation`). It adds 30 generated images to
+            each example, which count 0.7 of a class.
 
     Raises:
         UserError: a file is missing or damaged, is of another kind, or the two are for images of different shapes.

@@ -1,4 +1,4 @@
-"""Baselines whose backbone learns to tell all training classes apart at once; episodes come at the test only.
+"""Baselines whose backbone learns to classify all training classes at once; episodes come only in the test.
 
 They are trained by `genmeta.modules.classifier.ClassifierModule`.
 """
@@ -17,13 +17,13 @@ from genmeta.learners.metric import prototypes, squared_distances
 
 
 class PretrainedLearner(Learner, ABC):
-    """A backbone with a classifier of the training classes, which only its training uses.
+    """A backbone with a classifier of the training classes, which is used only in training.
 
     Args:
         backbone: images `[n, C, H, W]` to features `[n, d]`, with `n_features = d`; its batch norm must keep running
             statistics.
-        max_classes: room in the classifier, whose size must be known before the data are; classes that the data do not
-            have take no part.
+        max_classes: size of the classifier, which is made before the data are known; classes that the data do not have
+            are not used.
 
     Raises:
         UserError: the backbone uses batch statistics, or does not say its number of features; a size is out of range.
@@ -45,7 +45,7 @@ class PretrainedLearner(Learner, ABC):
         """Return logits `[n, n_classes]` of training images `[n, C, H, W]`."""
 
     def see_training_images(self, features: Tensor) -> None:
-        """Take in the features `[n, d]` of upright training images, before each validation; ignored by default."""
+        """Use the features `[n, d]` of upright training images, before each validation; ignored by default."""
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         raise UserError(
@@ -79,12 +79,12 @@ class SimpleShot(PretrainedLearner):
 
 
 class BaselinePlusPlus(PretrainedLearner):
-    """Baseline++: a cosine classifier of the training classes, then another of each task's, fitted to its support set.
+    """Baseline++: a cosine classifier of the training classes, then one for each task, fitted to its support set.
 
     Chen et al., "A Closer Look at Few-shot Classification", ICLR 2019, section 3.2, with the scales of their code
     (github.com/wyharveychen/CloserLookFewShot): 10 for many classes, 2 for those of a task. Two things differ: the
-    task's classifier begins with the class means, not with random vectors, so that nothing is drawn and no label is
-    special; and it takes gradient steps on all support images at once.
+    task's classifier begins with the class means instead of random vectors, so nothing is drawn and no label is
+    special; and its gradient steps use all support images at once.
 
     Args:
         backbone: as above.

@@ -124,7 +124,7 @@ def test_transforms_come_before_the_size_and_draw_the_same_each_time():
 @pytest.mark.parametrize(
     ("dataset", "told"),
     [
-        ((IMAGES, LABELS[:5]), "as many of the one"),
+        ((IMAGES, LABELS[:5]), "of the same length"),
         (TensorDataset(IMAGES[:, 0]), "item 0: expected a picture and its label, found tuple"),
         ((IMAGES.long(), LABELS), "item 0: an array of int64"),
         ((IMAGES, [{"box": 1}] * 6), "item 0: expected a number or a name as label, found dict"),
