@@ -22,6 +22,13 @@ from genmeta.modules.generative_module import metrics_of_real
 from genmeta.shipped import find_config
 
 
+UNTRAINED = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--model.optimizer.lr=0",
+]  # one step of length 0
+
+
 def main() -> None:
     """Train what is missing, then write the table."""
     options = parser(__doc__, "runs/generators", [0, 1], generators="generator").parse_args()
@@ -33,10 +40,10 @@ def main() -> None:
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> Run:
-    """Return the training of a generator; `untrained` is the GAN's YAML before its first step."""
+    """Return the training of a generator; `untrained` is the GAN's YAML with its first weights."""
     configs = (find_config("generator", "gan" if name == "untrained" else name), find_config("data", options.data))
     args = [*(f"--config={path}" for path in configs), "--run.wandb=off", f"--seed_everything={seed}"]
-    args += ["--trainer.limit_train_batches=0"] if name == "untrained" else []
+    args += UNTRAINED if name == "untrained" else []
     return Run(f"{name}-{options.data}-seed{seed}", ("fit", *args, *options.options), options.runs)
 
 
