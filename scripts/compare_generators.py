@@ -21,7 +21,6 @@ from genmeta.models.checkpoint import load_generator
 from genmeta.modules.generative_module import metrics_of_real
 from genmeta.shipped import find_config
 
-
 UNTRAINED = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=1",
