@@ -129,7 +129,7 @@ def test_what_has_no_backbone_of_images_alone_is_told(learner, redrawer, tmp_pat
         with pytest.raises(UserError, match=f"{type(other).__name__} has no backbone that is the same in every task"):
             onnx_file.as_onnx(replace(loaded, learner=other))
     loaded.learner.backbone = Conv4(norm="batch")  # which ours refuse, other people's may not
-    with pytest.raises(UserError, match="this ProtoNet normalises each image with those beside it"):
+    with pytest.raises(UserError, match="this ProtoNet normalises each image with the others of a batch"):
         onnx_file.as_onnx(loaded)
 
 
