@@ -21,18 +21,17 @@ from genmeta.models.checkpoint import load_generator
 from genmeta.modules.generative_module import metrics_of_real
 from genmeta.shipped import find_config
 
-UNTRAINED = [
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=1",
-    "--model.optimizer.lr=0",
-]  # one step of length 0
+# one step of length 0: a training without steps is refused
+UNTRAINED = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--model.optimizer.lr=0"]
 
 
 def main() -> None:
     """Train what is missing, then write the table."""
     options = parser(__doc__, "runs/generators", [0, 1], generators="generator").parse_args()
     runs = {name: [run(name, seed, options) for seed in options.seeds] for name in ["untrained", *options.generators]}
-    run_or_stop([of_seed for by_seed in zip(*runs.values(), strict=True) for of_seed in by_seed], options.workers)
+    in_turn = [of_seed for by_seed in zip(*runs.values(), strict=True) for of_seed in by_seed]
+    arm_of = {one: name for name, of_seeds in runs.items() for one in of_seeds}
+    run_or_stop(in_turn, options.workers, f"generators-{options.data}", arm_of)
     real = metrics_of_real(checked(run("gan", 0, options).args).datamodule)
     measured = {"real training images": real, "redrawer that returns its input": identity(options)}
     write(table(runs, measured, options), options.out)
