@@ -66,6 +66,8 @@ def check_parts(stage: str, config: Namespace, model: Any, data: Any, aloud: boo
         raise UserError(f"data: {type(model).__name__} needs a {expected.__name__}, found {type(data).__name__}")
     if getattr(model, "optimizer", config) is None:
         raise UserError("model.optimizer: found null; expected a class such as torch.optim.Adam")
+    if "precision" not in config.trainer:  # a value in its place wiped out the defaults
+        raise UserError("trainer: one of the YAMLs gives a single value; expected options such as max_epochs: 10")
     check_precision(config.trainer.precision)
     if stage == "test" and not isinstance(model, MetaModule):
         raise UserError(f"genmeta test is for learners; use genmeta validate for a {type(model).__name__}")
