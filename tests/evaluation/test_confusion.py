@@ -90,7 +90,7 @@ def test_a_test_with_generated_support_counts_classes_by_their_queries(tmp_path,
     assert main(["report", str(folder), "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "6 hardest of 6 classes" in page
-    assert "what test queries were taken for" in page
+    assert "answers to test queries" in page
 
 
 def by_class(row):
