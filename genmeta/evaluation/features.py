@@ -31,7 +31,7 @@ class FeatureNetwork:
     Attributes:
         network: images `[n, C, H, W]` in [0, 1] to features `[n, d]`.
         n_steps: how long it was trained.
-        learner: what it was trained as; `UMTRA` used no labels.
+        learner: what it was trained as; `UMTRA` used no labels, `ProtoNet on pseudo-classes` those that were found.
     """
 
     network: nn.Module

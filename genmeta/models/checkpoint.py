@@ -3,6 +3,7 @@
 import importlib
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,18 @@ def describe_generator(
         "prior": {"weights": prior.weights, "means": prior.means, "scales": prior.scales},
         "networks": {role: {**part_of(network), "prefix": prefix} for role, (network, prefix) in networks.items()},
     }
+
+
+def check_unlabelled(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Raise UserError if a checkpoint says that it was trained with the classes of the data.
+
+    For runs that use none: they would read class ids by way of it. One that does not say passes.
+    """
+    if checkpoint.get(KEY, {}).get("labels") == "all":
+        raise UserError(
+            f"checkpoint {path} was trained with the classes of the data (data.labels all), but data.labels of this "
+            f"run uses none; train it without them too"
+        )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from genmeta.data.seen import Seen
 from genmeta.data.source import DataSource
 from genmeta.data.splits import AllTest, DrawnSplit, Part, Split, Wanted
 from genmeta.data.table import ImageTable
+from genmeta.data.unlabelled import rows_by_pixels
 from genmeta.episode import EpisodeBatch, EpisodePlan, EpisodeShape, plan_hash
 from genmeta.errors import UserError, tell
 from genmeta.models.checkpoint import LatentModel
@@ -63,8 +64,9 @@ class EpisodicDataModule(TableDataModule):
         low_data: what is kept of the train part; all of it by default.
         seed: of the training tasks.
         labels: `all`: training classes are those of the data. `none`: no class id of a training image is used; each is
-            a class of its own, in the order of hashes of their pixels. Or how pseudo-classes are found (`MinedLabels`).
-            Validation and test classes keep theirs.
+            a class of its own, in the order of hashes of their pixels, with `train_part: val` those of the validation
+            classes too. Or how pseudo-classes are found (`MinedLabels`). Validation and test use the classes of the
+            data.
     """
 
     def __init__(
@@ -98,6 +100,11 @@ class EpisodicDataModule(TableDataModule):
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, found {value}")
+        if train_part == "val" and labels not in ("all", "none"):
+            raise UserError(
+                "data.train_part is 'val', but data.labels finds pseudo-classes of the train part; set data.labels to "
+                "none, and no class of a validation image that is trained on is used either"
+            )
         names = [episodes.name for episodes in test]
         if len(set(names)) < len(names):
             raise UserError(f"data.test: entries must differ in shape, groups or support, found {', '.join(names)}")
@@ -171,11 +178,11 @@ class EpisodicDataModule(TableDataModule):
         """Load what tasks are drawn and rendered with, each once, and tell the pools."""
         assert self.table is not None
         if "redrawer" in needs and self.redrawer is None:
-            self.redrawer = load_redrawer(self.redrawer_path, self.split, self.table)
+            self.redrawer = load_redrawer(self.redrawer_path, self.split, self.table, self.labels != "all")
             dim = self.redrawer.latent_dim
             self.pools = {part: replace(pool, redraw_dim=dim) for part, pool in self.pools.items()}
         if needs & {"decoder", "encoder"} and self.generator is None:
-            generator = load_decoder(self.generator_path, self.split, self.table)
+            generator = load_decoder(self.generator_path, self.split, self.table, self.labels != "all")
             images = self.images if "encoder" in needs else None
             self.pools["train"] = with_codes(self.pools["train"], generator, images)
             self.generator = generator
@@ -189,11 +196,11 @@ class EpisodicDataModule(TableDataModule):
             raise UserError("data.train_tasks: there can be one bank of generated tasks only, found more")
         if not self._prepared:
             try:
-                self.train_tasks = self.train_tasks.prepared(self.pools[self.train_part])
+                self.train_tasks = self.train_tasks.prepared(self.train_pool)
             except UserError as error:
                 raise UserError(f"data.train_tasks: {error}") from error
             self._prepared = True
-        self._check("data.train", self.train_tasks, self.train_part, self.train_shape)
+        self._check("data.train", self.train_tasks, self.train_part, self.train_shape, self.train_pool)
         if notes := self.train_tasks.notes:
             if "notes" not in self.facts:  # the trainer sets up once more
                 rank_zero_only(tell)("; ".join(notes))
@@ -218,13 +225,15 @@ class EpisodicDataModule(TableDataModule):
         if self.images.dim() == 4 and height == width and n * self.images.nbytes <= TURNED_TABLE_BYTES:
             self.images = table_of_turns(self.images, n)
 
-    def _check(self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape) -> None:
-        pool = self.pools[part]
+    def _check(
+        self, option: str, sampler: TaskSampler, part: Part, shape: EpisodeShape, pool: TaskPool | None = None
+    ) -> None:
+        pool = pool or self.pools[part]
         try:
             sampler.check(pool, shape)
         except UserError as error:
             few = shape.n_images > int(pool.counts.min())
-            if few and part == "train" and self.labels != "all":
+            if few and option == "data.train" and self.labels != "all":
                 where = (
                     "; data.labels is none, so each training image is a class of its own: SingleImageTasks, "
                     "ClusterTasks and LatentTasks need no labels"
@@ -235,6 +244,21 @@ class EpisodicDataModule(TableDataModule):
                 smallest = f": '{getattr(self.split, part)[int(pool.counts.argmin())]}'" if few else ""
                 where = f" (split '{self.split.name}', part '{part}'{smallest})"
             raise UserError(f"{option}: {error}{where}") from error
+
+    @property
+    def train_pool(self) -> TaskPool:
+        """What training tasks are drawn from; without labels never a class of the data (after `setup`)."""
+        pool = self.pools[self.train_part]
+        if self.train_part == "train" or self.labels == "all":
+            return pool
+        single = TaskPool.of_rows(self._val_rows, torch.zeros(len(self._val_rows), dtype=torch.long))
+        return replace(single, redraw_dim=pool.redraw_dim)
+
+    @cached_property
+    def _val_rows(self) -> tuple[Tensor, ...]:
+        """The images of the validation classes, in the order of hashes of their pixels, one by one."""
+        assert self.table is not None
+        return rows_by_pixels(self.table.images, self.pools["val"].all_rows).split(1)
 
     @property
     def images_per_step(self) -> int:
@@ -292,7 +316,7 @@ class EpisodicDataModule(TableDataModule):
     def train_plan(self, step: int) -> EpisodePlan:
         """Return the whole meta-batch of a step, all processes' parts."""
         rng = make_rng(self.seed, "train", step)
-        return self.train_tasks.sample(self.pools[self.train_part], self.train_shape, self.tasks_per_step, step, rng)
+        return self.train_tasks.sample(self.train_pool, self.train_shape, self.tasks_per_step, step, rng)
 
     def train_slice(self, rank: int, world: int, step: int) -> EpisodePlan:
         """Return one process's contiguous part of the meta-batch of a step."""

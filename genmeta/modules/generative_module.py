@@ -88,6 +88,7 @@ class GenerativeModule(TrainedModule):
         assert self.data.table is not None
         content = self.data.table.content
         checkpoint[KEY] |= describe_generator(self.networks(), self.prior(), self.data.split, content)
+        checkpoint[KEY]["labels"] = self.data.labels_told
 
     @torch.no_grad()
     def sample_metrics(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Images of the meta-train classes, for pretraining generative models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -177,7 +177,8 @@ class ImageDataModule(TableDataModule):
         assert self.table is not None
         key = f"{self.table.name}/{self.split.hash}/{self.held_out}"
         pool = TaskPool.of_rows(self.train_of_class, self.group_ids[: len(self.train_of_class)])
-        return feature_network(self.table.images, pool, key, self.feature_steps, single_images=self.labels == "none")
+        made = feature_network(self.table.images, pool, key, self.feature_steps, single_images=self.labels == "none")
+        return replace(made, learner="ProtoNet on pseudo-classes") if self.labels_told == "mined" else made
 
     def plan(self, step: int) -> ImagePlan:
         """Return this process's part of the batch of a step."""

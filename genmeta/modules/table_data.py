@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genmeta.data.low_data import LowData
+from genmeta.data.seen import Origin
 from genmeta.data.source import DataSource, outline_and_table
 from genmeta.data.splits import DrawnSplit, Split, Wanted, read_split
 from genmeta.data.table import ImageTable
@@ -53,7 +54,7 @@ class TableDataModule(StepDataModule):
         if self.low_data and labels != "all":
             raise UserError(
                 f"data.low_data keeps some of the classes or some images of each, which data.labels "
-                f"{self._labels_told} does not know; leave one of the two out"
+                f"{self.labels_told} does not know; leave one of the two out"
             )
         self.table: ImageTable | None = None
 
@@ -85,19 +86,22 @@ class TableDataModule(StepDataModule):
         class_ids = self.split.class_ids(table, "train")
         class_rows, group_ids = low_data.keep_images(table, class_ids), table.group_ids(class_ids)
         if len(class_rows):
+            if isinstance(self.labels, MinedLabels):
+                self.labels.check_trained_on(Origin.of(split, table))
             classes = train_classes(self.labels, table, class_rows, group_ids)
             class_rows, group_ids = list(classes.rows), classes.group_ids
         self.class_rows, self.group_ids = class_rows, group_ids
         self.images = table.images
         self.facts = {"pictures": table.account.facts()} if table.account else {}
         if self.labels != "all":
-            self.facts["labels"] = self._labels_told
+            self.facts["labels"] = self.labels_told
         if low_data:
             self.facts["low_data"] = low_data.facts(self.split, self.class_rows)
 
     @property
-    def _labels_told(self) -> str:
-        return "none" if self.labels == "none" else "mined"
+    def labels_told(self) -> str:
+        """`labels` in one word: `all`, `none` or `mined`."""
+        return self.labels if isinstance(self.labels, str) else "mined"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

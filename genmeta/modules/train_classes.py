@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmeta.data.cache import cache_folder
+from genmeta.data.seen import Origin, Seen
 from genmeta.data.table import ImageTable, gather
 from genmeta.data.unlabelled import rows_by_pixels
 from genmeta.errors import UserError
 from genmeta.learners.aligned import AlignedRelation
 from genmeta.learners.bending import BendingRegistration
 from genmeta.learners.checkpoint import load_learner
+from genmeta.models.checkpoint import KEY, check_unlabelled, read_checkpoint
 from genmeta.models.registration import scales
 from genmeta.tasks.neighbours import mutual_ranks, nearest_pairs, pseudo_classes
 
@@ -81,10 +83,24 @@ class MinedLabels:
 
     def check(self) -> None:
         """Raise UserError if a checkpoint is not there."""
-        for option in ("embedding", "judge"):
-            path = getattr(self, option)
-            if path is not None and not Path(path).is_file():
+        for option, path in self.checkpoints.items():
+            if not Path(path).is_file():
                 raise UserError(f"data.labels.{option}: checkpoint {path}: no such file")
+
+    def check_trained_on(self, origin: Origin) -> None:
+        """Raise UserError if a checkpoint is of another split or other pictures, or was trained with class labels."""
+        for option, path in self.checkpoints.items():
+            checkpoint = read_checkpoint(path)
+            trained_on = Seen.read(checkpoint.get(KEY, {}), path).origin
+            what = f"data.labels.{option}: checkpoint {path}"
+            trained_on.check(origin, what, "this run uses", "train it on the same split and pictures")
+            check_unlabelled(checkpoint, path)
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The paths that are given, by option."""
+        given = {"embedding": self.embedding, "judge": self.judge}
+        return {option: path for option, path in given.items() if path is not None}
 
     def classes(self, table: ImageTable, rows: Tensor) -> TrainClasses:
         """Return the pseudo-classes of table rows, int64 `[n]`, whose order must tell nothing of their classes.
@@ -110,7 +126,7 @@ class MinedLabels:
         digest = hashlib.sha256(repr((self.neighbours, self.cut, self.smallest, self.largest)).encode())
         digest.update(repr((self.n_groups, self.steps)).encode())
         digest.update(images.numpy().tobytes())
-        for path in filter(None, (self.embedding, self.judge)):
+        for path in self.checkpoints.values():
             digest.update(Path(path).read_bytes())
         return digest.hexdigest()[:16]
 
@@ -167,6 +183,9 @@ def train_classes(labels: Labels, table: ImageTable, class_rows: Sequence[Tensor
         table: of the images.
         class_rows: table rows of each train class of the data.
         group_ids: int64, their groups.
+
+    Raises:
+        UserError: pseudo-classes cannot be found.
     """
     if labels == "all":
         return TrainClasses(class_rows, group_ids)

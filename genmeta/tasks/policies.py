@@ -217,8 +217,7 @@ class TransferredVariation(_Anchored):
 
     def prepared(self, space: LatentSpace) -> "TransferredVariation":
         assert space.encodings is not None
-        if int(space.encodings.counts.max()) < 2:
-            raise UserError("TransferredVariation needs a class with two images")
+        _check_several_images(self, space.encodings)
         return self
 
     def instances(self, classes: Classes, n_images: int, space: LatentSpace, rng: torch.Generator) -> Tensor:
@@ -263,6 +262,7 @@ class ClassInterpolation(LatentPolicy):
         assert space.encodings is not None
         if len(space.encodings.counts) < 2:
             raise UserError(f"{type(self).__name__} needs two real classes")
+        _check_several_images(self, space.encodings)
         return self
 
     def classes(self, space: LatentSpace, n: int, rng: torch.Generator) -> Classes:
@@ -322,6 +322,7 @@ class ClassGaussian(LatentPolicy):
     def prepared(self, space: LatentSpace) -> LatentPolicy:
         assert space.encodings is not None
         encodings = space.encodings
+        _check_several_images(self, encodings)
         centred = encodings.means - encodings.class_means[encodings.classes]
         freedom = (encodings.counts - 1).clamp(min=1)
         own = centred * ((1 - self.shrinkage) / freedom[encodings.classes]).sqrt()[:, None]
@@ -523,3 +524,12 @@ def _check_at_least_0(policy: str, **values: float) -> None:
     for name, value in values.items():
         if value < 0:
             raise UserError(f"{policy}: {name} must be at least 0, found {value}")
+
+
+def _check_several_images(policy: LatentPolicy, encodings: Encodings) -> None:
+    """Raise UserError if no class has two images: all images that the policy draws of a class would be one."""
+    if int(encodings.counts.max()) < 2:
+        raise UserError(
+            f"{type(policy).__name__} needs a class with two images, but each has one (data.labels none, or "
+            f"data.low_data.images_per_class 1); RandomOther and MixtureComponents need no classes"
+        )

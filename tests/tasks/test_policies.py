@@ -325,3 +325,14 @@ def test_classes_that_do_not_differ_at_all_are_refused_with_the_option():
     one = replace(POOL, encodings=replace(ENCODINGS, means=torch.zeros_like(ENCODINGS.means)))
     with pytest.raises(UserError, match=r"5 different classes were not found .*; lower n_way"):
         LatentTasks(ClassInterpolation(), separation=0.2).check(one, EpisodeShape(5, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "policy", [ClassGaussian(), ClassInterpolation(), ClassExtrapolation(), TransferredVariation()]
+)
+def test_policies_of_classes_refuse_classes_of_one_image(policy):
+    """Bug: without labels each class is one image, and these would draw that image as support and as query."""
+    n = N_CLASSES * N_IMAGES
+    single = replace(ENCODINGS, firsts=torch.arange(n), counts=torch.ones(n, dtype=torch.long))
+    with pytest.raises(UserError, match=rf"{type(policy).__name__} needs a class with two images"):
+        policy.prepared(replace(SPACE, encodings=single))
