@@ -77,6 +77,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genmeta"
 
 
+def save_whole(value: Any, path: Path) -> None:
+    """Write tensors and plain values with `torch.save`, whole or not at all; the folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        torch.save(value, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def table_path(name: str, recipe: Mapping[str, object]) -> Path:
     """Return the path of a recipe's table."""
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]

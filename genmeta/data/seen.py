@@ -25,19 +25,22 @@ class Origin:
     Attributes:
         split_name, split_hash: of the split.
         content: of the pictures (`ImageTable.content`); "" if a checkpoint does not say.
+        labels: `all` if the classes of the data were used, `none` or `mined` if not; "" if a checkpoint does not say.
     """
 
     split_name: str
     split_hash: str
     content: str = ""
+    labels: str = ""
 
     @classmethod
-    def of(cls, split: Split, table: ImageTable) -> Self:
+    def of(cls, split: Split, table: ImageTable, labels: str = "") -> Self:
         """Return that of a run on a split of a table."""
-        return cls(split.name, split.hash, table.content)
+        return cls(split.name, split.hash, table.content, labels)
 
     def check(self, other: "Origin", what: str, whose: str, remedy: str) -> None:
         """Raise UserError if it is not of the same split and pictures as another: it may know classes that are tested.
+        Or if it was trained with labels, and the other is to be without.
 
         Args:
             other: where it is to be used.
@@ -55,6 +58,21 @@ class Origin:
                 f"{what} was trained on other pictures of the same class names: content {self.content}, split "
                 f"'{self.split_name}', but {whose} content {other.content}: it may have seen what is tested; {remedy}"
             )
+        self.check_labels(other.labels, what)
+
+    def check_labels(self, labels: str, what: str) -> None:
+        """Raise UserError if it says that it was trained with the classes of the data, and a run uses none: it would
+        read class ids by way of it.
+
+        Args:
+            labels: of the run.
+            what: the network and its checkpoint, for the message.
+        """
+        if self.labels == "all" and labels in ("none", "mined"):
+            raise UserError(
+                f"{what} was trained with the classes of the data (data.labels all), but data.labels of this run uses "
+                f"none; train it without them too"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,7 @@ class Seen:
         train_images, val_images: int64, sorted, hashes of the images of these classes, at the size that the learner
             sees (`hash_images`).
         content: of the pictures (`ImageTable.content`); "" if a checkpoint does not say.
+        labels: as of an `Origin`.
     """
 
     dataset: str
@@ -80,14 +99,15 @@ class Seen:
     train_images: Tensor
     val_images: Tensor
     content: str = ""
+    labels: str = ""
 
     @property
     def origin(self) -> Origin:
-        """Split and pictures."""
-        return Origin(self.split_name, self.split_hash, self.content)
+        """Split, pictures and whether labels were used."""
+        return Origin(self.split_name, self.split_hash, self.content, self.labels)
 
     @classmethod
-    def of(cls, split: Split, table: ImageTable) -> Self:
+    def of(cls, split: Split, table: ImageTable, labels: str = "") -> Self:
         """Return what a run on a split sees in training and validation."""
         train, val = split.class_ids(table, "train"), split.class_ids(table, "val")
         return cls(
@@ -100,6 +120,7 @@ class Seen:
             train_images=_hash_classes(table, train),
             val_images=_hash_classes(table, val),
             content=table.content,
+            labels=labels,
         )
 
     def state(self) -> dict[str, Any]:
@@ -124,7 +145,7 @@ class Seen:
                 f"test is fair; expected a learner's checkpoint of genmeta fit (train it again)"
             )
         values: dict[str, Any] = {name: state[name] for name in (*_TEXTS, *_HASHES)}
-        values["content"] = str(state.get("content", ""))
+        values |= {name: str(state.get(name, "")) for name in ("content", "labels")}
         return cls(**(values | {name: tuple(state[name]) for name in _NAMES}))
 
     def check_unseen(self, table: ImageTable, split: Split, part: Part, path: str) -> None:

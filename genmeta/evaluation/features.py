@@ -1,7 +1,6 @@
 """The in-domain feature network that generated images are measured with: no weights from elsewhere, no download."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genmeta.data.cache import cache_folder
+from genmeta.data.cache import cache_folder, save_whole
 from genmeta.episode import EpisodeShape
 from genmeta.errors import UserError
 from genmeta.learners.metric import ProtoNet
@@ -110,13 +109,7 @@ def feature_network(
     if not path.is_file():
         print(f"features   training the network that generated images are measured with ({n_steps} steps)", flush=True)
         _train(learner, images, tasks, pool, shape, n_steps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            torch.save(learner.backbone.state_dict(), part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        save_whole(learner.backbone.state_dict(), path)
     return FeatureNetwork(
         learner.backbone.requires_grad_(False).eval(), n_steps, "UMTRA" if single_images else "ProtoNet"
     )

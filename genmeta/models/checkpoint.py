@@ -3,7 +3,6 @@
 import importlib
 import sys
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ class LatentModel:
         path: of its checkpoint.
         networks: by role: `decoder` and, where there are such, `encoder` and `discriminator`; or `redrawer` and its
             `pair_encoder`.
-        content: of the pictures that it was trained on (`ImageTable.content`); "" if a checkpoint does not say.
+        content, labels: of what it was trained on, as of an `Origin`.
     """
 
     prior: GaussianMixture
@@ -53,11 +52,12 @@ class LatentModel:
     path: Path
     networks: nn.ModuleDict
     content: str = ""
+    labels: str = ""
 
     @property
     def origin(self) -> Origin:
         """What it was trained on."""
-        return Origin(self.split_name, self.split_hash, self.content)
+        return Origin(self.split_name, self.split_hash, self.content, self.labels)
 
     @property
     def latent_dim(self) -> int:
@@ -117,15 +117,16 @@ class LatentModel:
             raise UserError(f"generator {self.path} {otherwise}")
         return self.networks[role]
 
-    def check_split(self, split: Split, content: str = "") -> None:
+    def check_split(self, split: Split, content: str = "", labels: str = "") -> None:
         """Raise UserError if the generator was trained on another split than the one given, or on other pictures.
 
         Args:
             split: of the data.
             content: of their table; "" if the pictures do not matter.
+            labels: of the run; "" if they do not matter.
         """
         self.origin.check(
-            Origin(split.name, split.hash, content),
+            Origin(split.name, split.hash, content, labels),
             f"generator {self.path}",
             "this run uses",
             "train one on it with make train-gan or make train-vae",
@@ -160,7 +161,11 @@ class FromCheckpoint:
 
 
 def describe_generator(
-    networks: dict[str, tuple[nn.Module, str]], prior: GaussianMixture, split: Split, content: str = ""
+    networks: dict[str, tuple[nn.Module, str]],
+    prior: GaussianMixture,
+    split: Split,
+    content: str = "",
+    labels: str = "",
 ) -> dict[str, Any]:
     """Return the checkpoint's entry of a generative model.
 
@@ -169,27 +174,16 @@ def describe_generator(
             weights in the state dict.
         prior: what codes are drawn from.
         split: that it is trained on.
-        content: of its pictures (`ImageTable.content`).
+        content, labels: of what it is trained on, as of an `Origin`.
     """
     return {
         "split_name": split.name,
         "split_hash": split.hash,
         "content": content,
+        "labels": labels,
         "prior": {"weights": prior.weights, "means": prior.means, "scales": prior.scales},
         "networks": {role: {**part_of(network), "prefix": prefix} for role, (network, prefix) in networks.items()},
     }
-
-
-def check_unlabelled(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Raise UserError if a checkpoint says that it was trained with the classes of the data.
-
-    For runs that use none: they would read class ids by way of it. One that does not say passes.
-    """
-    if checkpoint.get(KEY, {}).get("labels") == "all":
-        raise UserError(
-            f"checkpoint {path} was trained with the classes of the data (data.labels all), but data.labels of this "
-            f"run uses none; train it without them too"
-        )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -301,8 +295,9 @@ def load_generator(path: str | Path) -> LatentModel:
             networks[role] = network
         prior = GaussianMixture(**entry["prior"])
         networks.requires_grad_(False).eval()
-        name, split_hash, content = str(entry["split_name"]), str(entry["split_hash"]), str(entry.get("content", ""))
-        return LatentModel(prior, name, split_hash, Path(path), networks, content)
+        name, split_hash = str(entry["split_name"]), str(entry["split_hash"])
+        content, labels = (str(entry.get(key, "")) for key in ("content", "labels"))
+        return LatentModel(prior, name, split_hash, Path(path), networks, content, labels)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path}: what it says of its networks is damaged ({error!r:.120})") from error
 

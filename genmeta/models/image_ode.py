@@ -128,8 +128,8 @@ class ImageODE(nn.Module, ABC):
         return GaussianMixture(torch.full((n_classes,), 1 / n_classes), means, scales)
 
 
-class ODEDecoder(LatentDecoder):
-    """Codes to images by an `ImageODE`: the same code, the same image."""
+class _AroundODE(nn.Module):
+    """What the networks that others use of an `ImageODE` have in common."""
 
     def __init__(self, ode: ImageODE) -> None:
         super().__init__()
@@ -137,22 +137,22 @@ class ODEDecoder(LatentDecoder):
         self.image_shape = ode.image_shape
         self.latent_dim = prod(ode.image_shape) + ode.class_dim
         self.ode = ode
+
+    def drawn(self, noise: Tensor, condition: Tensor | None) -> Tensor:
+        """Return images in [0, 1] for noise from N(0, I), both `[n, C, H, W]`, with what is known of them."""
+        return ((self.ode.images(noise, condition) + 1) / 2).clamp(0, 1)
+
+
+class ODEDecoder(_AroundODE, LatentDecoder):
+    """Codes to images by an `ImageODE`: the same code, the same image."""
 
     def decode(self, z: Tensor) -> Tensor:
         noise = z[:, : prod(self.image_shape)].unflatten(1, self.image_shape)
-        vectors = z[:, noise[0].numel() :] if self.ode.class_dim else None
-        return ((self.ode.images(noise, vectors) + 1) / 2).clamp(0, 1)
+        return self.drawn(noise, z[:, noise[0].numel() :] if self.ode.class_dim else None)
 
 
-class ODEEncoder(LatentEncoder):
+class ODEEncoder(_AroundODE, LatentEncoder):
     """Images to codes against the steps of an `ODEDecoder`, without a class: each image has one, with no spread."""
-
-    def __init__(self, ode: ImageODE) -> None:
-        super().__init__()
-        self.init_args = {"ode": part_of(ode)}
-        self.image_shape = ode.image_shape
-        self.latent_dim = prod(ode.image_shape) + ode.class_dim
-        self.ode = ode
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         noise = self.ode.noise(2 * x - 1).flatten(1)
@@ -160,15 +160,10 @@ class ODEEncoder(LatentEncoder):
         return mean, torch.full_like(mean, POINT)
 
 
-class ODERedrawer(Redrawer):
-    """Draws images again by an `ImageODE` whose network is given them; a code is the noise that it begins with."""
-
-    def __init__(self, ode: ImageODE) -> None:
-        super().__init__()
-        self.init_args = {"ode": part_of(ode)}
-        self.image_shape, self.latent_dim = ode.image_shape, prod(ode.image_shape)
-        self.ode = ode
+class ODERedrawer(_AroundODE, Redrawer):
+    """Draws images again by an `ImageODE` whose network is given them, and so knows no classes; a code is the noise
+    that it begins with.
+    """
 
     def redraw(self, x: Tensor, z: Tensor) -> Tensor:
-        noise = z.unflatten(1, self.image_shape)
-        return ((self.ode.images(noise, 2 * x - 1) + 1) / 2).clamp(0, 1)
+        return self.drawn(z.unflatten(1, self.image_shape), 2 * x - 1)

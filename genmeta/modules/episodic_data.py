@@ -178,11 +178,11 @@ class EpisodicDataModule(TableDataModule):
         """Load what tasks are drawn and rendered with, each once, and tell the pools."""
         assert self.table is not None
         if "redrawer" in needs and self.redrawer is None:
-            self.redrawer = load_redrawer(self.redrawer_path, self.split, self.table, self.labels != "all")
+            self.redrawer = load_redrawer(self.redrawer_path, self.split, self.table, self.labels_told)
             dim = self.redrawer.latent_dim
             self.pools = {part: replace(pool, redraw_dim=dim) for part, pool in self.pools.items()}
         if needs & {"decoder", "encoder"} and self.generator is None:
-            generator = load_decoder(self.generator_path, self.split, self.table, self.labels != "all")
+            generator = load_decoder(self.generator_path, self.split, self.table, self.labels_told)
             images = self.images if "encoder" in needs else None
             self.pools["train"] = with_codes(self.pools["train"], generator, images)
             self.generator = generator
@@ -269,7 +269,7 @@ class EpisodicDataModule(TableDataModule):
     def seen(self) -> Seen:
         """What a learner sees in training and validation (after `setup`)."""
         assert self.table is not None
-        return Seen.of(self.split, self.table)
+        return Seen.of(self.split, self.table, self.labels_told)
 
     def check_seen(self, seen: Seen, stage: str, path: str) -> None:
         """Check what a checkpoint has seen against this data: the guard against testing on training classes.

@@ -8,31 +8,31 @@ from torch import Tensor
 from genmeta.data.splits import Split
 from genmeta.data.table import ImageTable, gather
 from genmeta.errors import UserError
-from genmeta.models.checkpoint import LatentModel, check_unlabelled, load_generator, read_checkpoint
+from genmeta.models.checkpoint import LatentModel, load_generator
 from genmeta.models.strokes import characters_of
 from genmeta.tasks.sampler import TaskPool
 from genmeta.tasks.space import Encodings
 
 
-def load_decoder(path: str | None, split: Split, table: ImageTable, unlabelled: bool = False) -> LatentModel:
+def load_decoder(path: str | None, split: Split, table: ImageTable, labels: str = "all") -> LatentModel:
     """Return the model of a checkpoint that draws from codes.
 
     Args:
         path: of the checkpoint.
         split, table: of the run.
-        unlabelled: whether the run uses no class labels, so that the model may have used none either.
+        labels: of the run; without any, the model may have used none either.
 
     Raises:
         UserError: there is no path, or the model is of another split, other pictures or of another kind.
     """
     if path is None:
         raise UserError("data.train_tasks draws generated tasks, but data.generator is not set; expected a checkpoint")
-    generator = _load(path, split, table, unlabelled)
+    generator = _load(path, split, table, labels)
     generator.check_draws_from_codes()
     return generator
 
 
-def load_redrawer(path: str | None, split: Split, table: ImageTable, unlabelled: bool = False) -> LatentModel:
+def load_redrawer(path: str | None, split: Split, table: ImageTable, labels: str = "all") -> LatentModel:
     """Return the model of a checkpoint that draws given images again; arguments are those of `load_decoder`.
 
     Raises:
@@ -43,7 +43,7 @@ def load_redrawer(path: str | None, split: Split, table: ImageTable, unlabelled:
             "the tasks draw images again, but data.redrawer is not set; expected the checkpoint of a model that "
             "draws given images again (make train-vae VAE=vae_deformation)"
         )
-    redrawer = _load(path, split, table, unlabelled)
+    redrawer = _load(path, split, table, labels)
     redrawer.check_redraws()
     return redrawer
 
@@ -68,7 +68,7 @@ def with_strokes(pool: TaskPool, images: Tensor) -> TaskPool:
         raise UserError(f"data.train_tasks: {error}") from error
 
 
-def _load(path: str, split: Split, table: ImageTable, unlabelled: bool) -> LatentModel:
+def _load(path: str, split: Split, table: ImageTable, labels: str) -> LatentModel:
     if split.test_only:
         raise UserError(
             f"data.split: '{split.name}' has test classes only, and {path} does not say whether it has seen "
@@ -76,9 +76,7 @@ def _load(path: str, split: Split, table: ImageTable, unlabelled: bool) -> Laten
         )
     model = load_generator(path)
     model.check_image_shape(table.image_shape)
-    model.check_split(split, table.content)
-    if unlabelled:
-        check_unlabelled(read_checkpoint(path), path)
+    model.check_split(split, table.content, labels)
     return model
 
 

@@ -87,8 +87,8 @@ class GenerativeModule(TrainedModule):
         super().on_save_checkpoint(checkpoint)
         assert self.data.table is not None
         content = self.data.table.content
-        checkpoint[KEY] |= describe_generator(self.networks(), self.prior(), self.data.split, content)
-        checkpoint[KEY]["labels"] = self.data.labels_told
+        split, labels = self.data.split, self.data.labels_told
+        checkpoint[KEY] |= describe_generator(self.networks(), self.prior(), split, content, labels)
 
     @torch.no_grad()
     def sample_metrics(self) -> dict[str, float]:

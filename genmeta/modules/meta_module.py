@@ -16,7 +16,7 @@ from genmeta.evaluation.accuracy import EpisodeAccuracy, mean_and_ci95
 from genmeta.evaluation.confusion import ClassConfusion, Confusion
 from genmeta.learners.checkpoint import describe_learner, differences, load_learner
 from genmeta.learners.learner import Learner, cross_entropy
-from genmeta.models.checkpoint import KEY, FromCheckpoint, check_unlabelled, read_checkpoint
+from genmeta.models.checkpoint import KEY, FromCheckpoint
 from genmeta.models.made_with import made_of
 from genmeta.models.networks import check_same_shape
 from genmeta.modules.episodic_data import EpisodicDataModule
@@ -78,9 +78,7 @@ class MetaModule(TrainedModule):
         if not data.split.test_only:  # else `check_new_classes`
             assert data.table is not None
             for part in self.pretrained:
-                part.check_origin(Origin.of(data.split, data.table))
-                if data.labels != "all" and part.checkpoint is not None:
-                    check_unlabelled(read_checkpoint(part.checkpoint), part.checkpoint)
+                part.check_origin(Origin.of(data.split, data.table, data.labels_told))
         if stage == "test" and data.test_part == "train" and (self.pretrained or self.learner.uses_base_classes):
             raise UserError(
                 f"data.test_part is 'train', but {type(self.learner).__name__} knows the train classes, by its "
@@ -289,7 +287,6 @@ class MetaModule(TrainedModule):
             "generator": None if data.generator is None else str(data.generator.path),  # of the same split
             "redrawer": None if data.redrawer is None else str(data.redrawer.path),
             "image_shape": list(data.image_shape),
-            "labels": data.labels_told,
             "learner": describe_learner(self.learner_config or made_of(self.learner), self.learner),
             # Lightning forgets them in mid-epoch
             "means": [self._of_all(torch.stack([m.mean_value, m.weight])).tolist() for m in self._means],
@@ -317,8 +314,8 @@ class MetaModule(TrainedModule):
             )
             check_same_shape(f"checkpoint {path} is of images of shape", shape, data.image_shape, advice)
         data.check_seen(seen, stage, path)
-        if stage == "fit" and data.labels != "all":
-            check_unlabelled(checkpoint, path)
+        if stage == "fit":
+            seen.origin.check_labels(data.labels_told, f"checkpoint {path}")
         self.check_new_classes(data, seen, path)
 
     @classmethod

@@ -1,9 +1,8 @@
 """What a run takes for the classes of its training images: those of the data, none, or pseudo-classes."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genmeta.data.cache import cache_folder
+from genmeta.data.cache import cache_folder, save_whole
 from genmeta.data.seen import Origin, Seen
 from genmeta.data.table import ImageTable, gather
 from genmeta.data.unlabelled import rows_by_pixels
@@ -19,7 +18,7 @@ from genmeta.errors import UserError
 from genmeta.learners.aligned import AlignedRelation
 from genmeta.learners.bending import BendingRegistration
 from genmeta.learners.checkpoint import load_learner
-from genmeta.models.checkpoint import KEY, check_unlabelled, read_checkpoint
+from genmeta.models.checkpoint import KEY, read_checkpoint
 from genmeta.models.registration import scales
 from genmeta.tasks.neighbours import mutual_ranks, nearest_pairs, pseudo_classes
 
@@ -89,12 +88,11 @@ class MinedLabels:
 
     def check_trained_on(self, origin: Origin) -> None:
         """Raise UserError if a checkpoint is of another split or other pictures, or was trained with class labels."""
+        of_run = replace(origin, labels="mined")
         for option, path in self.checkpoints.items():
-            checkpoint = read_checkpoint(path)
-            trained_on = Seen.read(checkpoint.get(KEY, {}), path).origin
+            trained_on = Seen.read(read_checkpoint(path).get(KEY, {}), path).origin
             what = f"data.labels.{option}: checkpoint {path}"
-            trained_on.check(origin, what, "this run uses", "train it on the same split and pictures")
-            check_unlabelled(checkpoint, path)
+            trained_on.check(of_run, what, "this run uses", "train it on the same split and pictures")
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -116,10 +114,7 @@ class MinedLabels:
             places, groups = torch.load(path, weights_only=True)
         except Exception:  # there is none, or it is damaged: make it
             places, groups = self._mined(images.float() / 255)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            torch.save((places, groups), part)
-            part.replace(path)
+            save_whole((places, groups), path)
         return TrainClasses([rows[place] for place in places], groups)
 
     def _recipe(self, images: Tensor) -> str:

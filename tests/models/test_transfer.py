@@ -437,7 +437,7 @@ def test_a_learner_is_built_again_without_its_generators_file(tmp_path, split_fi
     # and a learner's backbone can be the next one's
     nested = LearnerBackbone(str(tmp_path / "learner.ckpt"))
     torch.testing.assert_close(nested(batch.query_x[0]), module.learner.backbone(batch.query_x[0]))
-    assert nested.origin == Origin.of(module.data.split, module.data.table)
+    assert nested.origin == Origin.of(module.data.split, module.data.table, "all")
     nested.check_origin(Origin.of(module.data.split, module.data.table))
 
 
